@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Harness and agent: the harness sends [`Command`]s one at a time, the agent answers each with one [`Message::Reply`].
+//! Beside that the agent sends [`Message::Hello`] once and [`Message::Heartbeat`] while a step is slow.
+//!
+//! The agent states facts, never verdicts. Objects of a step are named by the scenario: a file handle "a", a mapping
+//! "m", a region "r", a program "p"; naming one twice or one that does not exist is [`Outcome::Failed`].
+
+use crate::facts::{
+    Cells, DmaResult, Errno, Extent, KernelLine, PageState, PinCounters, RegionState, Source,
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Version of this protocol, in [`Message::Hello`].
+pub const VERSION: u32 = 1;
+/// Name of the virtio-serial port: `/dev/virtio-ports/…`, or `/sys/class/virtio-ports/*/name`.
+pub const PORT_NAME: &str = "longpin.agent";
+/// A heartbeat comes at least this often while a step is running, milliseconds.
+pub const HEARTBEAT_MS: u64 = 1000;
+
+/// One order to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Counts up from 1; the reply carries the same.
+    pub seq: u64,
+    /// What to do.
+    #[serde(flatten)]
+    pub step: Step,
+}
+
+/// How bytes of a file are read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Via {
+    /// `pread`, through the page cache.
+    #[default]
+    Buffered,
+    /// `pread` with O_DIRECT.
+    Direct,
+}
+
+/// Stamps to be written by a CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    /// Label of the case.
+    pub run: u64,
+    /// Generation of each cell.
+    pub generation: u64,
+    /// Bytes of a cell.
+    pub cell_bytes: u32,
+    /// Kind of writer, normally `cpu`.
+    pub source: Source,
+}
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OpenFlags {
+    /// O_RDWR instead of O_RDONLY.
+    pub write: bool,
+    /// O_CREAT.
+    pub create: bool,
+    /// O_TRUNC.
+    pub truncate: bool,
+    /// O_DIRECT.
+    pub direct: bool,
+}
+
+/// What backs a mapping.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "backing", rename_all = "kebab-case")]
+pub enum Backing {
+    /// An open file handle.
+    File {
+        /// Handle.
+        file: String,
+        /// Offset in the file, page-aligned.
+        offset: u64,
+    },
+    /// Anonymous memory.
+    Anonymous,
+    /// Anonymous hugetlb memory of 2 MiB pages.
+    Hugetlb,
+}
+
+/// Kind of access that faults pages in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Load one byte of each page.
+    Read,
+    /// Load one byte of each page and store the same byte back: a write fault that changes nothing.
+    Write,
+}
+
+/// How pages are pinned; numbers in `wire::uapi`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PinMode {
+    /// FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
+    Longterm,
+    /// FOLL_PIN | FOLL_LONGTERM; the device writes all the same.
+    LongtermRo,
+    /// FOLL_PIN | FOLL_WRITE, held.
+    Pin,
+    /// get_user_pages with FOLL_WRITE, put_page.
+    Get,
+}
+
+/// A DMA program; fields as in `wire::dma::DmaRequest`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// First byte in the region.
+    pub offset: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Generation of the first pass.
+    pub generation: u64,
+    /// Passes, 0: no limit.
+    pub passes: u64,
+    /// Random order with this seed; none: ascending.
+    pub random_seed: Option<u64>,
+    /// Bytes of a cell.
+    pub cell_bytes: u32,
+    /// Cells a second, 0: no limit.
+    pub rate_cells_per_s: u64,
+    /// Microseconds, 0: no limit.
+    pub duration_us: u64,
+    /// Microseconds before the first cell.
+    pub start_delay_us: u64,
+    /// Write this byte instead of stamps.
+    pub fill_byte: Option<u8>,
+}
+
+/// fallocate(2) modes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fallocate {
+    /// Allocate, grow.
+    Allocate,
+    /// FALLOC_FL_PUNCH_HOLE | KEEP_SIZE.
+    PunchHole,
+    /// FALLOC_FL_ZERO_RANGE.
+    ZeroRange,
+}
+
+/// madvise(2) advice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Advice {
+    /// MADV_PAGEOUT.
+    Pageout,
+    /// MADV_DONTNEED.
+    Dontneed,
+    /// MADV_HUGEPAGE.
+    Hugepage,
+    /// MADV_POPULATE_READ.
+    PopulateRead,
+    /// MADV_POPULATE_WRITE.
+    PopulateWrite,
+}
+
+/// What the agent can do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the fields are the parameters of the call that the variant names")]
+pub enum Step {
+    /// Load a kernel module and what it needs, in the order of `/lib/longpin/modules`. -> Nothing
+    LoadModule { name: String, params: String },
+    /// Unload a kernel module. -> Nothing
+    UnloadModule { name: String },
+    /// Run `mkfs.FS ARGS DEVICE`. -> Text
+    Mkfs { fs: String, device: String, args: Vec<String> },
+    /// mount(2); makes the directory. -> Nothing
+    Mount { fs: String, device: String, dir: String, options: String },
+    /// umount2(2). -> Nothing
+    Unmount { dir: String },
+    /// Write stamped cells with pwrite (O_DIRECT if the handle has it). -> Nothing
+    WriteCells { file: String, offset: u64, len: u64, fill: Fill },
+    /// Open a file under a handle. -> Nothing
+    Open { file: String, path: String, flags: OpenFlags },
+    /// Close a handle. -> Nothing
+    Close { file: String },
+    /// mmap(2). -> Nothing
+    Map {
+        map: String,
+        #[serde(flatten)]
+        backing: Backing,
+        len: u64,
+        shared: bool,
+        write: bool,
+    },
+    /// munmap(2). -> Nothing
+    Unmap { map: String },
+    /// Fault pages in. -> Nothing
+    Touch { map: String, offset: u64, len: u64, access: Access },
+    /// Store stamped cells through a mapping. -> Nothing
+    Store { map: String, offset: u64, len: u64, fill: Fill },
+    /// madvise(2). -> Nothing
+    Advise { map: String, offset: u64, len: u64, advice: Advice },
+    /// Pin a part of a mapping. `file_offset` is the label of its first byte. -> Region
+    Pin { region: String, map: String, offset: u64, len: u64, mode: PinMode, file_offset: u64, run: u64 },
+    /// Ask the driver about a region. -> Region
+    QueryRegion { region: String },
+    /// Submit a program. -> Nothing
+    Dma {
+        program: String,
+        region: String,
+        #[serde(flatten)]
+        dma: Program,
+        run: u64,
+    },
+    /// Wait for a program's end. -> Dma
+    DmaWait { program: String, timeout_ms: u32 },
+    /// Ask a program to end; collect it with `dma-wait`. -> Nothing
+    DmaStop { program: String },
+    /// Give a region back. -> Nothing
+    Release { region: String, dirty: bool },
+    /// fsync(2) or fdatasync(2). -> Nothing
+    Fsync { file: String, data_only: bool },
+    /// sync(2). -> Nothing
+    Sync,
+    /// syncfs(2) on a directory. -> Nothing
+    Syncfs { dir: String },
+    /// cachestat(2). -> PageState
+    PageState { file: String, offset: u64, len: u64 },
+    /// Read cells of a file. A part that cannot be read is a fact, not an error of the step. -> Cells
+    ReadCells { path: String, offset: u64, len: u64, cell_bytes: u32, via: Via },
+    /// Read cells through a mapping, as the process sees them. -> Cells
+    ReadMapping { map: String, offset: u64, len: u64, cell_bytes: u32, file_offset: u64 },
+    /// FIEMAP with FIEMAP_FLAG_SYNC; on btrfs translated to device bytes by the chunk tree. -> Extents
+    Extents { path: String },
+    /// Size and blocks. -> Stat
+    Stat { path: String },
+    /// /proc/sys/vm/drop_caches = 3, after sync. -> Nothing
+    DropCaches,
+    /// ftruncate(2). -> Nothing
+    Truncate { file: String, len: u64 },
+    /// fallocate(2). -> Nothing
+    Fallocate { file: String, mode: Fallocate, offset: u64, len: u64 },
+    /// ioctl(FICLONE). -> Nothing
+    Reflink { from: String, to: String },
+    /// Overwrite bytes of a block device with one byte value, O_DIRECT: the planted corruption. -> Nothing
+    PokeDevice { device: String, offset: u64, len: u64, byte: u8 },
+    /// Pin counters, after stat_refresh. -> Pins
+    PinCounters,
+    /// Kernel log lines since the last call of this step (or boot). -> Log
+    KernelLog,
+    /// Write "1" to /sys/kernel/debug/clear_warn_once. -> Nothing
+    ClearWarnOnce,
+    /// Write a value to a file below /sys or /proc. -> Nothing
+    WriteSys { path: String, value: String },
+    /// Read a file below /sys or /proc. -> Text
+    ReadSys { path: String },
+    /// Run only on this CPU. None: all. -> Nothing
+    Affinity { cpu: Option<u32> },
+    /// Run a program with a deadline; exit code and output. -> Exec
+    Exec { argv: Vec<String>, timeout_ms: u32 },
+    /// Let go of everything that steps made (programs, regions, mappings, handles, mounts), in that order. -> Text
+    Cleanup,
+    /// Interactive shell on a second port, until it exits. -> Nothing
+    Shell,
+    /// Power off. No reply.
+    PowerOff,
+}
+
+/// Agent to harness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "kebab-case")]
+pub enum Message {
+    /// Once, when the agent is ready.
+    Hello(Hello),
+    /// A step is running: its number and how long.
+    Heartbeat {
+        /// Number of the step.
+        seq: u64,
+        /// Milliseconds since it began.
+        elapsed_ms: u64,
+    },
+    /// A step is over.
+    Reply {
+        /// Number of the step.
+        seq: u64,
+        /// Microseconds it took.
+        elapsed_us: u64,
+        /// What came of it.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+}
+
+/// Introduction of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`VERSION`].
+    pub version: u32,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// `uname -v`.
+    pub kernel_version: String,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// MemTotal in KiB.
+    pub memory_kib: u64,
+    /// Microseconds of CLOCK_BOOTTIME.
+    pub uptime_us: u64,
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It was done.
+    Done {
+        /// What was seen.
+        fact: Fact,
+    },
+    /// The kernel refused: a fact, not a fault.
+    Refused(Errno),
+    /// The step could not be carried out: no such name, a helper program failed, a bug. Infrastructure.
+    Failed {
+        /// Why.
+        message: String,
+    },
+}
+
+/// What a step saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", content = "value", rename_all = "kebab-case")]
+pub enum Fact {
+    /// Nothing to tell.
+    Nothing,
+    /// Region after pin or query.
+    Region(RegionState),
+    /// End of a program.
+    Dma(DmaResult),
+    /// Page cache.
+    PageState(PageState),
+    /// Content.
+    Cells(Cells),
+    /// Placement.
+    Extents(Vec<Extent>),
+    /// Size in bytes and 512-byte blocks.
+    Stat {
+        /// st_size.
+        size: u64,
+        /// st_blocks.
+        blocks: u64,
+    },
+    /// Counters.
+    Pins(PinCounters),
+    /// Kernel log.
+    Log(Vec<KernelLine>),
+    /// Output of a program.
+    Exec {
+        /// Exit code; 128 + signal.
+        code: i32,
+        /// Standard output and error, the last 64 KiB.
+        output: String,
+    },
+    /// Text.
+    Text(String),
+    /// Numbers by name.
+    Numbers(BTreeMap<String, u64>),
+}

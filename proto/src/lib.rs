@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Text contract of longpin: JSON, one document a line, versioned.
+//!
+//! * [`agent`]: harness to agent (steps) and agent to harness (facts),
+//! * [`control`]: harness to device daemon,
+//! * [`facts`]: the facts themselves, as the verdict reads them.
+#![deny(unsafe_code, missing_docs)]
+
+pub mod agent;
+pub mod control;
+pub mod facts;
+pub mod line;

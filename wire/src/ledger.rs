@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The ledger file: one [`Header`], then [`Entry`] after [`Entry`], append-only, in the order in which the device's
+//! one clock stamped them per producer (sort by `time_ns` before comparing producers).
+
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// [`Header::magic`].
+pub const MAGIC: [u8; 8] = *b"LPLEDGER";
+/// [`Header::version`].
+pub const VERSION: u32 = 1;
+
+/// First 64 bytes of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: u32,
+    /// Bytes of an [`Entry`].
+    pub entry_bytes: u32,
+    /// CLOCK_REALTIME at the moment when CLOCK_MONOTONIC was `monotonic_ns`.
+    pub realtime_ns: u64,
+    /// See `realtime_ns`.
+    pub monotonic_ns: u64,
+    /// Zero.
+    pub reserved: [u64; 4],
+}
+const _: () = assert!(size_of::<Header>() == 64);
+
+/// [`Entry::kind`]: a region is complete and may be written (pin). `len` = bytes, `detail` = pin mode.
+pub const KIND_MAP: u32 = 1;
+/// [`Entry::kind`]: the device acknowledged that a region is quiet (release). `detail` = release mode.
+pub const KIND_UNMAP: u32 = 2;
+/// [`Entry::kind`]: bytes are in guest memory. One entry covers at most one 4 KiB page of one generation.
+pub const KIND_DMA_WRITE: u32 = 3;
+/// [`Entry::kind`]: a program began.
+pub const KIND_PROGRAM_START: u32 = 4;
+/// [`Entry::kind`]: a program ended. `generation` = last whole pass, `detail` = `dma::STATUS_` constant.
+pub const KIND_PROGRAM_END: u32 = 5;
+/// [`Entry::kind`]: the driver reset the device; all regions and programs are gone.
+pub const KIND_RESET: u32 = 6;
+/// [`Entry::kind`]: a segment of a region: `dma_addr`, `len`, `file_offset`. Written once a segment, with the map.
+pub const KIND_SEGMENT: u32 = 7;
+/// [`Entry::kind`]: bytes were read from guest memory.
+pub const KIND_DMA_READ: u32 = 8;
+
+/// One event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Entry {
+    /// CLOCK_MONOTONIC of the host, ns, taken when the event was over.
+    pub time_ns: u64,
+    /// A `KIND_` constant.
+    pub kind: u32,
+    /// Region, or 0.
+    pub region: u32,
+    /// DMA address, or 0.
+    pub dma_addr: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Generation written, or 0.
+    pub generation: u64,
+    /// File offset of the first byte (the region's label plus the offset in the region).
+    pub file_offset: u64,
+    /// Label of the case.
+    pub run: u64,
+    /// Program, or 0 (low 32 bits of its tag).
+    pub program: u32,
+    /// Depends on `kind`.
+    pub detail: u32,
+}
+const _: () = assert!(size_of::<Entry>() == 64);
