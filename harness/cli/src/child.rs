@@ -137,7 +137,7 @@ fn watch(pid: u32) -> anyhow::Result<Receiver<()>> {
         .name("child".into())
         .spawn(move || {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-            while rustix::process::waitid(WaitId::Pid(pid), options) == Err(rustix::io::Errno::INTR) {}
+            while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
             drop(keep);
         })
         .context("watcher thread cannot be started")?;
