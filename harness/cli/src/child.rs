@@ -164,8 +164,19 @@ fn die_with_parent(command: &mut Command) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// Make an executable script. Another process writes it: were we to hold it open for writing while another test
+    /// forks, its start would fail with ETXTBSY.
+    pub fn script(path: &Path, text: &str) {
+        let status = Command::new("sh")
+            .args(["-c", "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod +x \"$1\"", "sh"])
+            .arg(path)
+            .arg(text)
+            .status();
+        assert!(status.unwrap().success());
+    }
 
     fn shell(script: &str) -> (tempfile::TempDir, Child) {
         let dir = tempfile::tempdir().unwrap();
@@ -202,7 +213,9 @@ mod tests {
 
     #[test]
     fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
-        let (_dir, mut child) = shell("trap '' TERM; while :; do sleep 1; done");
+        let (_dir, mut child) = shell("trap '' TERM; echo deaf; while :; do sleep 1; done");
+        let deaf = soon().poll(|| std::fs::read_to_string(&child.log).ok().filter(|text| text == "deaf\n"));
+        assert!(deaf.is_some());
         child.stop(Duration::from_millis(200));
         assert_eq!(child.ended().and_then(|status| status.signal()), Some(9));
         assert!(child.obituary().starts_with("script was killed by signal 9"), "{}", child.obituary());

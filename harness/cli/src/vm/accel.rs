@@ -112,7 +112,7 @@ fn boot_sector() -> [u8; 512] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use crate::child::tests::script;
 
     #[test]
     fn the_cpu_flag_is_a_word_of_its_own() {
@@ -122,19 +122,18 @@ mod tests {
         assert!(!has_virtualization(""));
     }
 
-    fn fake_qemu(dir: &Path, script: &str) -> Qemu {
+    fn fake_qemu(dir: &Path, text: &str) -> Qemu {
         let path = dir.join("qemu");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        script(&path, text);
         Qemu::Host(path)
     }
 
     #[test]
     fn only_the_probes_own_exit_code_counts_as_a_guest_that_ran() {
         let dir = tempfile::tempdir().unwrap();
-        for (script, ran) in [("exit 33", true), ("exit 0", false), ("echo no KVM >&2; exit 1", false)] {
-            let qemu = fake_qemu(dir.path(), script);
-            assert_eq!(run_probe(&qemu, Accel::Kvm, dir.path()).is_ok(), ran, "{script}");
+        for (text, ran) in [("exit 33", true), ("exit 0", false), ("echo no KVM >&2; exit 1", false)] {
+            let qemu = fake_qemu(dir.path(), text);
+            assert_eq!(run_probe(&qemu, Accel::Kvm, dir.path()).is_ok(), ran, "{text}");
         }
     }
 

@@ -139,17 +139,14 @@ fn ask(program: &Path, args: &[&str]) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use crate::child::tests::script;
 
-    fn fake(version: &str, devices: &str) -> tempfile::TempPath {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let script = format!(
-            "#!/bin/sh\ncase $1 in --version) echo 'QEMU emulator version {version}';; *) echo '{devices}';; esac\n"
-        );
-        std::io::Write::write_all(&mut file, script.as_bytes()).unwrap();
-        let path = file.into_temp_path();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        path
+    fn fake(version: &str, devices: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("qemu");
+        let version = format!("QEMU emulator version {version}");
+        script(&path, &format!("case $1 in --version) echo '{version}';; *) echo '{devices}';; esac"));
+        (dir, path)
     }
 
     #[test]
@@ -163,22 +160,22 @@ mod tests {
 
     #[test]
     fn a_given_qemu_that_is_too_old_is_named_with_both_versions() {
-        let old = fake("7.2.9", DEVICE);
+        let (_dir, old) = fake("7.2.9", DEVICE);
         let error = Qemu::choose(Some(&old), Path::new("/root")).unwrap_err().to_string();
         assert!(error.contains("is QEMU 7.2, but") && error.contains("needs 10.2"), "{error}");
     }
 
     #[test]
     fn a_given_qemu_without_the_device_is_refused() {
-        let bare = fake("11.0.0", "virtio-blk-pci");
+        let (_dir, bare) = fake("11.0.0", "virtio-blk-pci");
         let error = Qemu::choose(Some(&bare), Path::new("/root")).unwrap_err().to_string();
         assert!(error.contains("built without vhost-user-test-device-pci"), "{error}");
     }
 
     #[test]
     fn a_given_qemu_that_fits_is_taken() {
-        let good = fake("11.0.0", "name \"vhost-user-test-device-pci\", bus PCI");
-        assert_eq!(Qemu::choose(Some(&good), Path::new("/root")).unwrap(), Qemu::Host(good.to_path_buf()));
+        let (_dir, good) = fake("11.0.0", "name \"vhost-user-test-device-pci\", bus PCI");
+        assert_eq!(Qemu::choose(Some(&good), Path::new("/root")).unwrap(), Qemu::Host(good));
     }
 
     #[test]
