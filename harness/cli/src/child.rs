@@ -6,7 +6,6 @@ use crate::deadline::Deadline;
 use anyhow::{Context as _, bail};
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions};
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -32,18 +31,16 @@ pub struct Child {
 }
 
 impl Child {
-    /// Start `argv` in its own process group with standard output and error going to `log`.
+    /// Start `command` in its own process group with standard output and error going to `log`.
     ///
     /// The child is killed when the calling thread ends: call it from a thread that outlives the use of the child.
-    pub fn spawn(name: &str, argv: &[OsString], log: &Path) -> anyhow::Result<Self> {
-        let (program, args) = argv.split_first().context("an empty command line cannot be started")?;
+    pub fn spawn(name: &str, mut command: Command, log: &Path) -> anyhow::Result<Self> {
         let out = File::create(log).with_context(|| format!("{} cannot be created", log.display()))?;
-        let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
+        command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).process_group(0);
         die_with_parent(&mut command);
         let inner = command
             .spawn()
-            .with_context(|| format!("{name} cannot be started: {}", program.to_string_lossy()))?;
+            .with_context(|| format!("{name} cannot be started: {}", command.get_program().display()))?;
         let exited = watch(inner.id())?;
         Ok(Self { name: name.to_owned(), inner, log: log.to_owned(), status: None, exited })
     }
@@ -180,8 +177,9 @@ pub mod tests {
 
     fn shell(script: &str) -> (tempfile::TempDir, Child) {
         let dir = tempfile::tempdir().unwrap();
-        let argv: Vec<OsString> = ["sh", "-c", script].map(Into::into).to_vec();
-        let child = Child::spawn("script", &argv, &dir.path().join("log")).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        let child = Child::spawn("script", command, &dir.path().join("log")).unwrap();
         (dir, child)
     }
 
@@ -224,7 +222,7 @@ pub mod tests {
     #[test]
     fn a_program_that_does_not_exist_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Child::spawn("qemu", &["/nonexistent/qemu".into()], &dir.path().join("log")).err().unwrap();
+        let error = Child::spawn("qemu", Command::new("/nonexistent/qemu"), &dir.path().join("log")).err().unwrap();
         assert_eq!(error.to_string(), "qemu cannot be started: /nonexistent/qemu");
     }
 }

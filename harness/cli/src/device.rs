@@ -9,10 +9,10 @@ use crossbeam_channel::Receiver;
 use longpin_proto::control::{Answer, Request, VERSION};
 use longpin_proto::line;
 use longpin_wire::ledger::Entry;
-use std::ffi::OsString;
 use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 /// Program name.
@@ -48,7 +48,7 @@ pub struct Device {
 impl Device {
     /// Start it and shake hands. When this returns, QEMU can connect.
     pub fn start(paths: &Paths) -> anyhow::Result<Self> {
-        let mut child = Child::spawn("longpin-device", &argv(&program()?, paths), &paths.log)?;
+        let mut child = Child::spawn("longpin-device", command(&program()?, paths), &paths.log)?;
         let connected = Deadline::after(START_TIMEOUT).poll(|| match UnixStream::connect(&paths.control) {
             Ok(stream) => Some(Ok(stream)),
             Err(_) if child.ended().is_some() => Some(Err(child.obituary())),
@@ -119,16 +119,12 @@ impl Device {
     }
 }
 
-fn argv(program: &Path, paths: &Paths) -> Vec<OsString> {
-    vec![
-        program.into(),
-        "--socket-path".into(),
-        (&paths.accelerator).into(),
-        "--control".into(),
-        (&paths.control).into(),
-        "--ledger".into(),
-        (&paths.ledger).into(),
-    ]
+fn command(program: &Path, paths: &Paths) -> Command {
+    let mut command = Command::new(program);
+    command.arg("--socket-path").arg(&paths.accelerator);
+    command.arg("--control").arg(&paths.control);
+    command.arg("--ledger").arg(&paths.ledger);
+    command
 }
 
 /// The daemon that was built with us lies beside us.
