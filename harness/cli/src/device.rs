@@ -87,6 +87,16 @@ impl Device {
         self.child.obituary()
     }
 
+    /// Has it ended, within a moment?
+    pub fn ends_by(&mut self, deadline: Deadline) -> bool {
+        self.child.wait(deadline).is_some()
+    }
+
+    /// Did it end otherwise than by its own decision?
+    pub fn died(&mut self) -> bool {
+        self.child.ended().is_some_and(|status| !status.success())
+    }
+
     /// New ledger entries of `run`.
     pub fn ledger(&mut self, run: u64) -> anyhow::Result<Vec<Entry>> {
         match self.ask(&Request::LedgerSync)? {

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Which QEMU runs the guests: the user's (`--qemu`), the host's if it is new enough, else the tool root's, entered
-//! through bubblewrap.
+//! Which QEMU runs the guests: the user's (`--qemu`), the host's if it is new enough, else the tool root's.
 
 use crate::deadline::Deadline;
 use anyhow::{Context as _, bail};
+use longpin_images::{Bind, ToolRoot};
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Program name.
@@ -17,6 +18,8 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const MIN_VERSION: Version = Version { major: 10, minor: 2 };
 /// Front end of the accelerator.
 const DEVICE: &str = "vhost-user-test-device-pci";
+/// Device node of KVM.
+const KVM: &str = "/dev/kvm";
 /// QEMU answers questions about itself in well under a second.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -43,54 +46,54 @@ impl fmt::Display for Version {
 }
 
 /// A QEMU that can run our guests.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Qemu {
     /// A program of the host.
     Host(PathBuf),
-    /// The one inside a tool root.
-    ToolRoot(PathBuf),
+    /// The one inside the tool root.
+    ToolRoot(Arc<ToolRoot>),
 }
 
 impl Qemu {
     /// The user's choice, which must fit, or the host's if it fits, or the tool root's.
-    pub fn choose(given: Option<&Path>, tool_root: &Path) -> anyhow::Result<Self> {
+    pub fn choose(given: Option<&Path>, tool_root: &Arc<ToolRoot>) -> anyhow::Result<Self> {
         if let Some(path) = given {
             suitable(path)?;
             return Ok(Self::Host(path.to_owned()));
         }
-        let host = Path::new(PROGRAM);
-        Ok(if suitable(host).is_ok() { Self::Host(host.to_owned()) } else { Self::ToolRoot(tool_root.to_owned()) })
+        Ok(Self::of_host().unwrap_or_else(|| Self::ToolRoot(Arc::clone(tool_root))))
     }
 
-    /// The whole command line. Of the host's files the guest machine sees `shared` only, if QEMU is the tool root's.
-    pub fn argv(&self, args: Vec<OsString>, shared: &[&Path]) -> Vec<OsString> {
-        let mut argv: Vec<OsString> = match self {
-            Self::Host(program) => vec![program.into()],
-            Self::ToolRoot(root) => enter(root, shared),
+    /// The host's own, if it fits.
+    pub fn of_host() -> Option<Self> {
+        let program = Path::new(PROGRAM);
+        suitable(program).is_ok().then(|| Self::Host(program.to_owned()))
+    }
+
+    /// The command. Of the host's files a machine in the tool root sees `read_only` and `read_write` alone.
+    pub fn command(&self, args: Vec<OsString>, read_only: &[&Path], read_write: &[&Path]) -> Command {
+        let mut command = match self {
+            Self::Host(program) => Command::new(program),
+            Self::ToolRoot(root) => {
+                let mut binds: Vec<Bind> = read_only.iter().map(Bind::read_only).collect();
+                binds.extend(read_write.iter().map(Bind::read_write));
+                if Path::new(KVM).exists() {
+                    binds.push(Bind::device(KVM));
+                }
+                root.command(PROGRAM, &binds)
+            }
         };
-        argv.extend(args);
-        argv
+        command.args(args);
+        command
     }
 
     /// Where it comes from, for people and results.
     pub fn origin(&self) -> String {
         match self {
             Self::Host(program) => program.display().to_string(),
-            Self::ToolRoot(_) => "tool root".to_owned(),
+            Self::ToolRoot(_) => format!("{PROGRAM} of the tool root"),
         }
     }
-}
-
-/// Bubblewrap's part of the command line. `--die-with-parent` passes our end on to QEMU.
-fn enter(root: &Path, shared: &[&Path]) -> Vec<OsString> {
-    let mut argv: Vec<OsString> = ["bwrap", "--die-with-parent", "--ro-bind"].map(Into::into).to_vec();
-    argv.push(root.into());
-    argv.extend(["/", "--dev-bind", "/dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"].map(Into::into));
-    for path in shared {
-        argv.extend([OsString::from("--bind"), path.into(), path.into()]);
-    }
-    argv.extend(["--", PROGRAM].map(Into::into));
-    argv
 }
 
 /// Is this program a QEMU that has what we need? The error says what is missing.
@@ -159,34 +162,28 @@ mod tests {
     }
 
     #[test]
-    fn a_given_qemu_that_is_too_old_is_named_with_both_versions() {
+    fn a_qemu_that_is_too_old_is_named_with_both_versions() {
         let (_dir, old) = fake("7.2.9", DEVICE);
-        let error = Qemu::choose(Some(&old), Path::new("/root")).unwrap_err().to_string();
+        let error = suitable(&old).unwrap_err().to_string();
         assert!(error.contains("is QEMU 7.2, but") && error.contains("needs 10.2"), "{error}");
     }
 
     #[test]
-    fn a_given_qemu_without_the_device_is_refused() {
+    fn a_qemu_without_the_device_is_refused() {
         let (_dir, bare) = fake("11.0.0", "virtio-blk-pci");
-        let error = Qemu::choose(Some(&bare), Path::new("/root")).unwrap_err().to_string();
+        let error = suitable(&bare).unwrap_err().to_string();
         assert!(error.contains("built without vhost-user-test-device-pci"), "{error}");
     }
 
     #[test]
-    fn a_given_qemu_that_fits_is_taken() {
+    fn a_qemu_that_has_both_is_suitable() {
         let (_dir, good) = fake("11.0.0", "name \"vhost-user-test-device-pci\", bus PCI");
-        assert_eq!(Qemu::choose(Some(&good), Path::new("/root")).unwrap(), Qemu::Host(good));
+        suitable(&good).unwrap();
     }
 
     #[test]
-    fn the_tool_roots_qemu_sees_only_what_is_shared() {
-        let qemu = Qemu::ToolRoot("/cache/root".into());
-        let argv = qemu.argv(vec!["-smp".into(), "2".into()], &[Path::new("/run/x")]);
-        let text: Vec<_> = argv.iter().map(|arg| arg.to_str().unwrap()).collect();
-        assert_eq!(
-            text.join(" "),
-            "bwrap --die-with-parent --ro-bind /cache/root / --dev-bind /dev /dev --proc /proc --tmpfs /tmp \
-             --bind /run/x /run/x -- qemu-system-x86_64 -smp 2"
-        );
+    fn a_program_that_is_no_qemu_is_named() {
+        let error = suitable(Path::new("/bin/true")).unwrap_err().to_string();
+        assert!(error.starts_with("/bin/true does not tell a QEMU version"), "{error}");
     }
 }
