@@ -2,17 +2,31 @@
 //! Builds what a guest needs, as `longpin image build` does, and prints where it is and how long each part took.
 //! `cargo run -p longpin-images --example build-images -- INIT` takes INIT (a static program) as the guest's /init.
 
-use longpin_images::{Store, report};
+use longpin_images::{InitramfsSpec, Store, report};
+use std::path::Path;
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let init = std::env::args().nth(1).ok_or("usage: build-images INIT")?;
+    let agent = std::fs::read(&init).map_err(|error| format!("cannot read {init}: {error}"))?;
     let store = Store::open_default()?;
     let reporter = report::for_stderr();
     let began = Instant::now();
+    let say = |what: &str, path: &Path| {
+        println!("{what:10} {:>8.3} s  {}", began.elapsed().as_secs_f64(), path.display());
+    };
     let root = store.tool_root(&*reporter)?;
-    println!("tool root  {:>8.3} s  {}", began.elapsed().as_secs_f64(), root.path().display());
-    let began = Instant::now();
+    say("tool root", &root.path());
     let kernel = store.kernel(&root, &*reporter)?;
-    println!("kernel     {:>8.3} s  {}", began.elapsed().as_secs_f64(), kernel.vmlinuz().display());
+    say("kernel", kernel.vmlinuz());
+    let module = store.module(&root, &kernel, None, &*reporter)?;
+    say("module", module.path());
+    let modules = vec![module.path().to_owned()];
+    let spec = InitramfsSpec { agent, modules, ..InitramfsSpec::default() };
+    let initramfs = store.initramfs(&root, &kernel, &spec, &*reporter)?;
+    say("initramfs", &initramfs.path());
+    for entry in store.list()? {
+        println!("{:10} {} {:?}", entry.id.kind, entry.id.key, entry.state);
+    }
     Ok(())
 }

@@ -41,11 +41,6 @@ impl Log {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// For the standard error of a command that somebody else supervises.
     pub(crate) fn stdio(&self) -> Result<Stdio> {
         self.file.try_clone().map(Stdio::from).map_err(Error::io("share log", &self.path))
@@ -223,7 +218,7 @@ mod tests {
         let watch = Watch { line: &mut |line| lines.push(line.to_owned()), tick: &mut || {} };
         log.run_watched("greet", &mut shell("echo one; echo two >&2"), MINUTE, watch).unwrap();
         assert_eq!(lines, ["one", "two"]);
-        let text = std::fs::read_to_string(log.path()).unwrap();
+        let text = std::fs::read_to_string(&log.path).unwrap();
         assert!(text.contains("== greet: "), "{text}");
         assert!(text.contains("\none\ntwo\n== exit status: 0 after "), "{text}");
     }
@@ -233,7 +228,7 @@ mod tests {
         let (_dir, mut log) = log();
         let error = log.run("make kernel", &mut shell("seq 1 40; exit 3"), MINUTE).unwrap_err().to_string();
         assert!(error.starts_with("make kernel failed (exit status: 3); last lines:\n    30\n"), "{error}");
-        assert!(error.ends_with(&format!("the whole output is in {}", log.path().display())), "{error}");
+        assert!(error.ends_with(&format!("the whole output is in {}", log.path.display())), "{error}");
     }
 
     #[test]
@@ -241,7 +236,7 @@ mod tests {
         let (_dir, mut log) = log();
         let output = log.capture("ask", &mut shell("echo answer; echo noise >&2"), MINUTE).unwrap();
         assert_eq!(output, "answer\n");
-        assert!(std::fs::read_to_string(log.path()).unwrap().contains("\nnoise\n"));
+        assert!(std::fs::read_to_string(&log.path).unwrap().contains("\nnoise\n"));
     }
 
     #[test]
