@@ -234,11 +234,20 @@ impl Driver {
 
     /// Tell the device that the guest's memory ends at `bytes`.
     pub fn set_memory(&self, bytes: u64) {
+        self.set_memory_range(0, bytes);
+    }
+
+    /// Tell the device that the guest's memory begins at `gpa`.
+    pub fn set_memory_from(&self, gpa: u64) {
+        self.set_memory_range(gpa, RAM_BYTES - gpa);
+    }
+
+    fn set_memory_range(&self, guest_phys_addr: u64, memory_size: u64) {
         let region = VhostUserMemoryRegionInfo {
-            guest_phys_addr: 0,
-            memory_size: bytes,
-            userspace_addr: USER_BASE,
-            mmap_offset: 0,
+            guest_phys_addr,
+            memory_size,
+            userspace_addr: USER_BASE + guest_phys_addr,
+            mmap_offset: guest_phys_addr,
             mmap_handle: self.file.as_raw_fd(),
         };
         self.frontend.set_mem_table(&[region]).unwrap();
