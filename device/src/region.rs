@@ -8,7 +8,7 @@
 
 use crate::mem::Gpa;
 use longpin_wire::dma;
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 
 /// Most segments over all regions: 16 GiB in base pages, 96 MiB of tables. Without it, a guest could announce 4096
@@ -169,7 +169,8 @@ impl<T> RegionTable<T> {
         self.regions.is_empty()
     }
 
-    /// Take a part. A part that is refused takes the incomplete region with it: the driver begins anew.
+    /// Take a part. A part that does not fit takes the incomplete region with it: the driver begins anew. A first
+    /// part of a region that exists changes nothing.
     pub fn map(&mut self, part: &MapPart) -> Result<Mapped, RegionError> {
         let id = part.label.region;
         match self.regions.get(&id) {
@@ -181,9 +182,19 @@ impl<T> RegionTable<T> {
         }
         let result = self.extend(part);
         if result.is_err() {
-            self.remove(id);
+            self.discard(id);
         }
         result
+    }
+
+    /// Forget a region if it is incomplete.
+    pub fn discard(&mut self, id: u32) {
+        if let hash_map::Entry::Occupied(entry) = self.regions.entry(id)
+            && let State::Building { segments, .. } = entry.get()
+        {
+            self.segments -= segments.len();
+            entry.remove();
+        }
     }
 
     fn extend(&mut self, part: &MapPart) -> Result<Mapped, RegionError> {
@@ -280,12 +291,6 @@ impl<T> RegionTable<T> {
     pub fn clear(&mut self) {
         self.regions.clear();
         self.segments = 0;
-    }
-
-    fn remove(&mut self, id: u32) {
-        if let Some(State::Building { segments, .. }) = self.regions.remove(&id) {
-            self.segments -= segments.len();
-        }
     }
 }
 

@@ -182,14 +182,10 @@ impl Engine {
         self.state.lock().programs.len()
     }
 
-    /// Take (a part of) a region. Blocks while the ledger has no room for its segments.
+    /// Take (a part of) a region. Blocks while the ledger has no room for its segments. A part that is refused takes
+    /// the incomplete region with it.
     pub fn map(&self, part: &MapPart) -> Result<(), Refusal> {
-        {
-            let view = self.ram.view();
-            part.segments.iter().try_for_each(|(gpa, len)| view.check(*gpa, *len))?;
-        }
-        // Whatever the ledger cannot take is not pinned either; its entries follow once the region is known.
-        self.events.make_room(None)?;
+        self.check_part(part).inspect_err(|_| self.state.lock().regions.discard(part.label.region))?;
         let mapped = {
             let mut state = self.state.lock();
             if state.resetting {
@@ -205,6 +201,14 @@ impl Engine {
                 self.unmap(region.label.region, 0, Box::new(|_| ()));
             }),
         }
+    }
+
+    /// Its memory is there, and the ledger takes entries: what cannot be recorded is not mapped either.
+    fn check_part(&self, part: &MapPart) -> Result<(), Refusal> {
+        let view = self.ram.view();
+        part.segments.iter().try_for_each(|(gpa, len)| view.check(*gpa, *len))?;
+        drop(view);
+        Ok(self.events.make_room(None)?)
     }
 
     fn record_map(&self, region: &Region) -> Result<(), Refusal> {
