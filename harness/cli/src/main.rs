@@ -24,7 +24,6 @@ mod vm;
 use args::{Cli, Command};
 use clap::Parser as _;
 use error::{Error, Result};
-use interrupt::Interrupt;
 use longpin_core::exit_code::ExitCode;
 
 fn main() -> std::process::ExitCode {
@@ -40,13 +39,12 @@ fn main() -> std::process::ExitCode {
 }
 
 fn dispatch(command: Command) -> Result<ExitCode> {
-    let interrupt = Interrupt::install()?;
     match command {
         Command::Doctor => commands::doctor::doctor(),
         Command::Image { command } => commands::image::image(command),
         Command::List(args) => commands::list::list(&args),
-        Command::Run(args) => run::run(&args, &interrupt),
-        Command::Shell(args) => commands::shell::shell(&args, &interrupt),
+        Command::Run(args) => run::run(&args),
+        Command::Shell(args) => commands::shell::shell(&args),
     }
 }
 

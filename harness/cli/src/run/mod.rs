@@ -10,7 +10,7 @@ mod screen;
 mod story;
 
 use crate::args::{Format, MachineArgs, RunArgs};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::guest::Machine;
 use crate::images::Images;
 use crate::interrupt::Interrupt;
@@ -32,11 +32,11 @@ use std::io::Write as _;
 use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
-pub fn run(args: &RunArgs, interrupt: &Interrupt) -> Result<ExitCode> {
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let cases = Library::load(&args.library)?.cases(args.repeat);
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
-    let (machine, notice) = match prepare(&args.machine, interrupt) {
+    let Prepared { machine, notice, interrupt } = match prepare(&args.machine) {
         Ok(prepared) => prepared,
         Err(error) => {
             out.remove_if_empty();
@@ -44,7 +44,7 @@ pub fn run(args: &RunArgs, interrupt: &Interrupt) -> Result<ExitCode> {
         }
     };
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live()))?;
-    let told = tell(args, seed, cases, &machine, notice, &out, interrupt, &mut story);
+    let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
@@ -86,18 +86,27 @@ fn tell(
     story.tell(EventKind::RunFinished)
 }
 
-/// Images, emulator, accelerator; and what people should know about the choice.
-pub fn prepare(args: &MachineArgs, interrupt: &Interrupt) -> Result<(Machine, Option<String>)> {
+/// What must be there before the first boot.
+pub struct Prepared {
+    /// What guests are made of.
+    pub machine: Machine,
+    /// What people should know about the choice of accelerator.
+    pub notice: Option<String>,
+    /// Signals are caught from now on.
+    pub interrupt: Interrupt,
+}
+
+/// Images, emulator, accelerator. While images are built a signal ends us at once: the store copes with that, and
+/// there is nothing else to tidy up yet.
+pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
     let images = Images::ensure()?;
-    if interrupt.asked() {
-        return Err(Error::Interrupted);
-    }
+    let interrupt = Interrupt::install()?;
     let qemu = Qemu::choose(args.qemu.as_deref(), &images.tool_root)?;
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let choice = accel::choose(args.accel, &qemu, scratch.path())?;
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
     let machine = Machine { images, qemu, accel: choice.accel, memory_mib: args.memory, cpus: args.cpus };
-    Ok((machine, notice))
+    Ok(Prepared { machine, notice, interrupt })
 }
 
 /// Deadlines are made for hardware; a translated guest on a busy host is several times slower.
