@@ -8,30 +8,23 @@ use crate::interrupt::Interrupt;
 use crate::run::{self, Prepared};
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
-use longpin_proto::agent::Step;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
 
 /// Ctrl-], as telnet has it: it reaches us and not the guest.
 const ESCAPE: u8 = 0x1d;
 /// How often a signal from outside is looked for; typing wakes us by itself.
 const SIGNAL_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
-/// A module loads in a moment.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Boot and connect until the shell exits or the escape is typed.
 pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
     let Prepared { machine, notice, interrupt } = run::prepare(&args.machine)?;
     notice.iter().for_each(|text| eprintln!("{text}"));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
-    let mut guest = Guest::boot(&machine, dir.path(), true, &interrupt).map_err(|error| match error {
-        BootError::Interrupted => Error::Interrupted,
-        BootError::Failed(error) => Error::Infra(error),
-    })?;
-    guest.order(Step::LoadModule { name: "longpin".into(), params: String::new() }, LOAD_TIMEOUT)?;
+    let mut guest = Guest::boot(&machine, dir.path(), true, &interrupt).map_err(boot_error)?;
+    guest.load_driver().map_err(boot_error)?;
     let port = guest.take_shell().context("the guest has no shell port")?;
     guest.start_shell().context("the shell cannot be started")?;
     eprintln!("/dev/longpin0 is there, the disk is /dev/vda; `exit` or Ctrl-] ends the guest");
@@ -39,6 +32,13 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
     drop(guest);
     ended?;
     Ok(ExitCode::Good)
+}
+
+fn boot_error(error: BootError) -> Error {
+    match error {
+        BootError::Interrupted => Error::Interrupted,
+        BootError::Failed(error) => Error::Infra(error),
+    }
 }
 
 /// Copy both ways.

@@ -32,6 +32,10 @@ pub const DISK_DEVICE: &str = "/dev/vda";
 const DISK_BYTES: u64 = 512 << 20;
 /// A guest under TCG on a busy host boots in well under a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// Name of the driver's module.
+const DRIVER: &str = "longpin";
+/// A module loads in a moment.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// An orderly power-off: nothing is mounted any more.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -122,15 +126,17 @@ impl Guest {
         self.link.call(step, timeout).map_err(|error| self.processes.diagnose(&error))
     }
 
-    /// Give an order that must succeed.
-    pub fn order(&mut self, step: Step, timeout: Duration) -> anyhow::Result<()> {
-        let name = format!("{step:?}");
-        let reply = self.call(step, timeout).map_err(|trouble| anyhow::anyhow!(processes::describe(&trouble)))?;
-        match reply.outcome {
-            Outcome::Done { .. } => Ok(()),
-            Outcome::Refused(errno) => anyhow::bail!("{name}: {} refused: {}", errno.call, errno.name),
-            Outcome::Failed { message } => anyhow::bail!("{name}: {message}"),
-        }
+    /// Load our driver.
+    pub fn load_driver(&mut self) -> Result<(), BootError> {
+        let step = Step::LoadModule { name: DRIVER.into(), params: String::new() };
+        let message = match self.call(step, LOAD_TIMEOUT) {
+            Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
+            Ok(Reply { outcome: Outcome::Refused(errno), .. }) => format!("{} gave {}", errno.call, errno.name),
+            Ok(Reply { outcome: Outcome::Failed { message }, .. }) => message,
+            Err(Trouble::Interrupted) => return Err(BootError::Interrupted),
+            Err(trouble) => processes::describe(&trouble),
+        };
+        Err(anyhow::anyhow!("driver `{DRIVER}` cannot be loaded: {message}").into())
     }
 
     /// New ledger entries of `run`.

@@ -16,6 +16,7 @@ use longpin_core::record::{Evidence, Trouble};
 use longpin_core::report::{BootResult, CaseResult, Environment};
 use longpin_core::verdict::{self, Judgement, Observed};
 use std::collections::VecDeque;
+use std::path::Path;
 use std::time::Instant;
 
 /// Boots in a row that may fail before the first case. More would fail as well: the cause is ours.
@@ -87,7 +88,7 @@ impl Executor<'_> {
     /// One boot: as many of the pending cases as it can take.
     fn boot(&mut self, pending: &mut VecDeque<Case>, result: &mut BootResult) -> anyhow::Result<End> {
         let dir = guest::boot_dir(self.out.path(), result.boot)?;
-        let mut guest = match Guest::boot(self.machine, &dir, false, self.interrupt) {
+        let mut guest = match self.start(&dir) {
             Ok(guest) => guest,
             Err(BootError::Interrupted) => return Ok(End::Interrupted),
             Err(BootError::Failed(error)) => return Ok(End::Failed(format!("{error:#}"))),
@@ -111,6 +112,12 @@ impl Executor<'_> {
         }
         guest.power_off();
         Ok(End::Done)
+    }
+
+    fn start(&self, dir: &Path) -> Result<Guest, BootError> {
+        let mut guest = Guest::boot(self.machine, dir, false, self.interrupt)?;
+        guest.load_driver()?;
+        Ok(guest)
     }
 
     /// The first guest tells what was not known before.
