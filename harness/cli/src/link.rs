@@ -161,6 +161,18 @@ impl AgentLink {
         Ok(self.last_seq)
     }
 
+    /// Has the answer to command `seq` come, or can none come any more? Does not block.
+    pub fn is_over(&mut self, seq: u64) -> bool {
+        loop {
+            match self.next(Deadline::after(Duration::ZERO)) {
+                Ok(Some(Message::Reply { seq: s, .. })) if s == seq => return true,
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
     /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
     fn next(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
         let received = match self.incoming.try_recv() {

@@ -33,7 +33,7 @@ const DISK_BYTES: u64 = 512 << 20;
 /// A guest under TCG on a busy host boots in well under a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Name of the driver's module.
-const DRIVER: &str = "longpin";
+pub const DRIVER: &str = "longpin";
 /// A module loads in a moment.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// An orderly power-off: nothing is mounted any more.
@@ -126,9 +126,9 @@ impl Guest {
         self.link.call(step, timeout).map_err(|error| self.processes.diagnose(&error))
     }
 
-    /// Load our driver.
-    pub fn load_driver(&mut self) -> Result<(), BootError> {
-        let step = Step::LoadModule { name: DRIVER.into(), params: String::new() };
+    /// Load our driver, or another module of the initramfs.
+    pub fn load_module(&mut self, name: &str) -> Result<(), BootError> {
+        let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
         let message = match self.call(step, LOAD_TIMEOUT) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
             Ok(Reply { outcome: Outcome::Refused(errno), .. }) => format!("{} gave {}", errno.call, errno.name),
@@ -136,7 +136,7 @@ impl Guest {
             Err(Trouble::Interrupted) => return Err(BootError::Interrupted),
             Err(trouble) => processes::describe(&trouble),
         };
-        Err(anyhow::anyhow!("driver `{DRIVER}` cannot be loaded: {message}").into())
+        Err(anyhow::anyhow!("module `{name}` cannot be loaded: {message}").into())
     }
 
     /// New ledger entries of `run`.
@@ -154,9 +154,14 @@ impl Guest {
         self.shell.take()
     }
 
-    /// Tell the agent to run a shell; no answer is waited for.
-    pub fn start_shell(&mut self) -> Result<(), LinkError> {
-        self.link.send(Step::Shell).map(drop)
+    /// Tell the agent to run a shell; the number is for [`Self::is_over`].
+    pub fn start_shell(&mut self) -> Result<u64, LinkError> {
+        self.link.send(Step::Shell)
+    }
+
+    /// Has the shell ended, or the guest?
+    pub fn is_over(&mut self, seq: u64) -> bool {
+        self.link.is_over(seq)
     }
 
     /// Power off and wait for the processes' own end; what does not end in time is killed.

@@ -116,7 +116,7 @@ impl Executor<'_> {
 
     fn start(&self, dir: &Path) -> Result<Guest, BootError> {
         let mut guest = Guest::boot(self.machine, dir, false, self.interrupt)?;
-        guest.load_driver()?;
+        guest.load_module(guest::DRIVER)?;
         Ok(guest)
     }
 
