@@ -66,7 +66,9 @@ fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Resu
         if ready[0] {
             match port.read(&mut buffer).context("shell port cannot be read")? {
                 0 => return Ok(()),
-                n => stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).context("standard output")?,
+                n => {
+                    stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).context("standard output")?
+                }
             }
         }
         if ready.get(1) == Some(&true) {

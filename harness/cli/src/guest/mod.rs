@@ -79,7 +79,12 @@ impl Guest {
     /// Boot. Logs, ledger and QEMU's command line go to `dir`, which must exist.
     ///
     /// Must be called from a thread that outlives the guest: its processes die with that thread.
-    pub fn boot(machine: &Machine, dir: &Path, shell: bool, interrupt: &Interrupt) -> Result<Self, BootError> {
+    pub fn boot(
+        machine: &Machine,
+        dir: &Path,
+        shell: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BootError> {
         let started = Instant::now();
         let files = Files::new(dir)?;
         disk::create(&files.disk_image, DISK_BYTES)?;
@@ -103,7 +108,15 @@ impl Guest {
             Err(error) => return Err(processes.boot_failure(&error).into()),
         };
         let seconds_to_agent = started.elapsed().as_secs_f64();
-        Ok(Self { link, processes, shell: sockets.shell, disk_image, hello, seconds_to_agent, _scratch: scratch })
+        Ok(Self {
+            link,
+            processes,
+            shell: sockets.shell,
+            disk_image,
+            hello,
+            seconds_to_agent,
+            _scratch: scratch,
+        })
     }
 
     /// The agent's introduction.
@@ -131,7 +144,9 @@ impl Guest {
         let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
         let message = match self.call(step, LOAD_TIMEOUT) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
-            Ok(Reply { outcome: Outcome::Refused(errno), .. }) => format!("{} gave {}", errno.call, errno.name),
+            Ok(Reply { outcome: Outcome::Refused(errno), .. }) => {
+                format!("{} gave {}", errno.call, errno.name)
+            }
             Ok(Reply { outcome: Outcome::Failed { message }, .. }) => message,
             Err(Trouble::Interrupted) => return Err(BootError::Interrupted),
             Err(trouble) => processes::describe(&trouble),

@@ -74,7 +74,12 @@ fn cpu(accel: Accel) -> &'static str {
 }
 
 fn append(spec: &VmSpec) -> String {
-    KERNEL_ARGS.iter().copied().chain(spec.kernel_args.iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
+    KERNEL_ARGS
+        .iter()
+        .copied()
+        .chain(spec.kernel_args.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn port(line: &mut Line, id: &str, socket: &Path, name: &str) {
