@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// Where the initramfs keeps the list; relative paths in it begin here.
 pub const LIST: &str = "/lib/longpin/modules";
 
+/// Word of the kernel command line: modules to load in the background from the start, `NAME,NAME`.
+const PRELOAD: &str = "longpin-agent.preload=";
+
 /// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Module {
@@ -72,6 +75,24 @@ impl Modules {
         insert(module, parameters)
     }
 
+    /// Load what the kernel command line asks for, in a thread of its own: under TCG xfs takes more than two seconds,
+    /// which the first cases need not wait for. A step that needs one of them meanwhile waits in its own load.
+    pub fn preload(&self, cmdline: &str) -> std::io::Result<()> {
+        let names: Vec<_> = preload_names(cmdline).map(str::to_owned).collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let modules = self.clone();
+        let load_all = move || {
+            for name in names {
+                if let Err(error) = modules.load(&name, "") {
+                    crate::kmsg::note(&format!("preload of {name}: {error:?}"));
+                }
+            }
+        };
+        std::thread::Builder::new().name("preload".into()).spawn(load_all).map(drop)
+    }
+
     fn find(&self, name: &str) -> Option<&Module> {
         let name = canonical(name);
         self.0.iter().find(|module| module.name == name)
@@ -93,13 +114,24 @@ fn insert(module: &Module, parameters: &str) -> Result<(), StepError> {
     };
     let file = std::fs::File::open(&module.path).or_failed(&module.path.display().to_string())?;
     match rustix::system::finit_module(&file, &parameters, 0) {
-        Err(rustix::io::Errno::EXIST) => Ok(()),
+        // Loaded meanwhile; unless the file is another module than the list says.
+        Err(rustix::io::Errno::EXIST) if is_loaded(&module.name) => Ok(()),
         other => other.or_refused(&format!("finit_module({})", module.name)),
     }
 }
 
+/// Live or built in. A module that another thread is loading is not: finit_module(2) then waits for that load.
 fn is_loaded(name: &str) -> bool {
-    Path::new("/sys/module").join(name).exists()
+    let directory = Path::new("/sys/module").join(name);
+    match std::fs::read_to_string(directory.join("initstate")) {
+        Ok(state) => state.trim_end() == "live",
+        Err(_) => directory.exists(),
+    }
+}
+
+fn preload_names(cmdline: &str) -> impl Iterator<Item = &str> {
+    let lists = cmdline.split_whitespace().filter_map(|word| word.strip_prefix(PRELOAD));
+    lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
 }
 
 /// File names have `-` where the kernel says `_`.
@@ -127,6 +159,14 @@ mod tests {
     fn a_line_without_a_path_names_its_place() {
         let Err(StepError::Failed(message)) = Modules::parse("a a.ko\nb\n", LIST) else { panic!("accepted") };
         assert!(message.starts_with("/lib/longpin/modules:2: module `b`"), "{message}");
+    }
+
+    #[test]
+    fn the_command_line_names_modules_to_preload() {
+        let names = |cmdline| preload_names(cmdline).collect::<Vec<_>>();
+        assert_eq!(names("quiet longpin-agent.preload=xfs,,btrfs panic=-1\n"), ["xfs", "btrfs"]);
+        assert!(names("quiet longpin-agent.preload= panic=-1").is_empty());
+        assert!(names("preload=xfs").is_empty());
     }
 
     #[test]
