@@ -117,6 +117,7 @@ pub(crate) struct PageFacts {
     pub(crate) has_mapping: u32,
     _reserved: u32,
 }
+static_assert!(size_of::<PageFacts>() == 24);
 
 /// User pages that we hold a reference to.
 ///
