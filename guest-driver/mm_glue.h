@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Memory-management macros and inlines that Rust cannot reach in Linux 7.3.
- * Mirrored by hand in pins.rs and accounting.rs.
+ * Mirrored by hand in pins.rs, mapping.rs and accounting.rs.
  */
 #ifndef LONGPIN_MM_GLUE_H
 #define LONGPIN_MM_GLUE_H
