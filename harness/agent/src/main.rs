@@ -65,10 +65,9 @@ fn run() -> Result<(), StepError> {
         modules.load(driver, "")?;
     }
     let port = port::open(PORT_NAME, PORT_DEADLINE).or_failed("control port")?;
-    let hello = init::hello()?;
-    modules.preload(&hello.cmdline).or_failed("preload")?;
     let mut agent = Agent::new(modules)?;
     let mut link = Link::new(port).or_failed("control port")?;
+    let hello = init::hello()?;
     link.serve(hello, |step| {
         let outcome = agent.perform(step);
         exec::reap_orphans();
