@@ -23,6 +23,7 @@ struct longpin_page_facts {
 int longpin_charge_pinned(struct mm_struct *mm, unsigned long nr_pages);
 void longpin_uncharge_pinned(struct mm_struct *mm, unsigned long nr_pages);
 void longpin_put_page(struct page *page);
+bool longpin_is_zero_page(struct page *page);
 void longpin_page_facts(struct page *page, struct longpin_page_facts *facts);
 bool longpin_sgt_is_physical(struct sg_table *sgt);
 bool longpin_killed(void);

@@ -42,6 +42,7 @@ use kernel::{
 )]
 extern "C" {
     fn longpin_put_page(page: *mut bindings::page);
+    fn longpin_is_zero_page(page: *mut bindings::page) -> bool;
     fn longpin_page_facts(page: *mut bindings::page, facts: *mut PageFacts);
     fn longpin_sgt_is_physical(sgt: *mut bindings::sg_table) -> bool;
     fn longpin_killed() -> bool;
@@ -188,6 +189,21 @@ impl PinnedPages {
         // INVARIANT: GUP took a reference of the kind that `mode` says to each of these.
         // SAFETY: GUP has written `ret` elements, and not more than `nr_pages`.
         unsafe { self.pages.inc_len(ret as usize) };
+        self.check_batch(ret as usize, access)
+    }
+
+    /// Refuses the zero page, which a pin for reading gets for private memory that was never
+    /// touched: the device writes whatever the access, and these zeroes are everybody's.
+    fn check_batch(&self, nr_pages: usize, access: Access) -> Result {
+        if access == Access::Write {
+            return Ok(());
+        }
+        let batch = &self.pages[self.pages.len() - nr_pages..];
+        // SAFETY: The pages are valid by the type invariant.
+        let zero = |page: &*mut bindings::page| unsafe { longpin_is_zero_page(*page) };
+        if batch.iter().any(zero) {
+            return Err(EFAULT);
+        }
         Ok(())
     }
 

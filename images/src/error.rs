@@ -49,13 +49,13 @@ pub enum Error {
         message: String,
     },
     /// A command ended with a failure that we have no better words for.
-    #[error("{what} failed ({status}); last lines:\n{tail}\nthe whole output is in {}", log.display())]
+    #[error("{what} failed ({status}):\n{tail}\nthe whole output is in {}", log.display())]
     CommandFailed {
         /// What the command was for.
         what: String,
         /// How it ended.
         status: String,
-        /// Its last lines.
+        /// Its telling lines.
         tail: String,
         /// All its lines.
         log: PathBuf,

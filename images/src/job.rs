@@ -41,11 +41,6 @@ impl Log {
         Ok(Self { path: path.to_owned(), file })
     }
 
-    /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// For the standard error of a command that somebody else supervises.
     pub(crate) fn stdio(&self) -> Result<Stdio> {
         self.file.try_clone().map(Stdio::from).map_err(Error::io("share log", &self.path))
@@ -60,7 +55,7 @@ impl Log {
     /// A failure with the log's last lines.
     pub(crate) fn failure(&self, what: &str, status: &str) -> Error {
         let text = self.text();
-        let tail = last(&text, TAIL_LINES).iter().map(|line| format!("    {line}")).collect::<Vec<_>>();
+        let tail: Vec<String> = telling(&text).iter().map(|line| format!("    {line}")).collect();
         let (what, status) = (what.to_owned(), status.to_owned());
         Error::CommandFailed { what, status, tail: tail.join("\n"), log: self.path.clone() }
     }
@@ -183,6 +178,15 @@ fn last(text: &str, lines: usize) -> Vec<&str> {
     all[all.len().saturating_sub(lines)..].to_vec()
 }
 
+/// The lines that an error quotes: from a compiler's first complaint on, else the last ones.
+fn telling(text: &str) -> Vec<&str> {
+    let mut lines = last(text, diagnose::WINDOW_LINES);
+    lines.retain(|line| !line.starts_with("== "));
+    let complaint = lines.iter().position(|line| line.starts_with("error") || line.contains(": error: "));
+    let from = complaint.unwrap_or(lines.len().saturating_sub(TAIL_LINES));
+    lines.drain(from..).take(TAIL_LINES).collect()
+}
+
 /// Ends a command that is over its time. The errors of a process that is already gone do not matter.
 pub(crate) fn end(child: &mut Child) {
     let pid = rustix::process::Pid::from_child(child);
@@ -223,7 +227,7 @@ mod tests {
         let watch = Watch { line: &mut |line| lines.push(line.to_owned()), tick: &mut || {} };
         log.run_watched("greet", &mut shell("echo one; echo two >&2"), MINUTE, watch).unwrap();
         assert_eq!(lines, ["one", "two"]);
-        let text = std::fs::read_to_string(log.path()).unwrap();
+        let text = std::fs::read_to_string(&log.path).unwrap();
         assert!(text.contains("== greet: "), "{text}");
         assert!(text.contains("\none\ntwo\n== exit status: 0 after "), "{text}");
     }
@@ -232,8 +236,16 @@ mod tests {
     fn a_failure_quotes_the_last_lines_and_names_the_log() {
         let (_dir, mut log) = log();
         let error = log.run("make kernel", &mut shell("seq 1 40; exit 3"), MINUTE).unwrap_err().to_string();
-        assert!(error.starts_with("make kernel failed (exit status: 3); last lines:\n    30\n"), "{error}");
-        assert!(error.ends_with(&format!("the whole output is in {}", log.path().display())), "{error}");
+        assert!(error.starts_with("make kernel failed (exit status: 3):\n    29\n"), "{error}");
+        assert!(error.ends_with(&format!("the whole output is in {}", log.path.display())), "{error}");
+    }
+
+    #[test]
+    fn a_compiler_s_first_complaint_is_quoted_and_not_only_make_s_last_words() {
+        let (_dir, mut log) = log();
+        let script = "echo 'error[E0433]: no such module'; seq 30; echo 'make: *** Error 2'; exit 2";
+        let error = log.run("build", &mut shell(script), MINUTE).unwrap_err().to_string();
+        assert!(error.contains("(exit status: 2):\n    error[E0433]: no such module\n    1\n"), "{error}");
     }
 
     #[test]
@@ -241,7 +253,7 @@ mod tests {
         let (_dir, mut log) = log();
         let output = log.capture("ask", &mut shell("echo answer; echo noise >&2"), MINUTE).unwrap();
         assert_eq!(output, "answer\n");
-        assert!(std::fs::read_to_string(log.path()).unwrap().contains("\nnoise\n"));
+        assert!(std::fs::read_to_string(&log.path).unwrap().contains("\nnoise\n"));
     }
 
     #[test]

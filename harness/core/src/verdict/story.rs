@@ -251,19 +251,23 @@ impl<'r> Story<'r> {
         }
     }
 
-    /// The driver says how many pages still belong to a mapping: all doubtful ones left, or none.
+    /// The driver says how many pages still belong to a mapping. None left; or just the doubtful ones; or all of the
+    /// region, where a large folio could not be split and left as a whole.
     fn resolve(&mut self, name: &str, state: &RegionState) {
         let Some(region) = self.regions.get_mut(name) else { return };
-        let gone = (region.pages.saturating_sub(state.pages_with_mapping)) as usize;
+        let left = region.pages.saturating_sub(state.pages_with_mapping) as usize;
         let doubtful = std::mem::take(&mut region.doubtful);
-        match gone.checked_sub(region.gone.len()) {
-            Some(0) => {}
-            Some(new) if new == doubtful.len() => region.gone.extend(doubtful),
-            _ => self.unproven.push(format!(
-                "it is not clear which pages left the file: {} were to leave, the driver says that {gone} of {} did",
+        if left == region.pages as usize {
+            let whole = (region.offset..region.offset + region.len).step_by(PAGE_BYTES as usize);
+            region.gone.extend(whole);
+        } else if left == region.gone.len() + doubtful.len() {
+            region.gone.extend(doubtful);
+        } else if left != region.gone.len() {
+            self.unproven.push(format!(
+                "it is not clear which pages left the file: {} were to leave, the driver says that {left} of {} did",
                 doubtful.len() + region.gone.len(),
                 region.pages
-            )),
+            ));
         }
     }
 
