@@ -84,4 +84,7 @@ pub struct Status {
     pub bytes: u64,
     /// Ledger entries made.
     pub ledger_entries: u64,
+    /// Why the ledger takes no more entries, if it has failed.
+    #[serde(default)]
+    pub ledger_failure: Option<String>,
 }

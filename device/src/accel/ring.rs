@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Answers: which chains are with the device, and how they go back.
+//!
+//! A [`Reply`] is the duty to answer one chain. It is used up by an answer or, on purpose, by [`Reply::abandon`];
+//! one that is dropped is a bug, which is logged and answered as a device error so that the driver does not hang.
+
+use super::Vring;
+use crate::chain::ResponseSlot;
+use crate::clock;
+use crate::engine::{ProgramEnd, Refusal};
+use crate::mem::{BadAddress, GuestRam, View};
+use longpin_wire::dma::{self, Response};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vhost_user_backend::VringT;
+use zerocopy::IntoBytes as _;
+
+/// Chains that are with the device. A head that is taken twice is refused, which also bounds what a guest can have
+/// in flight to the size of its queues.
+#[derive(Default)]
+pub(super) struct Heads {
+    state: Mutex<HeadState>,
+    idle: Condvar,
+}
+
+struct HeadState {
+    taken: [[bool; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES],
+    unanswered: usize,
+}
+
+impl Default for HeadState {
+    fn default() -> Self {
+        Self { taken: [[false; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES], unanswered: 0 }
+    }
+}
+
+/// Answers were still due at the deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("{replies} requests are still unanswered after {} s", after.as_secs())]
+pub struct Unanswered {
+    /// How many.
+    pub replies: usize,
+    /// The deadline.
+    pub after: Duration,
+}
+
+impl Heads {
+    /// Note that a chain is with the device; false if it is already, or if there is no such head.
+    pub(super) fn take(&self, queue: u32, head: u16) -> bool {
+        let mut state = self.state.lock();
+        let Some(taken) = state.taken.get_mut(queue as usize).and_then(|heads| heads.get_mut(head as usize))
+        else {
+            return false;
+        };
+        if std::mem::replace(taken, true) {
+            return false;
+        }
+        state.unanswered += 1;
+        true
+    }
+
+    /// The driver may use the head again: called before the used ring says so.
+    fn give_back(&self, queue: u32, head: u16) {
+        self.state.lock().taken[queue as usize][head as usize] = false;
+    }
+
+    /// Nothing more will be done about one chain.
+    fn settled(&self) {
+        let mut state = self.state.lock();
+        state.unanswered -= 1;
+        if state.unanswered == 0 {
+            self.idle.notify_all();
+        }
+    }
+
+    /// Wait until each chain has been answered or abandoned.
+    pub(super) fn wait_idle(&self, deadline: Duration) -> Result<(), Unanswered> {
+        let until = Instant::now() + deadline;
+        let mut state = self.state.lock();
+        while state.unanswered > 0 {
+            if self.idle.wait_until(&mut state, until).timed_out() && state.unanswered > 0 {
+                return Err(Unanswered { replies: state.unanswered, after: deadline });
+            }
+        }
+        Ok(())
+    }
+
+    /// Forget the abandoned chains, when the driver has let go of its rings.
+    pub(super) fn clear(&self) {
+        self.state.lock().taken = HeadState::default().taken;
+    }
+}
+
+/// A chain's place in a ring.
+pub(super) struct Place {
+    pub(super) vring: Vring,
+    pub(super) queue: u32,
+    pub(super) head: u16,
+    /// Where the response goes; without it the chain is returned with nothing written.
+    pub(super) slot: Option<ResponseSlot>,
+}
+
+/// The duty to answer one chain.
+pub(super) struct Reply {
+    ram: Arc<GuestRam>,
+    heads: Arc<Heads>,
+    tag: u64,
+    place: Option<Place>,
+}
+
+impl Reply {
+    pub(super) fn new(ram: Arc<GuestRam>, heads: Arc<Heads>, place: Place, tag: u64) -> Self {
+        Self { ram, heads, tag, place: Some(place) }
+    }
+
+    /// Answer a request of the control queue.
+    pub(super) fn status(self, status: u32) {
+        self.finish(ProgramEnd { status, finished_ns: clock::monotonic_ns(), ..ProgramEnd::default() });
+    }
+
+    /// Answer with what became of the request.
+    pub(super) fn outcome(self, outcome: Result<ProgramEnd, Refusal>) {
+        match outcome {
+            Ok(end) => self.finish(end),
+            Err(refusal) => self.status(refusal.status()),
+        }
+    }
+
+    /// Do not answer, ever: a fault that was asked for.
+    pub(super) fn abandon(mut self) {
+        self.place = None;
+        self.heads.settled();
+    }
+
+    fn finish(mut self, end: ProgramEnd) {
+        if let Some(place) = self.place.take() {
+            self.put(&place, end);
+        }
+    }
+
+    fn put(&self, place: &Place, end: ProgramEnd) {
+        let ProgramEnd { status, crc32c, cells_done, last_generation, started_ns, finished_ns } = end;
+        let tag = self.tag;
+        let response = Response { status, crc32c, tag, cells_done, last_generation, started_ns, finished_ns };
+        {
+            // The view also covers the ring: `virtio-queue` takes the map of the moment by itself.
+            let view = self.ram.view();
+            let written = place.slot.as_ref().map_or(Ok(0), |slot| write(&view, slot, &response));
+            let written = written.unwrap_or_else(|error| {
+                log::debug!("queue {}: response not written: {error}", place.queue);
+                0
+            });
+            self.make_used(place, written);
+        }
+        self.heads.settled();
+    }
+
+    fn make_used(&self, place: &Place, written: u32) {
+        let mut vring = place.vring.get_mut();
+        self.heads.give_back(place.queue, place.head);
+        if let Err(error) = vring.add_used(place.head, written) {
+            log::debug!("queue {}: used ring is unusable: {error}", place.queue);
+            return;
+        }
+        if vring.needs_notification().unwrap_or(true)
+            && let Err(error) = vring.signal_used_queue()
+        {
+            log::warn!("queue {}: cannot interrupt the driver: {error}", place.queue);
+        }
+    }
+}
+
+fn write(view: &View<'_>, slot: &ResponseSlot, response: &Response) -> Result<u32, BadAddress> {
+    let mut bytes = response.as_bytes();
+    for (gpa, len) in slot.pieces() {
+        let (piece, rest) = bytes.split_at(*len as usize);
+        view.write(*gpa, piece)?;
+        bytes = rest;
+    }
+    Ok(size_of::<Response>() as u32)
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            log::error!("queue {}: a request (tag {}) was dropped unanswered", place.queue, self.tag);
+            self.put(&place, ProgramEnd { status: dma::STATUS_DEVICE_ERROR, ..ProgramEnd::default() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_taken_once_until_it_is_given_back() {
+        let heads = Heads::default();
+        assert!(heads.take(0, 5));
+        assert!(!heads.take(0, 5));
+        assert!(heads.take(1, 5), "the other queue has heads of its own");
+        heads.give_back(0, 5);
+        heads.settled();
+        assert!(heads.take(0, 5));
+    }
+
+    #[test]
+    fn heads_and_queues_out_of_range_are_refused() {
+        let heads = Heads::default();
+        assert!(!heads.take(0, dma::QUEUE_SIZE));
+        assert!(!heads.take(dma::NUM_QUEUES as u32, 0));
+        heads.wait_idle(Duration::ZERO).expect("a refused head is nobody's duty");
+    }
+
+    #[test]
+    fn a_missing_answer_is_reported_at_the_deadline() {
+        let heads = Heads::default();
+        assert!(heads.take(0, 1));
+        let error = heads.wait_idle(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.replies, 1);
+        heads.settled();
+        heads.wait_idle(Duration::ZERO).unwrap();
+    }
+}

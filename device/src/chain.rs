@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Descriptor chain to checked request: the only parser of bytes that the guest made.
+//!
+//! Three steps. The chain is walked ([`layout`]): readable part, then writable part, no loops, nothing outside the
+//! guest's memory. Its readable bytes are copied once, so the guest cannot change them between check and use. Then
+//! the copy is parsed: lengths, reserved fields, constants. What a request refers to (regions, programs) is checked
+//! by the engine.
+//!
+//! Each way to be wrong is a variant of [`ChainError`]. A chain whose writable part holds a response gets one with
+//! [`ChainError::status`]; any other is returned to the driver with zero bytes written.
+
+use crate::mem::{BadAddress, Gpa, View};
+use crate::program::{Program, ProgramError};
+use crate::region::{Label, MapPart};
+use longpin_wire::dma::{
+    self, DmaRequest, MapRequest, RequestHeader, Response, Segment, StopRequest, UnmapRequest,
+};
+use std::ops::Deref;
+use virtio_queue::DescriptorChain;
+use vm_memory::GuestMemory;
+use zerocopy::FromBytes;
+
+/// Longest request: a map with all the segments that fit. A longer readable part is not even copied.
+pub const MAX_REQUEST_BYTES: usize = size_of::<RequestHeader>()
+    + size_of::<MapRequest>()
+    + dma::MAX_SEGMENTS_PER_MAP as usize * size_of::<Segment>();
+const RESPONSE_BYTES: u64 = size_of::<Response>() as u64;
+
+/// Why a chain is not a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// The head or its indirect table cannot be read.
+    #[error("chain has no descriptors")]
+    Empty,
+    /// It promises a next descriptor that is not there: a loop, a bad index, an unreadable or nested table.
+    #[error("chain breaks off after {0} descriptors")]
+    Broken(usize),
+    /// Virtio 1.3, 2.7.4.2: writable descriptors come after all readable ones.
+    #[error("a readable descriptor follows a writable one")]
+    Order,
+    /// A descriptor of no bytes.
+    #[error("a descriptor has no bytes")]
+    ZeroLength,
+    /// Readable part over [`MAX_REQUEST_BYTES`].
+    #[error("request is longer than {MAX_REQUEST_BYTES} bytes")]
+    TooLong,
+    /// A buffer is not in the guest's memory.
+    #[error(transparent)]
+    Buffer(#[from] BadAddress),
+    /// The writable part cannot hold a response.
+    #[error("{0} bytes for the response; {RESPONSE_BYTES} are needed")]
+    NoRoom(u64),
+    /// The writable part is longer than a response.
+    #[error("more than {RESPONSE_BYTES} bytes for the response")]
+    Excess,
+    /// Not even a header.
+    #[error("request of {0} bytes has no header")]
+    NoHeader(usize),
+    /// A reserved field is not zero.
+    #[error("reserved field is {0:#x}, not zero")]
+    Reserved(u32),
+    /// Unknown `OP_` constant.
+    #[error("operation {0} is unknown")]
+    Op(u32),
+    /// A DMA request on the control queue, or the reverse.
+    #[error("operation {op} does not belong on queue {queue}")]
+    WrongQueue {
+        /// `OP_` constant.
+        op: u32,
+        /// Queue.
+        queue: u32,
+    },
+    /// The body's length is not its operation's.
+    #[error("operation {op} has a body of {have} bytes, not {want}")]
+    Length {
+        /// `OP_` constant.
+        op: u32,
+        /// Bytes after the header.
+        have: usize,
+        /// Bytes that there should be.
+        want: usize,
+    },
+    /// Region 0 names no region.
+    #[error("region is 0")]
+    RegionZero,
+    /// Unknown `MAP_` bits.
+    #[error("map flags {0:#x} are unknown")]
+    MapFlags(u32),
+    /// Segments of a part.
+    #[error("{0} segments in one request; use 1 to {max}", max = dma::MAX_SEGMENTS_PER_MAP)]
+    Segments(u32),
+    /// Length of a region.
+    #[error("region of {0} bytes; use 1 to {max}", max = dma::MAX_REGION_BYTES)]
+    RegionBytes(u64),
+    /// A segment of no bytes.
+    #[error("segment at {0:?} has no bytes")]
+    EmptySegment(Gpa),
+    /// A segment past the end of the address space.
+    #[error("segment {0:?}+{1:#x} is past the end of the address space")]
+    SegmentWraps(Gpa, u64),
+    /// A DMA program.
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+impl ChainError {
+    /// The `dma::STATUS_` constant for the driver.
+    pub fn status(&self) -> u32 {
+        match self {
+            Self::Buffer(_) | Self::SegmentWraps(..) => dma::STATUS_BAD_ADDRESS,
+            Self::Segments(n) if *n > 0 => dma::STATUS_LIMIT,
+            Self::RegionBytes(n) if *n > 0 => dma::STATUS_LIMIT,
+            _ => dma::STATUS_INVALID,
+        }
+    }
+}
+
+/// A well-formed request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// [`dma::OP_MAP`].
+    Map(MapPart),
+    /// [`dma::OP_UNMAP`].
+    Unmap {
+        /// Region.
+        region: u32,
+        /// `RELEASE_` constant, for the ledger.
+        release: u32,
+    },
+    /// [`dma::OP_STOP`].
+    Stop {
+        /// Program.
+        program: u64,
+    },
+    /// [`dma::OP_DMA`].
+    Dma(Program),
+}
+
+/// Where a response goes: guest addresses that were checked and hold exactly one [`Response`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResponseSlot(Vec<(Gpa, u32)>);
+
+impl ResponseSlot {
+    /// Addresses and lengths, in order.
+    pub fn pieces(&self) -> &[(Gpa, u32)] {
+        &self.0
+    }
+}
+
+/// A chain that has been read.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// Where the answer goes, if there is a place for one.
+    pub slot: Option<ResponseSlot>,
+    /// Tag of the request, zero if it was too short to have one.
+    pub tag: u64,
+    /// The request.
+    pub request: Result<Request, ChainError>,
+}
+
+/// Read a chain that was taken from `queue`.
+pub fn parse<M>(chain: DescriptorChain<M>, queue: u32, view: &View<'_>) -> Parsed
+where
+    M: Deref,
+    M::Target: GuestMemory,
+{
+    let Layout { readable, slot } = match layout(chain, view) {
+        Ok(layout) => layout,
+        Err(error) => return Parsed { slot: None, tag: 0, request: Err(error) },
+    };
+    let (slot, excess) = slot;
+    let bytes = match readable.and_then(|readable| copy(&readable, view)) {
+        Ok(bytes) => bytes,
+        Err(error) => return Parsed { slot: Some(slot), tag: 0, request: Err(error) },
+    };
+    let tag = RequestHeader::read_from_prefix(&bytes).map_or(0, |(header, _)| header.tag);
+    let request = if excess { Err(ChainError::Excess) } else { parse_bytes(&bytes, queue) };
+    Parsed { slot: Some(slot), tag, request }
+}
+
+/// A chain with a place for its response.
+struct Layout {
+    /// The readable buffers, if they are acceptable.
+    readable: Result<Vec<(Gpa, u32)>, ChainError>,
+    /// The response's place, and whether the driver offered more.
+    slot: (ResponseSlot, bool),
+}
+
+/// Walk the chain. An error means that there is no place for a response.
+fn layout<M>(mut chain: DescriptorChain<M>, view: &View<'_>) -> Result<Layout, ChainError>
+where
+    M: Deref,
+    M::Target: GuestMemory,
+{
+    let (mut readable, mut writable) = (Vec::new(), Vec::new());
+    let (mut readable_bytes, mut writable_bytes) = (0u64, 0u64);
+    let mut more = true;
+    for count in 0.. {
+        // The iterator ends for many reasons; it is right to end only after a descriptor without NEXT.
+        let Some(descriptor) = chain.next() else {
+            match (more, count) {
+                (true, 0) => return Err(ChainError::Empty),
+                (true, count) => return Err(ChainError::Broken(count)),
+                (false, _) => break,
+            }
+        };
+        more = descriptor.has_next();
+        let (gpa, len) = (Gpa(descriptor.addr().0), descriptor.len());
+        if len == 0 {
+            return Err(ChainError::ZeroLength);
+        }
+        if descriptor.is_write_only() {
+            let used = u64::from(len).min(RESPONSE_BYTES.saturating_sub(writable_bytes));
+            if used > 0 {
+                view.check(gpa, used)?;
+                writable.push((gpa, used as u32));
+            }
+            writable_bytes += u64::from(len);
+        } else if writable_bytes > 0 {
+            return Err(ChainError::Order);
+        } else {
+            readable_bytes += u64::from(len);
+            if readable_bytes <= MAX_REQUEST_BYTES as u64 {
+                readable.push((gpa, len));
+            }
+        }
+    }
+    if writable_bytes < RESPONSE_BYTES {
+        return Err(ChainError::NoRoom(writable_bytes));
+    }
+    let too_long = readable_bytes > MAX_REQUEST_BYTES as u64;
+    Ok(Layout {
+        readable: if too_long { Err(ChainError::TooLong) } else { Ok(readable) },
+        slot: (ResponseSlot(writable), writable_bytes > RESPONSE_BYTES),
+    })
+}
+
+/// Copy the request out of the guest's memory, once.
+fn copy(readable: &[(Gpa, u32)], view: &View<'_>) -> Result<Vec<u8>, ChainError> {
+    let mut bytes = vec![0; readable.iter().map(|(_, len)| *len as usize).sum()];
+    let mut rest = &mut bytes[..];
+    for (gpa, len) in readable {
+        let (piece, tail) = rest.split_at_mut(*len as usize);
+        view.read(*gpa, piece)?;
+        rest = tail;
+    }
+    Ok(bytes)
+}
+
+fn parse_bytes(bytes: &[u8], queue: u32) -> Result<Request, ChainError> {
+    let (header, body) =
+        RequestHeader::read_from_prefix(bytes).map_err(|_| ChainError::NoHeader(bytes.len()))?;
+    let RequestHeader { op, reserved, tag } = header;
+    if reserved != 0 {
+        return Err(ChainError::Reserved(reserved));
+    }
+    let home = match op {
+        dma::OP_MAP | dma::OP_UNMAP | dma::OP_STOP => dma::QUEUE_CONTROL,
+        dma::OP_DMA => dma::QUEUE_DMA,
+        other => return Err(ChainError::Op(other)),
+    };
+    if home != queue {
+        return Err(ChainError::WrongQueue { op, queue });
+    }
+    match op {
+        dma::OP_MAP => parse_map(body).map(Request::Map),
+        dma::OP_UNMAP => {
+            let UnmapRequest { region, release } = exactly(op, body)?;
+            Ok(Request::Unmap { region, release })
+        }
+        dma::OP_STOP => Ok(Request::Stop { program: exactly::<StopRequest>(op, body)?.program }),
+        _ => Ok(Request::Dma(Program::parse(&exactly::<DmaRequest>(op, body)?, tag)?)),
+    }
+}
+
+/// A body of one structure and nothing else.
+fn exactly<T: FromBytes>(op: u32, body: &[u8]) -> Result<T, ChainError> {
+    T::read_from_bytes(body).map_err(|_| ChainError::Length { op, have: body.len(), want: size_of::<T>() })
+}
+
+fn parse_map(body: &[u8]) -> Result<MapPart, ChainError> {
+    let length = |want| ChainError::Length { op: dma::OP_MAP, have: body.len(), want };
+    let (map, rest) = MapRequest::read_from_prefix(body).map_err(|_| length(size_of::<MapRequest>()))?;
+    if map.nr_segments == 0 || map.nr_segments > dma::MAX_SEGMENTS_PER_MAP {
+        return Err(ChainError::Segments(map.nr_segments));
+    }
+    let want = map.nr_segments as usize * size_of::<Segment>();
+    if rest.len() != want {
+        return Err(length(size_of::<MapRequest>() + want));
+    }
+    if map.region == 0 {
+        return Err(ChainError::RegionZero);
+    }
+    if map.flags & !(dma::MAP_FIRST | dma::MAP_LAST) != 0 {
+        return Err(ChainError::MapFlags(map.flags));
+    }
+    if map.total_bytes == 0 || map.total_bytes > dma::MAX_REGION_BYTES {
+        return Err(ChainError::RegionBytes(map.total_bytes));
+    }
+    let segments = rest.chunks_exact(size_of::<Segment>()).map(parse_segment).collect::<Result<_, _>>()?;
+    let MapRequest { region, total_bytes, file_offset, run, pin_mode, .. } = map;
+    Ok(MapPart {
+        label: Label { region, total_bytes, file_offset, run, pin_mode },
+        first: map.flags & dma::MAP_FIRST != 0,
+        last: map.flags & dma::MAP_LAST != 0,
+        segments,
+    })
+}
+
+fn parse_segment(bytes: &[u8]) -> Result<(Gpa, u64), ChainError> {
+    let Segment { dma_addr, len } = exactly(dma::OP_MAP, bytes)?;
+    let gpa = Gpa(dma_addr);
+    if len == 0 {
+        return Err(ChainError::EmptySegment(gpa));
+    }
+    gpa.checked_add(len).ok_or(ChainError::SegmentWraps(gpa, len))?;
+    Ok((gpa, len))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,354 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The DMA engine: regions, programs and their life. It knows no queue and no socket: a front hands it checked
+//! requests with a completion, and is called back from the engine's threads.
+//!
+//! Each program runs in a thread of its own, at most [`MAX_PROGRAMS`] at once. A scheduler over a few threads would
+//! save memory, but programs sleep (delay, rate), wait (ledger) and must overlap in ways that only the kernel's
+//! scheduler decides: like a device with many DMA channels, and unlike a queue that serves them in turn.
+//!
+//! Promises:
+//!
+//! * After the completion of [`Engine::unmap`], or the return of [`Engine::finish_reset`], the engine does not touch
+//!   the memory in question again (see `region.rs`).
+//! * The completion of each program of a region is called before that of the region's unmap.
+//! * A write is in memory before its ledger entry is made, and room in the ledger is there before the write.
+//!
+//! Lock order: the engine's state, then the ledger's locks. No completion is called under a lock.
+
+mod pace;
+mod stop;
+mod worker;
+
+use crate::clock;
+use crate::counters::Counters;
+use crate::ledger::{self, Ledger, LedgerError, Producer};
+use crate::mem::{BadAddress, GuestRam};
+use crate::program::Program;
+use crate::region::{Closed, MapPart, Mapped, Region, RegionError, RegionTable};
+use longpin_wire::dma;
+use longpin_wire::ledger::{Entry, KIND_MAP, KIND_RESET, KIND_SEGMENT, KIND_UNMAP};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::collections::hash_map;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use stop::StopSignal;
+
+/// Most programs running or waiting at once: as many as a queue of 256 entries can hold.
+pub const MAX_PROGRAMS: usize = 256;
+
+/// Why a request was refused, or a program ended early.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    /// About the region.
+    #[error(transparent)]
+    Region(#[from] RegionError),
+    /// Not in guest memory.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    /// The program's range is not in its region.
+    #[error("range {offset}+{length} is not in region {region}")]
+    OutsideRegion {
+        /// Region.
+        region: u32,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        length: u64,
+    },
+    /// A program of this name runs.
+    #[error("program {0} runs already")]
+    ProgramExists(u64),
+    /// No such program runs.
+    #[error("there is no program {0}")]
+    NoProgram(u64),
+    /// [`MAX_PROGRAMS`].
+    #[error("{MAX_PROGRAMS} programs run already")]
+    TooManyPrograms,
+    /// The device is being reset.
+    #[error("the device is being reset")]
+    Resetting,
+    /// The ledger does not take entries.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The host gives no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(Arc<std::io::Error>),
+}
+
+impl Refusal {
+    /// The `dma::STATUS_` constant for the driver.
+    pub fn status(&self) -> u32 {
+        match self {
+            Self::Region(RegionError::Exists(_) | RegionError::Incomplete(_)) => dma::STATUS_BUSY,
+            Self::Region(RegionError::NotFound(_)) | Self::NoProgram(_) => dma::STATUS_NOT_FOUND,
+            Self::Region(RegionError::Contradiction(_) | RegionError::Length { .. }) => dma::STATUS_INVALID,
+            Self::Region(RegionError::Limit) | Self::TooManyPrograms => dma::STATUS_LIMIT,
+            Self::Address(_) | Self::OutsideRegion { .. } => dma::STATUS_BAD_ADDRESS,
+            Self::ProgramExists(_) => dma::STATUS_BUSY,
+            Self::Resetting | Self::Ledger(LedgerError::Stopped) => dma::STATUS_STOPPED,
+            Self::Ledger(_) | Self::Thread(_) => dma::STATUS_DEVICE_ERROR,
+        }
+    }
+}
+
+/// How a program ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProgramEnd {
+    /// `dma::STATUS_` constant.
+    pub status: u32,
+    /// Of the last whole pass, for reads.
+    pub crc32c: u32,
+    /// Cells moved.
+    pub cells_done: u64,
+    /// Generation of the last whole pass, 0: none.
+    pub last_generation: u64,
+    /// First cell, 0: never.
+    pub started_ns: u64,
+    /// End.
+    pub finished_ns: u64,
+}
+
+/// Called once: when a program has ended, from its thread, or when it was refused, from the caller's.
+pub type ProgramDone = Box<dyn FnOnce(Result<ProgramEnd, Refusal>) + Send>;
+/// Called once: when a region is quiet, from the caller's thread or that of its last program, or when the request
+/// was refused.
+pub type UnmapDone = Box<dyn FnOnce(Result<(), Refusal>) + Send>;
+
+/// Programs were still running at the deadline of a reset.
+#[derive(Debug, thiserror::Error)]
+#[error("{programs} DMA programs are still running after {} s", after.as_secs())]
+pub struct NotQuiet {
+    /// How many.
+    pub programs: usize,
+    /// The deadline.
+    pub after: Duration,
+}
+
+/// The engine. Shared by fronts, programs' threads and the control socket.
+pub struct Engine {
+    ram: Arc<GuestRam>,
+    ledger: Arc<Ledger>,
+    counters: Arc<Counters>,
+    /// The engine's own entries: map, unmap, reset.
+    events: Producer,
+    state: Mutex<State>,
+    /// A program has gone.
+    gone: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    regions: RegionTable<Unmap>,
+    /// Programs that may be stopped.
+    programs: HashMap<u64, Running>,
+    /// Programs that hold a region: those above, and those whose completion is being called.
+    live: usize,
+    /// Nothing begins.
+    resetting: bool,
+    /// Something happened since the last reset.
+    used: bool,
+}
+
+struct Running {
+    region: u32,
+    stop: Arc<StopSignal>,
+}
+
+struct Unmap {
+    release: u32,
+    done: UnmapDone,
+}
+
+impl Engine {
+    /// An engine without regions.
+    pub fn new(ram: Arc<GuestRam>, ledger: Arc<Ledger>, counters: Arc<Counters>) -> Arc<Self> {
+        let events = ledger.producer();
+        Arc::new(Self { ram, ledger, counters, events, state: Mutex::default(), gone: Condvar::new() })
+    }
+
+    /// The guest's memory.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    /// Regions mapped now.
+    pub fn regions(&self) -> usize {
+        self.state.lock().regions.len()
+    }
+
+    /// Programs running or waiting.
+    pub fn programs(&self) -> usize {
+        self.state.lock().programs.len()
+    }
+
+    /// Take (a part of) a region. Blocks while the ledger has no room for its segments. A part that is refused takes
+    /// the incomplete region with it.
+    pub fn map(&self, part: &MapPart) -> Result<(), Refusal> {
+        self.check_part(part).inspect_err(|_| self.state.lock().regions.discard(part.label.region))?;
+        let mapped = {
+            let mut state = self.state.lock();
+            if state.resetting {
+                return Err(Refusal::Resetting);
+            }
+            state.used = true;
+            state.regions.map(part)?
+        };
+        match mapped {
+            Mapped::Partly => Ok(()),
+            Mapped::Complete(region) => self.record_map(&region).inspect_err(|_| {
+                // The driver hears that there is no such region, so there must be none.
+                self.unmap(region.label.region, 0, Box::new(|_| ()));
+            }),
+        }
+    }
+
+    /// Its memory is there, and the ledger takes entries: what cannot be recorded is not mapped either.
+    fn check_part(&self, part: &MapPart) -> Result<(), Refusal> {
+        let view = self.ram.view();
+        part.segments.iter().try_for_each(|(gpa, len)| view.check(*gpa, *len))?;
+        drop(view);
+        Ok(self.events.make_room(None)?)
+    }
+
+    fn record_map(&self, region: &Region) -> Result<(), Refusal> {
+        let label = &region.label;
+        let base = Entry { region: label.region, run: label.run, ..ledger::entry(0, clock::monotonic_ns()) };
+        for segment in &region.segments {
+            self.events.make_room(None)?;
+            self.events.record(Entry {
+                kind: KIND_SEGMENT,
+                dma_addr: segment.gpa.0,
+                len: segment.len,
+                file_offset: label.file_offset.wrapping_add(segment.offset),
+                ..base
+            });
+        }
+        self.events.record(Entry {
+            kind: KIND_MAP,
+            len: label.total_bytes,
+            file_offset: label.file_offset,
+            detail: label.pin_mode,
+            ..base
+        });
+        Ok(())
+    }
+
+    /// Stop the programs of a region and forget it; `done` is called when it is quiet. Does not block.
+    pub fn unmap(&self, region: u32, release: u32, done: UnmapDone) {
+        let closed = {
+            let mut state = self.state.lock();
+            let closed = state.regions.close(region, Unmap { release, done });
+            if closed.is_ok() {
+                state.programs.values().filter(|p| p.region == region).for_each(|p| p.stop.set());
+            }
+            closed
+        };
+        match closed {
+            Ok(Closed::Waiting) => {}
+            Ok(Closed::Quiet(unmap, region)) => self.unmapped(unmap, region.as_deref()),
+            Err((error, unmap)) => (unmap.done)(Err(error.into())),
+        }
+    }
+
+    /// A region is quiet: say so, in the ledger and to the driver.
+    fn unmapped(&self, unmap: Unmap, region: Option<&Region>) {
+        // An incomplete region was never announced in the ledger.
+        if let Some(Region { label, .. }) = region {
+            self.events.record(Entry {
+                region: label.region,
+                len: label.total_bytes,
+                file_offset: label.file_offset,
+                run: label.run,
+                detail: unmap.release,
+                ..ledger::entry(KIND_UNMAP, clock::monotonic_ns())
+            });
+        }
+        (unmap.done)(Ok(()));
+    }
+
+    /// Ask a program to end.
+    pub fn stop(&self, program: u64) -> Result<(), Refusal> {
+        let state = self.state.lock();
+        state.programs.get(&program).ok_or(Refusal::NoProgram(program))?.stop.set();
+        Ok(())
+    }
+
+    /// Start a program; `done` is called when it has ended. Does not block.
+    pub fn start(self: &Arc<Self>, program: Program, done: ProgramDone) {
+        match self.admit(&program) {
+            Ok((region, stop)) => worker::spawn(self.clone(), program, region, stop, done),
+            Err(refusal) => done(Err(refusal)),
+        }
+    }
+
+    fn admit(&self, program: &Program) -> Result<(Arc<Region>, Arc<StopSignal>), Refusal> {
+        let Program { tag, region: id, offset, length, .. } = *program;
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        if state.resetting {
+            return Err(Refusal::Resetting);
+        }
+        if state.live >= MAX_PROGRAMS {
+            return Err(Refusal::TooManyPrograms);
+        }
+        let hash_map::Entry::Vacant(slot) = state.programs.entry(tag) else {
+            return Err(Refusal::ProgramExists(tag));
+        };
+        let region = state.regions.enter(id)?;
+        if !region.contains(offset, length) {
+            // The region is not closing (it was entered just now), so this leave ends no close.
+            state.regions.leave(id);
+            return Err(Refusal::OutsideRegion { region: id, offset, length });
+        }
+        let stop = Arc::new(StopSignal::default());
+        slot.insert(Running { region: id, stop: stop.clone() });
+        state.live += 1;
+        Ok((region, stop))
+    }
+
+    /// The program can be named no longer; it still holds its region.
+    fn retire(&self, tag: u64) {
+        self.state.lock().programs.remove(&tag);
+    }
+
+    /// The program has let go of its region.
+    fn release(&self, region: u32) {
+        let closed = self.state.lock().regions.leave(region);
+        if let Some((unmap, region)) = closed {
+            self.unmapped(unmap, Some(&region));
+        }
+        self.state.lock().live -= 1;
+        self.gone.notify_all();
+    }
+
+    /// First half of a reset: programs are told to stop, and nothing begins until [`Self::finish_reset`]. Between
+    /// the halves the front waits for the completions that it has handed out.
+    pub fn begin_reset(&self) {
+        let mut state = self.state.lock();
+        state.resetting = true;
+        state.programs.values().for_each(|program| program.stop.set());
+    }
+
+    /// Second half: wait until no program is left, then forget all regions. On error the engine stays in reset.
+    pub fn finish_reset(&self, deadline: Duration) -> Result<(), NotQuiet> {
+        let until = Instant::now() + deadline;
+        let mut state = self.state.lock();
+        while state.live > 0 {
+            if self.gone.wait_until(&mut state, until).timed_out() && state.live > 0 {
+                return Err(NotQuiet { programs: state.live, after: deadline });
+            }
+        }
+        state.regions.clear();
+        state.resetting = false;
+        let used = std::mem::take(&mut state.used);
+        drop(state);
+        if used {
+            self.events.record(ledger::entry(KIND_RESET, clock::monotonic_ns()));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

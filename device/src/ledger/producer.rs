@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A producer's side of the ledger: collect entries, hand full buffers over.
+
+use super::{BUFFER_ENTRIES, LedgerError, Shared, queue::Queue};
+use longpin_wire::ledger::Entry;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Entries of one producer that have not been handed over yet. The lock is never held across a wait.
+#[derive(Default)]
+pub(super) struct Buffer {
+    entries: Mutex<Vec<Entry>>,
+}
+
+impl Buffer {
+    pub(super) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Give the entries to the writer; waits for room as [`Queue::wait_for_room`] does.
+    pub(super) fn hand_over(&self, queue: &Queue, stop: Option<&AtomicBool>) -> Result<(), LedgerError> {
+        queue.wait_for_room(stop)?;
+        self.push(queue);
+        Ok(())
+    }
+
+    /// Pushing under the lock keeps the entries of one producer in order, whoever hands them over.
+    fn push(&self, queue: &Queue) {
+        queue.push(&mut self.entries.lock());
+    }
+}
+
+/// Writes entries on behalf of one thread. Dropping it hands the rest over.
+pub struct Producer {
+    shared: Arc<Shared>,
+    buffer: Arc<Buffer>,
+}
+
+impl Producer {
+    pub(super) fn new(shared: Arc<Shared>, buffer: Arc<Buffer>) -> Self {
+        Self { shared, buffer }
+    }
+
+    /// Make room for more entries: call it before the work that they will describe. Blocks while the file cannot
+    /// keep up, until `stop` is set.
+    pub fn make_room(&self, stop: Option<&AtomicBool>) -> Result<(), LedgerError> {
+        if self.is_full() {
+            self.buffer.hand_over(&self.shared.queue, stop)
+        } else {
+            self.shared.queue.check()
+        }
+    }
+
+    /// Whether [`Self::make_room`] should be called before the next record.
+    pub fn is_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_ENTRIES
+    }
+
+    /// Add an entry. Never blocks on the file.
+    pub fn record(&self, entry: Entry) {
+        self.buffer.entries.lock().push(entry);
+    }
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        // Past the limit if need be: the rest of one buffer, and a producer begins only when there was room.
+        self.buffer.push(&self.shared.queue);
+    }
+}

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Guest memory: the only place that reads or writes it (virtqueues excepted, which `virtio-queue` walks itself).
+//!
+//! The memory map may be replaced at any time. A [`View`] is a short-lived permission to use the map of this
+//! moment; [`GuestRam::settle`] waits until every view of an older map is gone, so after a map change has been
+//! acknowledged nothing touches memory that left the guest. Views are therefore kept for a batch of work, never
+//! across a wait.
+//!
+//! Lock order: a view is taken before a vring's lock, and never while another view is held by the same thread.
+
+use parking_lot::{RwLock, RwLockReadGuard};
+use std::fmt;
+use vm_memory::{
+    Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryLoadGuard,
+    GuestMemoryMmap,
+};
+
+/// Memory map of a guest. No dirty bitmap: the device cannot be migrated.
+pub type Map = GuestMemoryMmap<()>;
+/// Handle through which the vhost-user handler replaces the map.
+pub type AtomicMap = GuestMemoryAtomic<Map>;
+
+/// Address in the guest's physical memory. Without an IOMMU it is also what the driver calls a DMA address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gpa(pub u64);
+
+impl Gpa {
+    /// The address `bytes` further on; `None` past the end of the address space.
+    pub fn checked_add(self, bytes: u64) -> Option<Self> {
+        self.0.checked_add(bytes).map(Self)
+    }
+}
+
+impl fmt::Debug for Gpa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+/// A range that is not (wholly) in the guest's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{len} bytes at {gpa:?} are not in the guest's memory")]
+pub struct BadAddress {
+    /// Start of the range.
+    pub gpa: Gpa,
+    /// Its length.
+    pub len: u64,
+}
+
+/// The guest's memory, shared by the queues and the DMA engine.
+pub struct GuestRam {
+    map: AtomicMap,
+    /// Read-locked by every view; the write lock is the proof that none is left.
+    views: RwLock<()>,
+}
+
+impl Default for GuestRam {
+    fn default() -> Self {
+        Self::new(AtomicMap::new(Map::new()))
+    }
+}
+
+impl GuestRam {
+    /// Memory behind `map`.
+    pub fn new(map: AtomicMap) -> Self {
+        Self { map, views: RwLock::new(()) }
+    }
+
+    /// Handle for the vhost-user handler.
+    pub fn atomic_map(&self) -> AtomicMap {
+        self.map.clone()
+    }
+
+    /// The map of this moment. Blocks only while [`Self::settle`] waits.
+    pub fn view(&self) -> View<'_> {
+        // The lock first: a map loaded before it could be replaced and settled in between.
+        let lock = self.views.read();
+        View { map: self.map.memory(), _lock: lock }
+    }
+
+    /// Wait until no view is left that was taken before this call. Called after the map was replaced.
+    pub fn settle(&self) {
+        drop(self.views.write());
+    }
+
+    /// Forget the guest's memory, when the guest has gone.
+    pub fn clear(&self) {
+        match self.map.lock() {
+            Ok(guard) => guard.replace(Map::new()),
+            Err(poisoned) => poisoned.into_inner().replace(Map::new()),
+        }
+        self.settle();
+    }
+}
+
+/// Permission to use one memory map. Hold it for a batch, not across a wait.
+pub struct View<'a> {
+    map: GuestMemoryLoadGuard<Map>,
+    _lock: RwLockReadGuard<'a, ()>,
+}
+
+impl View<'_> {
+    /// The map, for walking a virtqueue.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// Whether each byte of the range is in the guest's memory.
+    pub fn check(&self, gpa: Gpa, len: u64) -> Result<(), BadAddress> {
+        let bad = BadAddress { gpa, len };
+        gpa.checked_add(len).ok_or(bad)?;
+        let bytes = usize::try_from(len).map_err(|_| bad)?;
+        // A range of nothing is nowhere; callers never ask, a guest might make them.
+        let inside = len > 0 && GuestMemoryBackend::check_range(self.map(), GuestAddress(gpa.0), bytes);
+        inside.then_some(()).ok_or(bad)
+    }
+
+    /// Copy `bytes` into the guest's memory, all or nothing.
+    pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), BadAddress> {
+        let bad = BadAddress { gpa, len: bytes.len() as u64 };
+        self.check(gpa, bad.len)?;
+        self.map().write_slice(bytes, GuestAddress(gpa.0)).map_err(|_| bad)
+    }
+
+    /// Copy from the guest's memory.
+    pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), BadAddress> {
+        let bad = BadAddress { gpa, len: bytes.len() as u64 };
+        self.check(gpa, bad.len)?;
+        self.map().read_slice(bytes, GuestAddress(gpa.0)).map_err(|_| bad)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    fn ram(ranges: &[(u64, usize)]) -> GuestRam {
+        let ranges: Vec<_> = ranges.iter().map(|(base, len)| (GuestAddress(*base), *len)).collect();
+        GuestRam::new(AtomicMap::new(Map::from_ranges(&ranges).unwrap()))
+    }
+
+    #[test]
+    fn only_ranges_inside_the_map_are_accepted() {
+        let ram = ram(&[(0x1000, 0x1000), (0x2000, 0x1000), (0x10000, 0x1000)]);
+        let view = ram.view();
+        for (gpa, len) in [(0x1000, 1), (0x1000, 0x2000), (0x2fff, 1), (0x10000, 0x1000)] {
+            assert_eq!(view.check(Gpa(gpa), len), Ok(()), "{gpa:#x}+{len:#x}");
+        }
+        for (gpa, len) in
+            [(0xfff, 1), (0x1000, 0), (0x2fff, 2), (0x1000, 0x10000), (u64::MAX, 1), (0x1000, u64::MAX)]
+        {
+            assert_eq!(view.check(Gpa(gpa), len), Err(BadAddress { gpa: Gpa(gpa), len }));
+        }
+    }
+
+    #[test]
+    fn a_write_that_does_not_fit_changes_nothing() {
+        let ram = ram(&[(0, 0x1000)]);
+        let view = ram.view();
+        assert!(view.write(Gpa(0xff8), &[7; 16]).is_err());
+        let mut tail = [1u8; 8];
+        view.read(Gpa(0xff8), &mut tail).unwrap();
+        assert_eq!(tail, [0; 8]);
+        view.write(Gpa(0xff8), &[7; 8]).unwrap();
+        view.read(Gpa(0xff8), &mut tail).unwrap();
+        assert_eq!(tail, [7; 8]);
+    }
+
+    #[test]
+    fn settle_waits_for_the_views_of_the_old_map() {
+        let ram = ram(&[(0, 0x1000)]);
+        let (settled, wait) = mpsc::channel();
+        std::thread::scope(|scope| {
+            let view = ram.view();
+            let ram = &ram;
+            scope.spawn(move || {
+                ram.clear();
+                settled.send(()).unwrap();
+            });
+            // The old map stays usable for the holder of the view ...
+            assert!(wait.recv_timeout(Duration::from_millis(20)).is_err(), "settled under a live view");
+            assert_eq!(view.check(Gpa(0), 1), Ok(()));
+            drop(view);
+            // ... and is gone for everybody else afterwards.
+            wait.recv_timeout(Duration::from_secs(10)).expect("settle returns when the view is gone");
+            assert!(ram.view().check(Gpa(0), 1).is_err());
+        });
+    }
+}

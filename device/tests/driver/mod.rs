@@ -1,0 +1,523 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A driver and a front-end in one: guest memory in a memfd, two virtqueues, and the whole daemon behind a real
+//! vhost-user socket. No virtual machine.
+#![allow(dead_code, reason = "each test crate uses a part of it")]
+
+use longpin_device::listener::SocketFile;
+use longpin_device::stop::Stop;
+use longpin_device::{Config, ServeError, serve};
+use longpin_proto::control::{Answer, Request as ControlRequest, Status};
+use longpin_proto::line;
+use longpin_wire::dma::{
+    self, DmaRequest, MapRequest, RequestHeader, Response, Segment, StopRequest, UnmapRequest,
+};
+use longpin_wire::ledger::{Entry, Header};
+use std::fs::File;
+use std::io::BufReader;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
+use vhost::{VhostBackend as _, VhostUserMemoryRegionInfo, VringConfigData};
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+/// Guest memory: one range from 0.
+pub const RAM_BYTES: u64 = 128 << 20;
+/// Where tests put the pages that are written.
+pub const DATA: u64 = 64 << 20;
+/// Every wait of a test ends here; on a busy machine too.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+const USER_BASE: u64 = 0x7000_0000_0000;
+const RING_BYTES: u64 = 0x10000;
+const BUFFERS: u64 = 16 << 20;
+const BUFFER_BYTES: u64 = 0x12000;
+/// Request and response: two descriptors each.
+pub const SLOTS: u16 = dma::QUEUE_SIZE / 2;
+const RESPONSE_AT: u64 = 0x11000;
+
+const EVENT_IDX: u64 = 1 << 29;
+const INDIRECT: u64 = 1 << 28;
+const PROTOCOL: u64 = 1 << 30;
+pub const VERSION_1: u64 = 1 << 32;
+
+/// The daemon, in a thread.
+pub struct Daemon {
+    pub dir: tempfile::TempDir,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<Result<(), ServeError>>>,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        Self::with(|config| config.persist = true)
+    }
+
+    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            socket: SocketFile::bind(&dir.path().join("vhost")).unwrap(),
+            control: Some(SocketFile::bind(&dir.path().join("control")).unwrap()),
+            ledger: Some(dir.path().join("ledger")),
+            ready: None,
+            persist: false,
+        };
+        change(&mut config);
+        let stop = Arc::new(Stop::new().unwrap());
+        let theirs = stop.clone();
+        let thread = thread::spawn(move || serve(config, &theirs));
+        Self { dir, stop, thread: Some(thread) }
+    }
+
+    pub fn connect(&self) -> Driver {
+        Driver::connect(&self.dir.path().join("vhost"), VERSION_1)
+    }
+
+    pub fn connect_with_event_idx(&self) -> Driver {
+        Driver::connect(&self.dir.path().join("vhost"), VERSION_1 | EVENT_IDX | INDIRECT)
+    }
+
+    pub fn control(&self) -> Control {
+        Control::connect(&self.dir.path().join("control"))
+    }
+
+    pub fn ledger_path(&self) -> PathBuf {
+        self.dir.path().join("ledger")
+    }
+
+    /// End the daemon as a signal would.
+    pub fn stop(mut self) -> Result<(), ServeError> {
+        self.stop.request();
+        self.join()
+    }
+
+    /// Wait until it has ended by itself.
+    pub fn join(&mut self) -> Result<(), ServeError> {
+        let thread = self.thread.take().expect("joined once");
+        wait_for("the daemon to end", || thread.is_finished());
+        thread.join().expect("the daemon does not panic")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Poll until `condition` holds.
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "waited {DEADLINE:?} for {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// All whole entries of a ledger file.
+pub fn read_ledger(path: &Path) -> Vec<Entry> {
+    let bytes = std::fs::read(path).unwrap();
+    let (_, rest) = Header::read_from_prefix(&bytes).expect("a header");
+    rest.chunks_exact(size_of::<Entry>()).map(|e| Entry::read_from_bytes(e).unwrap()).collect()
+}
+
+/// A client of the control socket.
+pub struct Control {
+    pub stream: UnixStream,
+    pub input: BufReader<UnixStream>,
+}
+
+impl Control {
+    pub fn connect(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let input = BufReader::new(stream.try_clone().unwrap());
+        Self { stream, input }
+    }
+
+    pub fn ask(&mut self, request: &ControlRequest) -> Answer {
+        line::send(&mut self.stream, request).unwrap();
+        line::receive(&mut self.input).unwrap()
+    }
+
+    pub fn status(&mut self) -> Status {
+        match self.ask(&ControlRequest::Status) {
+            Answer::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn sync(&mut self) -> u64 {
+        match self.ask(&ControlRequest::LedgerSync) {
+            Answer::LedgerSync { entries } => entries,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// One virtqueue, seen from the driver.
+struct Queue {
+    base: u64,
+    kick: EventFd,
+    call: EventFd,
+    wake: Epoll,
+    avail: u16,
+    used: u16,
+    free: Vec<u16>,
+}
+
+/// A driver with its guest.
+pub struct Driver {
+    pub mem: GuestMemoryMmap,
+    file: File,
+    pub frontend: Frontend,
+    queues: Vec<Queue>,
+    event_idx: bool,
+    /// Used entries that came while another was awaited: queue, slot, bytes written.
+    early: Vec<(usize, u16, u32)>,
+    /// Seconds spent in vain.
+    pub calls_missed: u32,
+}
+
+impl Driver {
+    pub fn connect(path: &Path, features: u64) -> Self {
+        let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(memfd);
+        file.set_len(RAM_BYTES).unwrap();
+        let offset = FileOffset::new(file.try_clone().unwrap(), 0);
+        let range = (GuestAddress(0), RAM_BYTES as usize, Some(offset));
+        let mem = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
+        let mut frontend = Frontend::connect(path, dma::NUM_QUEUES as u64).unwrap();
+        let offered = frontend.get_features().unwrap();
+        let wanted = features | PROTOCOL;
+        assert_eq!(offered & wanted, wanted, "features offered: {offered:#x}");
+        frontend.set_owner().unwrap();
+        let protocol = VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK;
+        assert!(frontend.get_protocol_features().unwrap().contains(protocol));
+        frontend.set_protocol_features(protocol).unwrap();
+        frontend.set_hdr_flags(vhost::vhost_user::message::VhostUserHeaderFlag::NEED_REPLY);
+        frontend.set_features(wanted).unwrap();
+        let event_idx = features & EVENT_IDX != 0;
+        let mut driver =
+            Self { mem, file, frontend, queues: Vec::new(), event_idx, early: Vec::new(), calls_missed: 0 };
+        driver.set_memory(RAM_BYTES);
+        for index in 0..dma::NUM_QUEUES {
+            let call = EventFd::new(EFD_NONBLOCK).unwrap();
+            let wake = Epoll::new().unwrap();
+            wake.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
+            driver.queues.push(Queue {
+                base: index as u64 * RING_BYTES,
+                kick: EventFd::new(EFD_NONBLOCK).unwrap(),
+                call,
+                wake,
+                avail: 0,
+                used: 0,
+                free: Vec::new(),
+            });
+            driver.start_queue(index);
+        }
+        driver
+    }
+
+    /// Tell the device that the guest's memory ends at `bytes`.
+    pub fn set_memory(&self, bytes: u64) {
+        self.set_memory_range(0, bytes);
+    }
+
+    /// Tell the device that the guest's memory begins at `gpa`.
+    pub fn set_memory_from(&self, gpa: u64) {
+        self.set_memory_range(gpa, RAM_BYTES - gpa);
+    }
+
+    fn set_memory_range(&self, guest_phys_addr: u64, memory_size: u64) {
+        let region = VhostUserMemoryRegionInfo {
+            guest_phys_addr,
+            memory_size,
+            userspace_addr: USER_BASE + guest_phys_addr,
+            mmap_offset: guest_phys_addr,
+            mmap_handle: self.file.as_raw_fd(),
+        };
+        self.frontend.set_mem_table(&[region]).unwrap();
+    }
+
+    /// Set a queue up anew, as a driver does when it loads.
+    pub fn start_queue(&mut self, index: usize) {
+        let queue = &mut self.queues[index];
+        (queue.avail, queue.used) = (0, 0);
+        queue.free = (0..SLOTS).rev().collect();
+        let base = queue.base;
+        self.mem.write_slice(&[0; RING_BYTES as usize], GuestAddress(base)).unwrap();
+        self.frontend.set_vring_num(index, dma::QUEUE_SIZE).unwrap();
+        let addresses = VringConfigData {
+            queue_max_size: dma::QUEUE_SIZE,
+            queue_size: dma::QUEUE_SIZE,
+            flags: 0,
+            desc_table_addr: USER_BASE + base,
+            avail_ring_addr: USER_BASE + base + 0x1000,
+            used_ring_addr: USER_BASE + base + 0x2000,
+            log_addr: None,
+        };
+        self.frontend.set_vring_addr(index, &addresses).unwrap();
+        self.frontend.set_vring_base(index, 0).unwrap();
+        self.frontend.set_vring_call(index, &self.queues[index].call).unwrap();
+        self.frontend.set_vring_kick(index, &self.queues[index].kick).unwrap();
+        self.frontend.set_vring_enable(index, true).unwrap();
+    }
+
+    /// Take a queue back; when this returns, DMA has ended.
+    pub fn stop_queue(&mut self, index: usize) {
+        self.frontend.get_vring_base(index).unwrap();
+        self.early.retain(|(queue, ..)| *queue != index);
+    }
+
+    pub fn config(&mut self) -> dma::Config {
+        let wanted = [0; dma::CONFIG_SIZE];
+        let flags = VhostUserConfigFlags::WRITABLE;
+        let (_, bytes) = self.frontend.get_config(0, dma::CONFIG_SIZE as u32, flags, &wanted).unwrap();
+        dma::Config::read_from_bytes(&bytes).unwrap()
+    }
+
+    pub fn read_u16(&self, gpa: u64) -> u16 {
+        self.mem.read_obj(GuestAddress(gpa)).unwrap()
+    }
+
+    pub fn write(&self, gpa: u64, bytes: &[u8]) {
+        self.mem.write_slice(bytes, GuestAddress(gpa)).unwrap();
+    }
+
+    pub fn read(&self, gpa: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.mem.read_slice(&mut bytes, GuestAddress(gpa)).unwrap();
+        bytes
+    }
+
+    pub fn ring_base(&self, queue: usize) -> u64 {
+        self.queues[queue].base
+    }
+
+    pub fn descriptor(&self, queue: usize, index: u16, gpa: u64, len: u32, flags: u32, next: u16) {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&gpa.to_le_bytes());
+        bytes[8..12].copy_from_slice(&len.to_le_bytes());
+        bytes[12..14].copy_from_slice(&(flags as u16).to_le_bytes());
+        bytes[14..].copy_from_slice(&next.to_le_bytes());
+        self.write(self.queues[queue].base + u64::from(index) * 16, &bytes);
+    }
+
+    /// Make a head available and kick.
+    pub fn publish(&mut self, queue: usize, head: u16) {
+        let ring = &mut self.queues[queue];
+        let avail = ring.base + 0x1000;
+        let slot = u64::from(ring.avail % dma::QUEUE_SIZE);
+        self.mem.write_obj(head, GuestAddress(avail + 4 + slot * 2)).unwrap();
+        ring.avail = ring.avail.wrapping_add(1);
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        self.mem.store(ring.avail, GuestAddress(avail + 2), std::sync::atomic::Ordering::Release).unwrap();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        // With EVENT_IDX the device says from which index on it wants to be woken.
+        let event = self.read_u16(ring_event(self.queues[queue].base));
+        let ring = &self.queues[queue];
+        if !self.event_idx || ring.avail.wrapping_sub(event).wrapping_sub(1) < 1 {
+            ring.kick.write(1).unwrap();
+        }
+    }
+
+    /// Submit a request; the slot that its answer will come for.
+    pub fn submit(&mut self, queue: usize, request: &[u8]) -> u16 {
+        let slot = self.queues[queue].free.pop().expect("a free slot");
+        let buffer = self.buffer(queue, slot);
+        self.write(buffer, request);
+        self.write(buffer + RESPONSE_AT, &[0xee; size_of::<Response>()]);
+        let (first, second) = (slot * 2, slot * 2 + 1);
+        let response = buffer + RESPONSE_AT;
+        if self.event_idx {
+            // One indirect descriptor, to have these in the tests as well.
+            let table = buffer + BUFFER_BYTES - 0x100;
+            self.write(table, &raw_descriptor(buffer, request.len() as u32, VRING_DESC_F_NEXT, 1));
+            self.write(table + 16, &raw_descriptor(response, 48, VRING_DESC_F_WRITE, 0));
+            self.descriptor(queue, first, table, 32, VRING_DESC_F_INDIRECT, 0);
+        } else {
+            self.descriptor(queue, first, buffer, request.len() as u32, VRING_DESC_F_NEXT, second);
+            self.descriptor(queue, second, response, 48, VRING_DESC_F_WRITE, 0);
+        }
+        self.publish(queue, first);
+        slot
+    }
+
+    fn buffer(&self, queue: usize, slot: u16) -> u64 {
+        BUFFERS + (queue as u64 * u64::from(SLOTS) + u64::from(slot)) * BUFFER_BYTES
+    }
+
+    /// The next used entry of a queue: slot (or whatever head) and bytes written.
+    pub fn next_used(&mut self, queue: usize) -> Option<(u16, u32)> {
+        let ring = &mut self.queues[queue];
+        let used = ring.base + 0x2000;
+        let index: u16 = self.mem.load(GuestAddress(used + 2), std::sync::atomic::Ordering::Acquire).unwrap();
+        if index == ring.used {
+            // Ask for an interrupt at the next one, then look again.
+            self.mem.write_obj(ring.used, GuestAddress(ring.base + 0x1000 + 4 + 512)).unwrap();
+            return None;
+        }
+        let at = used + 4 + u64::from(ring.used % dma::QUEUE_SIZE) * 8;
+        let head: u32 = self.mem.read_obj(GuestAddress(at)).unwrap();
+        let written: u32 = self.mem.read_obj(GuestAddress(at + 4)).unwrap();
+        ring.used = ring.used.wrapping_add(1);
+        Some((head as u16, written))
+    }
+
+    /// Wait for the answer to a slot.
+    pub fn wait(&mut self, queue: usize, slot: u16) -> Response {
+        self.wait_until(queue, slot, Instant::now() + DEADLINE).expect("an answer before the deadline")
+    }
+
+    pub fn wait_until(&mut self, queue: usize, slot: u16, deadline: Instant) -> Option<Response> {
+        loop {
+            if let Some(at) = self.early.iter().position(|(q, s, _)| (*q, *s) == (queue, slot)) {
+                let (.., written) = self.early.remove(at);
+                assert_eq!(written as usize, size_of::<Response>());
+                self.queues[queue].free.push(slot);
+                let bytes = self.read(self.buffer(queue, slot) + RESPONSE_AT, size_of::<Response>());
+                return Some(Response::read_from_bytes(&bytes).unwrap());
+            }
+            match self.next_used(queue) {
+                Some((head, written)) => self.early.push((queue, head / 2, written)),
+                None if Instant::now() >= deadline => return None,
+                None => self.wait_for_call(queue),
+            }
+        }
+    }
+
+    /// Until the device interrupts, or a second: a missed interrupt makes a test slow, `calls_missed` counts it.
+    fn wait_for_call(&mut self, queue: usize) {
+        let ring = &self.queues[queue];
+        let mut events = [EpollEvent::default()];
+        self.calls_missed += u32::from(ring.wake.wait(1000, &mut events).unwrap() == 0);
+        let _ = ring.call.read();
+    }
+
+    pub fn call(&mut self, queue: u32, request: &[u8]) -> Response {
+        let slot = self.submit(queue as usize, request);
+        self.wait(queue as usize, slot)
+    }
+
+    pub fn map(&mut self, region: u32, segments: &[(u64, u64)]) -> Response {
+        self.call(dma::QUEUE_CONTROL, &map_request(region, dma::MAP_FIRST | dma::MAP_LAST, segments))
+    }
+
+    pub fn unmap(&mut self, region: u32) -> Response {
+        self.call(dma::QUEUE_CONTROL, &unmap_request(region))
+    }
+
+    pub fn stop_program(&mut self, program: u64) -> Response {
+        self.call(dma::QUEUE_CONTROL, &stop_request(program))
+    }
+
+    pub fn start(&mut self, tag: u64, request: &DmaRequest) -> u16 {
+        self.submit(dma::QUEUE_DMA as usize, &dma_request(tag, request))
+    }
+
+    pub fn run(&mut self, tag: u64, request: &DmaRequest) -> Response {
+        self.call(dma::QUEUE_DMA, &dma_request(tag, request))
+    }
+
+    pub fn wait_dma(&mut self, slot: u16) -> Response {
+        self.wait(dma::QUEUE_DMA as usize, slot)
+    }
+}
+
+fn ring_event(base: u64) -> u64 {
+    base + 0x2000 + 4 + u64::from(dma::QUEUE_SIZE) * 8
+}
+
+pub fn raw_descriptor(gpa: u64, len: u32, flags: u32, next: u16) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&gpa.to_le_bytes());
+    bytes[8..12].copy_from_slice(&len.to_le_bytes());
+    bytes[12..14].copy_from_slice(&(flags as u16).to_le_bytes());
+    bytes[14..].copy_from_slice(&next.to_le_bytes());
+    bytes
+}
+
+fn header(op: u32, tag: u64) -> Vec<u8> {
+    RequestHeader { op, reserved: 0, tag }.as_bytes().to_vec()
+}
+
+pub fn map_request(region: u32, flags: u32, segments: &[(u64, u64)]) -> Vec<u8> {
+    let total_bytes = segments.iter().map(|(_, len)| len).sum();
+    map_part(region, flags, total_bytes, segments)
+}
+
+pub fn map_part(region: u32, flags: u32, total_bytes: u64, segments: &[(u64, u64)]) -> Vec<u8> {
+    let mut bytes = header(dma::OP_MAP, 1000 + u64::from(region));
+    let map = MapRequest {
+        region,
+        flags,
+        total_bytes,
+        file_offset: 0,
+        run: 77,
+        pin_mode: 1,
+        nr_segments: segments.len() as u32,
+    };
+    bytes.extend_from_slice(map.as_bytes());
+    for &(dma_addr, len) in segments {
+        bytes.extend_from_slice(Segment { dma_addr, len }.as_bytes());
+    }
+    bytes
+}
+
+pub fn unmap_request(region: u32) -> Vec<u8> {
+    let mut bytes = header(dma::OP_UNMAP, 2000 + u64::from(region));
+    bytes.extend_from_slice(UnmapRequest { region, release: 1 }.as_bytes());
+    bytes
+}
+
+pub fn stop_request(program: u64) -> Vec<u8> {
+    let mut bytes = header(dma::OP_STOP, 3000 + program);
+    bytes.extend_from_slice(StopRequest { program }.as_bytes());
+    bytes
+}
+
+pub fn dma_request(tag: u64, request: &DmaRequest) -> Vec<u8> {
+    let mut bytes = header(dma::OP_DMA, tag);
+    bytes.extend_from_slice(request.as_bytes());
+    bytes
+}
+
+/// One pass of 512-byte stamps over `length` bytes of a region, generation 1.
+pub fn stamps(region: u32, length: u64) -> DmaRequest {
+    DmaRequest {
+        region,
+        order: dma::ORDER_SEQUENTIAL,
+        direction: dma::DIRECTION_WRITE,
+        payload: dma::PAYLOAD_STAMP,
+        offset: 0,
+        length,
+        seed: 0,
+        generation: 1,
+        run: 77,
+        rate_cells_per_s: 0,
+        passes: 1,
+        duration_us: 0,
+        cell_bytes: 512,
+        fill: 0,
+        start_delay_us: 0,
+    }
+}
+
+/// The same without an end.
+pub fn endless(region: u32, length: u64) -> DmaRequest {
+    DmaRequest { passes: 0, ..stamps(region, length) }
+}
