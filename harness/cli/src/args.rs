@@ -209,7 +209,9 @@ mod tests {
 
     #[test]
     fn senseless_numbers_are_refused() {
-        for line in [["--timeout", "0"], ["--repeat", "0"], ["--memory", "1"], ["--cpus", "0"], ["--timeout", "x"]] {
+        for line in
+            [["--timeout", "0"], ["--repeat", "0"], ["--memory", "1"], ["--cpus", "0"], ["--timeout", "x"]]
+        {
             let parsed = Cli::try_parse_from(["longpin", "run"].iter().chain(&line));
             assert!(parsed.is_err(), "{line:?}");
         }

@@ -45,11 +45,6 @@ impl Child {
         Ok(Self { name: name.to_owned(), inner, log: log.to_owned(), status: None, exited })
     }
 
-    /// Process id, which is also the id of the group.
-    pub fn id(&self) -> u32 {
-        self.inner.id()
-    }
-
     /// Becomes ready (disconnected) when the process has ended.
     pub fn exited(&self) -> &Receiver<()> {
         &self.exited
@@ -128,13 +123,16 @@ fn tail(log: &Path) -> String {
 
 /// A channel that disconnects when process `pid` ends. The process is left unreaped.
 fn watch(pid: u32) -> anyhow::Result<Receiver<()>> {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { bail!("process id {pid} is out of range") };
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        bail!("process id {pid} is out of range")
+    };
     let (keep, exited) = bounded(0);
     std::thread::Builder::new()
         .name("child".into())
         .spawn(move || {
             let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-            while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
+            while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {
+            }
             drop(keep);
         })
         .context("watcher thread cannot be started")?;
@@ -222,7 +220,8 @@ pub mod tests {
     #[test]
     fn a_program_that_does_not_exist_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Child::spawn("qemu", Command::new("/nonexistent/qemu"), &dir.path().join("log")).err().unwrap();
+        let error =
+            Child::spawn("qemu", Command::new("/nonexistent/qemu"), &dir.path().join("log")).err().unwrap();
         assert_eq!(error.to_string(), "qemu cannot be started: /nonexistent/qemu");
     }
 }

@@ -42,7 +42,6 @@ pub struct Device {
     child: Child,
     control: BufReader<UnixStream>,
     ledger: LedgerReader,
-    version: String,
 }
 
 impl Device {
@@ -62,19 +61,9 @@ impl Device {
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let ledger = LedgerReader::new(&paths.ledger);
-        let mut device = Self { child, control: BufReader::new(stream), ledger, version: String::new() };
-        device.version = device.hello()?;
+        let mut device = Self { child, control: BufReader::new(stream), ledger };
+        device.hello()?;
         Ok(device)
-    }
-
-    /// Version of the program.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    /// Process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
     }
 
     /// Becomes ready (disconnected) when the daemon has ended.
@@ -110,9 +99,9 @@ impl Device {
         self.child.stop(END_TIMEOUT);
     }
 
-    fn hello(&mut self) -> anyhow::Result<String> {
+    fn hello(&mut self) -> anyhow::Result<()> {
         match self.ask(&Request::Hello)? {
-            Answer::Hello { version: VERSION, program } => Ok(program),
+            Answer::Hello { version: VERSION, .. } => Ok(()),
             Answer::Hello { version, program } => bail!(
                 "longpin-device {program} speaks control version {version}, this harness speaks {VERSION}; build both from one source"
             ),

@@ -13,8 +13,10 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Make an empty image.
 pub fn create(path: &Path, bytes: u64) -> anyhow::Result<()> {
-    let file = File::create(path).with_context(|| format!("disk image {} cannot be created", path.display()))?;
-    file.set_len(bytes).with_context(|| format!("disk image {} cannot be made {bytes} bytes long", path.display()))
+    let file =
+        File::create(path).with_context(|| format!("disk image {} cannot be created", path.display()))?;
+    file.set_len(bytes)
+        .with_context(|| format!("disk image {} cannot be made {bytes} bytes long", path.display()))
 }
 
 /// Cells of a file of `len` bytes that lies at `extents` of the image. What no extent covers reads as zeroes, as a
@@ -26,13 +28,15 @@ pub fn read_cells(image: &Path, extents: &[Extent], len: u64, cell_bytes: u32) -
     if cell_bytes == 0 {
         bail!("a cell of 0 bytes");
     }
-    let file = File::open(image).with_context(|| format!("disk image {} cannot be opened", image.display()))?;
+    let file =
+        File::open(image).with_context(|| format!("disk image {} cannot be opened", image.display()))?;
     let mut content = vec![0u8; usize::try_from(len)?];
     for extent in extents.iter().filter(|extent| extent.located && extent.logical < len) {
         let count = extent.len.min(len - extent.logical);
         let part = usize::try_from(extent.logical)?..usize::try_from(extent.logical + count)?;
-        file.read_exact_at(&mut content[part], extent.physical)
-            .with_context(|| format!("{count} bytes at {} of the disk image cannot be read", extent.physical))?;
+        file.read_exact_at(&mut content[part], extent.physical).with_context(|| {
+            format!("{count} bytes at {} of the disk image cannot be read", extent.physical)
+        })?;
     }
     let hash = blake3::hash(&content).to_hex().to_string();
     Ok(Cells::decode(&content, 0, cell_bytes, hash))

@@ -28,8 +28,11 @@ impl Images {
         let tool_root = store.tool_root(&*reporter)?;
         let kernel = store.kernel(&tool_root, &*reporter)?;
         let module = store.module(&tool_root, &kernel, None, &*reporter)?;
-        let spec =
-            InitramfsSpec { agent: AGENT.to_vec(), modules: vec![module.path().to_owned()], ..InitramfsSpec::default() };
+        let spec = InitramfsSpec {
+            agent: AGENT.to_vec(),
+            modules: vec![module.path().to_owned()],
+            ..InitramfsSpec::default()
+        };
         let initramfs = store.initramfs(&tool_root, &kernel, &spec, &*reporter)?;
         Ok(Self { tool_root: Arc::new(tool_root), kernel, module, initramfs })
     }

@@ -20,7 +20,8 @@ pub struct Interrupt {
 impl Interrupt {
     /// Install the handlers. Once per process.
     pub fn install() -> anyhow::Result<Self> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers cannot be installed")?;
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers cannot be installed")?;
         let asked = Arc::new(AtomicBool::new(false));
         let (keep, signalled) = bounded(0);
         let flag = Arc::clone(&asked);

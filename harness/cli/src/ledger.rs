@@ -27,14 +27,19 @@ impl LedgerReader {
         let name = self.path.display();
         let mut file = BufReader::new(File::open(&self.path).with_context(|| format!("ledger {name}"))?);
         check_header(&mut file).with_context(|| format!("ledger {name}"))?;
-        file.seek(SeekFrom::Start((size_of::<Header>() as u64) + self.entries_read * size_of::<Entry>() as u64))?;
+        file.seek(SeekFrom::Start(
+            (size_of::<Header>() as u64) + self.entries_read * size_of::<Entry>() as u64,
+        ))?;
         let mut found = Vec::new();
         while self.entries_read < end {
             let mut entry = Entry::new_zeroed();
             match file.read_exact(entry.as_mut_bytes()) {
                 Ok(()) => self.entries_read += 1,
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                    bail!("ledger {name} ends after {} entries; the device announced {end}", self.entries_read)
+                    bail!(
+                        "ledger {name} ends after {} entries; the device announced {end}",
+                        self.entries_read
+                    )
                 }
                 Err(error) => return Err(error).with_context(|| format!("ledger {name} cannot be read")),
             }

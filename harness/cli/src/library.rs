@@ -84,8 +84,8 @@ impl Reader {
 
     /// A file by name; it takes the place of a scenario of the same name.
     fn file(&mut self, path: &Path) -> Result<Option<String>> {
-        let bytes =
-            fs::read(path).map_err(|error| Error::Usage(format!("scenario file {}: {error}", path.display())))?;
+        let bytes = fs::read(path)
+            .map_err(|error| Error::Usage(format!("scenario file {}: {error}", path.display())))?;
         Ok(self.parse(&path.display().to_string(), &bytes))
     }
 

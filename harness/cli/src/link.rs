@@ -161,6 +161,18 @@ impl AgentLink {
         Ok(self.last_seq)
     }
 
+    /// Has the answer to command `seq` come, or can none come any more? Does not block.
+    pub fn is_over(&mut self, seq: u64) -> bool {
+        loop {
+            match self.next(Deadline::after(Duration::ZERO)) {
+                Ok(Some(Message::Reply { seq: s, .. })) if s == seq => return true,
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
     /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
     fn next(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
         let received = match self.incoming.try_recv() {
@@ -210,7 +222,8 @@ impl LineLog {
 
     fn write(&mut self, direction: char, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(message)?;
-        self.file.write_all(format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64()).as_bytes())
+        self.file
+            .write_all(format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64()).as_bytes())
     }
 }
 
@@ -249,7 +262,8 @@ mod tests {
         let reply = link.call(Step::Sync, SOON).unwrap();
         assert_eq!(reply, Reply { elapsed_us: 5, outcome: Outcome::Done { fact: Fact::Nothing } });
         let log = std::fs::read_to_string(peer.dir.path().join("agent.log")).unwrap();
-        let kinds: Vec<char> = log.lines().map(|l| l.split_whitespace().nth(1).unwrap().chars().next().unwrap()).collect();
+        let kinds: Vec<char> =
+            log.lines().map(|l| l.split_whitespace().nth(1).unwrap().chars().next().unwrap()).collect();
         assert_eq!(kinds, ['>', '<', '<'], "{log}");
     }
 
@@ -297,7 +311,10 @@ mod tests {
     fn each_lifeline_ends_a_wait_with_its_own_word() {
         let gone = || crossbeam_channel::bounded::<()>(0).1;
         for (lifelines, word) in [
-            (Lifelines { qemu: gone(), device: never(), interrupt: never() }, "agent port closed by the guest"),
+            (
+                Lifelines { qemu: gone(), device: never(), interrupt: never() },
+                "agent port closed by the guest",
+            ),
             (Lifelines { qemu: never(), device: gone(), interrupt: never() }, "device daemon ended"),
             (Lifelines { qemu: never(), device: never(), interrupt: gone() }, "interrupted"),
         ] {

@@ -16,6 +16,7 @@ mod interrupt;
 mod ledger;
 mod library;
 mod link;
+mod output;
 mod quote;
 mod run;
 mod terminal;

@@ -3,6 +3,7 @@
 
 use crate::device;
 use crate::error::Result;
+use crate::output;
 use crate::vm::accel;
 use crate::vm::qemu::Qemu;
 use anyhow::Context as _;
@@ -51,16 +52,15 @@ pub fn doctor() -> Result<ExitCode> {
         ("shared memory", shared_memory()),
         ("descriptors", descriptors(getrlimit(Resource::Nofile).current)),
     ];
-    for (name, finding) in &checks {
-        println!("{}", line(name, finding));
-    }
     let missing = checks.iter().filter(|(_, finding)| matches!(finding, Required { .. })).count();
-    if missing == 0 {
-        println!("this host can run longpin");
-        return Ok(ExitCode::Good);
-    }
-    println!("{missing} required things are missing");
-    Ok(ExitCode::Error)
+    let (verdict, code) = match missing {
+        0 => ("this host can run longpin".to_owned(), ExitCode::Good),
+        1 => ("one required thing is missing".to_owned(), ExitCode::Error),
+        n => (format!("{n} required things are missing"), ExitCode::Error),
+    };
+    let lines = checks.iter().map(|(name, finding)| line(name, finding)).chain([verdict]);
+    output::text(&lines.map(|line| line + "\n").collect::<String>())?;
+    Ok(code)
 }
 
 fn line(name: &str, finding: &Finding) -> String {
@@ -87,7 +87,9 @@ fn bubblewrap() -> Finding {
         Ok(output) if output.status.success() => Fine(path.display().to_string()),
         Ok(output) => Required {
             problem: format!("cannot make a namespace: {}", String::from_utf8_lossy(&output.stderr).trim()),
-            remedy: remedy("sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0"),
+            remedy: remedy(
+                "sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
         },
         Err(error) => Required {
             problem: format!("{} cannot be started: {error}", path.display()),
@@ -97,7 +99,8 @@ fn bubblewrap() -> Finding {
 }
 
 fn mmdebstrap(built: bool) -> Finding {
-    let (problem, remedy) = ("mmdebstrap is not in PATH".to_owned(), "apt-get install --yes mmdebstrap".to_owned());
+    let (problem, remedy) =
+        ("mmdebstrap is not in PATH".to_owned(), "apt-get install --yes mmdebstrap".to_owned());
     match find("mmdebstrap") {
         Some(path) => Fine(path.display().to_string()),
         None if built => Optional { problem: format!("{problem}; the tool root is built already"), remedy },
@@ -153,20 +156,25 @@ fn kvm() -> Finding {
 fn daemon() -> Finding {
     match device::program() {
         Ok(path) => Fine(path.display().to_string()),
-        Err(error) => Required {
-            problem: format!("{error:#}"),
-            remedy: "cargo build --release --workspace".into(),
-        },
+        Err(error) => {
+            Required { problem: format!("{error:#}"), remedy: "cargo build --release --workspace".into() }
+        }
     }
 }
 
 fn space(dir: &Path, needed: u64) -> Finding {
     let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-    let remedy = format!("free space there, or set LONGPIN_CACHE and TMPDIR to a larger file system than {}'s", dir.display());
+    let remedy = format!(
+        "free space there, or set LONGPIN_CACHE and TMPDIR to a larger file system than {}'s",
+        dir.display()
+    );
     match rustix::fs::statvfs(dir) {
         Ok(fs) => match fs.f_bavail.saturating_mul(fs.f_frsize) {
             free if free >= needed => Fine(format!("{} free in {}", gib(free), dir.display())),
-            free => Required { problem: format!("{} free in {}, {} needed", gib(free), dir.display(), gib(needed)), remedy },
+            free => Required {
+                problem: format!("{} free in {}, {} needed", gib(free), dir.display(), gib(needed)),
+                remedy,
+            },
         },
         Err(error) => Required { problem: format!("{}: {error}", dir.display()), remedy },
     }
@@ -219,7 +227,10 @@ mod tests {
     fn little_memory_is_named_with_a_remedy() {
         assert!(matches!(memory("MemAvailable:    8000000 kB\n"), Fine(_)));
         let Required { problem, remedy } = memory("MemAvailable: 512000 kB\n") else { panic!("accepted") };
-        assert!(problem.starts_with("500 MiB available, 1367 needed") && remedy.contains("--memory"), "{problem}");
+        assert!(
+            problem.starts_with("500 MiB available, 1367 needed") && remedy.contains("--memory"),
+            "{problem}"
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use crate::args::{Format, ImageCommand};
 use crate::error::Result;
 use crate::images::Images;
+use crate::output;
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_images::{Entry, State, Store};
@@ -20,10 +21,14 @@ pub fn image(command: ImageCommand) -> Result<ExitCode> {
 
 fn build() -> Result<ExitCode> {
     let images = Images::ensure()?;
-    println!("tool root  {}", images.tool_root.path().display());
-    println!("kernel     {} ({})", images.kernel.vmlinuz().display(), images.kernel.release());
-    println!("module     {}", images.module.path().display());
-    println!("initramfs  {}", images.initramfs.path().display());
+    output::text(&format!(
+        "tool root  {}\nkernel     {} ({})\nmodule     {}\ninitramfs  {}\n",
+        images.tool_root.path().display(),
+        images.kernel.vmlinuz().display(),
+        images.kernel.release(),
+        images.module.path().display(),
+        images.initramfs.path().display()
+    ))?;
     Ok(ExitCode::Good)
 }
 
@@ -31,15 +36,12 @@ fn list(format: Format) -> Result<ExitCode> {
     let store = Store::open_default().context("image store cannot be opened")?;
     let entries = store.list().context("image store cannot be listed")?;
     match format {
-        Format::Json => {
-            let documents: Vec<_> = entries.iter().map(document).collect();
-            let text = serde_json::to_string_pretty(&documents).context("list cannot be printed")?;
-            println!("{text}");
-        }
+        Format::Json => output::json(&entries.iter().map(document).collect::<Vec<_>>())?,
         Format::Table => {
-            entries.iter().for_each(|entry| println!("{}", row(entry)));
             let total: u64 = entries.iter().map(|entry| entry.manifest.size_bytes).sum();
-            println!("{} images, {} MiB, in {}", entries.len(), total >> 20, store.path().display());
+            let place = store.path().display();
+            let end = format!("{} images, {} MiB, in {place}\n", entries.len(), total >> 20);
+            output::text(&entries.iter().map(row).chain([end]).collect::<String>())?;
         }
     }
     Ok(ExitCode::Good)
@@ -57,7 +59,7 @@ fn document(entry: &Entry) -> serde_json::Value {
 fn row(entry: &Entry) -> String {
     let hours = entry.age().as_secs() / 3600;
     let size = entry.manifest.size_bytes >> 20;
-    format!("{:<34} {size:>6} MiB {hours:>5} h  {}", entry.id.to_string(), state(entry))
+    format!("{:<34} {size:>6} MiB {hours:>5} h  {}\n", entry.id.to_string(), state(entry))
 }
 
 fn state(entry: &Entry) -> String {
@@ -70,13 +72,14 @@ fn state(entry: &Entry) -> String {
 fn gc(all: bool) -> Result<ExitCode> {
     let store = Store::open_default().context("image store cannot be opened")?;
     let collected = store.gc(all).context("image store cannot be cleaned")?;
-    collected.removed.iter().for_each(|entry| println!("removed {}", entry.id));
-    collected.busy.iter().for_each(|entry| println!("kept    {}: in use", entry.id));
-    println!(
-        "{} images and {} leftovers removed, {} MiB freed",
+    let removed = collected.removed.iter().map(|entry| format!("removed {}\n", entry.id));
+    let busy = collected.busy.iter().map(|entry| format!("kept    {}: in use\n", entry.id));
+    let end = format!(
+        "{} images and {} leftovers removed, {} MiB freed\n",
         collected.removed.len(),
         collected.leftovers,
         collected.freed_bytes >> 20
     );
+    output::text(&removed.chain(busy).chain([end]).collect::<String>())?;
     Ok(ExitCode::Good)
 }

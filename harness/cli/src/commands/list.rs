@@ -4,7 +4,7 @@
 use crate::args::{Format, ListArgs};
 use crate::error::Result;
 use crate::library::Library;
-use anyhow::Context as _;
+use crate::output;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::Case;
 use longpin_core::scenario::Scenario;
@@ -16,12 +16,8 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
     let cases = Library::load(&args.library)?.cases(1);
     let scenarios: Vec<&[Case]> = cases.chunk_by(|a, b| a.scenario.name == b.scenario.name).collect();
     match args.format {
-        Format::Table => scenarios.iter().for_each(|cases| print!("{}", entry(cases))),
-        Format::Json => {
-            let documents: Vec<Value> = scenarios.iter().map(|cases| document(cases)).collect();
-            let text = serde_json::to_string_pretty(&documents).context("list cannot be printed")?;
-            println!("{text}");
-        }
+        Format::Table => output::text(&scenarios.iter().map(|cases| entry(cases)).collect::<String>())?,
+        Format::Json => output::json(&scenarios.iter().map(|cases| document(cases)).collect::<Vec<_>>())?,
     }
     Ok(ExitCode::Good)
 }
@@ -86,7 +82,10 @@ mod tests {
     fn an_entry_names_each_word_of_an_axis_once() {
         let cases = controls::cases().unwrap();
         let text = entry(&cases[..1]);
-        assert!(text.starts_with("control-intact: control: a pin without DMA changes nothing (1 cases)\n"), "{text}");
+        assert!(
+            text.starts_with("control-intact: control: a pin without DMA changes nothing (1 cases)\n"),
+            "{text}"
+        );
         assert!(text.contains("    fs       ext4\n    pin      pin\n    release  dirty\n"), "{text}");
     }
 

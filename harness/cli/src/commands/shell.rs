@@ -3,8 +3,7 @@
 
 use crate::args::ShellArgs;
 use crate::error::{Error, Result};
-use crate::guest::{BootError, Guest};
-use crate::interrupt::Interrupt;
+use crate::guest::{self, BootError, Guest};
 use crate::run::{self, Prepared};
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
@@ -15,8 +14,10 @@ use std::os::unix::net::UnixStream;
 
 /// Ctrl-], as telnet has it: it reaches us and not the guest.
 const ESCAPE: u8 = 0x1d;
-/// How often a signal from outside is looked for; typing wakes us by itself.
-const SIGNAL_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+/// What a person finds ready: our driver, the disk, the file systems.
+const MODULES: [&str; 6] = [guest::DRIVER, "virtio_blk", "ext4", "xfs", "btrfs", "f2fs"];
+/// How often an end from outside is looked for; typing wakes us by itself.
+const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// Boot and connect until the shell exits or the escape is typed.
 pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
@@ -24,11 +25,13 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
     notice.iter().for_each(|text| eprintln!("{text}"));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
     let mut guest = Guest::boot(&machine, dir.path(), true, &interrupt).map_err(boot_error)?;
-    guest.load_driver().map_err(boot_error)?;
+    for module in MODULES {
+        guest.load_module(module).map_err(boot_error)?;
+    }
     let port = guest.take_shell().context("the guest has no shell port")?;
-    guest.start_shell().context("the shell cannot be started")?;
+    let shell = guest.start_shell().context("the shell cannot be started")?;
     eprintln!("/dev/longpin0 is there, the disk is /dev/vda; `exit` or Ctrl-] ends the guest");
-    let ended = connect(port, &interrupt);
+    let ended = connect(port, || interrupt.asked() || guest.is_over(shell));
     drop(guest);
     ended?;
     Ok(ExitCode::Good)
@@ -42,17 +45,19 @@ fn boot_error(error: BootError) -> Error {
 }
 
 /// Copy both ways.
-fn connect(mut port: UnixStream, interrupt: &Interrupt) -> anyhow::Result<()> {
+fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Result<()> {
     let _raw = RawTerminal::enter()?;
     let (mut stdin, mut stdout) = (std::io::stdin(), std::io::stdout());
     let mut typing = true;
     let mut buffer = [0u8; 4096];
-    while !interrupt.asked() {
+    loop {
         let mut fds = vec![PollFd::new(&port, PollFlags::IN)];
         if typing {
             fds.push(PollFd::new(&stdin, PollFlags::IN));
         }
-        match poll(&mut fds, Some(&SIGNAL_CHECK)) {
+        match poll(&mut fds, Some(&END_CHECK)) {
+            // Nothing more to show: now an end is an end.
+            Ok(0) if over() => return Ok(()),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error).context("terminal cannot be polled"),
@@ -60,15 +65,17 @@ fn connect(mut port: UnixStream, interrupt: &Interrupt) -> anyhow::Result<()> {
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready[0] {
             match port.read(&mut buffer).context("shell port cannot be read")? {
-                0 => break,
-                n => stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).context("standard output")?,
+                0 => return Ok(()),
+                n => {
+                    stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).context("standard output")?
+                }
             }
         }
         if ready.get(1) == Some(&true) {
             let n = stdin.read(&mut buffer).context("standard input")?;
             let typed = &buffer[..n];
             if typed.contains(&ESCAPE) {
-                break;
+                return Ok(());
             }
             port.write_all(typed).context("shell port cannot be written")?;
             // The end of a script: its output is still to come, and the shell is told by an end of file.
@@ -78,7 +85,6 @@ fn connect(mut port: UnixStream, interrupt: &Interrupt) -> anyhow::Result<()> {
             }
         }
     }
-    Ok(())
 }
 
 /// The terminal without line editing and signals, put back at the end. Nothing happens if input is no terminal.

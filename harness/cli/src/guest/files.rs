@@ -31,7 +31,8 @@ pub struct Files {
 impl Files {
     pub fn new(dir: &Path) -> anyhow::Result<Self> {
         let dir = dir.canonicalize().with_context(|| format!("{} cannot be used", dir.display()))?;
-        let scratch = tempfile::Builder::new().prefix("longpin-").tempdir().context("no scratch directory")?;
+        let scratch =
+            tempfile::Builder::new().prefix("longpin-").tempdir().context("no scratch directory")?;
         let at = |name: &str| scratch.path().join(name);
         Ok(Self {
             console_log: dir.join("console.log"),
@@ -80,7 +81,8 @@ impl Files {
 /// One line that a shell reads back as the same words.
 fn shell_words(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let mut line = words.map(|word| crate::quote::word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ");
+    let mut line =
+        words.map(|word| crate::quote::word(&word.to_string_lossy())).collect::<Vec<_>>().join(" ");
     line.push('\n');
     line
 }

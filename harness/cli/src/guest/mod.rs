@@ -33,7 +33,7 @@ const DISK_BYTES: u64 = 512 << 20;
 /// A guest under TCG on a busy host boots in well under a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Name of the driver's module.
-const DRIVER: &str = "longpin";
+pub const DRIVER: &str = "longpin";
 /// A module loads in a moment.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// An orderly power-off: nothing is mounted any more.
@@ -79,7 +79,12 @@ impl Guest {
     /// Boot. Logs, ledger and QEMU's command line go to `dir`, which must exist.
     ///
     /// Must be called from a thread that outlives the guest: its processes die with that thread.
-    pub fn boot(machine: &Machine, dir: &Path, shell: bool, interrupt: &Interrupt) -> Result<Self, BootError> {
+    pub fn boot(
+        machine: &Machine,
+        dir: &Path,
+        shell: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BootError> {
         let started = Instant::now();
         let files = Files::new(dir)?;
         disk::create(&files.disk_image, DISK_BYTES)?;
@@ -103,7 +108,15 @@ impl Guest {
             Err(error) => return Err(processes.boot_failure(&error).into()),
         };
         let seconds_to_agent = started.elapsed().as_secs_f64();
-        Ok(Self { link, processes, shell: sockets.shell, disk_image, hello, seconds_to_agent, _scratch: scratch })
+        Ok(Self {
+            link,
+            processes,
+            shell: sockets.shell,
+            disk_image,
+            hello,
+            seconds_to_agent,
+            _scratch: scratch,
+        })
     }
 
     /// The agent's introduction.
@@ -126,17 +139,19 @@ impl Guest {
         self.link.call(step, timeout).map_err(|error| self.processes.diagnose(&error))
     }
 
-    /// Load our driver.
-    pub fn load_driver(&mut self) -> Result<(), BootError> {
-        let step = Step::LoadModule { name: DRIVER.into(), params: String::new() };
+    /// Load our driver, or another module of the initramfs.
+    pub fn load_module(&mut self, name: &str) -> Result<(), BootError> {
+        let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
         let message = match self.call(step, LOAD_TIMEOUT) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
-            Ok(Reply { outcome: Outcome::Refused(errno), .. }) => format!("{} gave {}", errno.call, errno.name),
+            Ok(Reply { outcome: Outcome::Refused(errno), .. }) => {
+                format!("{} gave {}", errno.call, errno.name)
+            }
             Ok(Reply { outcome: Outcome::Failed { message }, .. }) => message,
             Err(Trouble::Interrupted) => return Err(BootError::Interrupted),
             Err(trouble) => processes::describe(&trouble),
         };
-        Err(anyhow::anyhow!("driver `{DRIVER}` cannot be loaded: {message}").into())
+        Err(anyhow::anyhow!("module `{name}` cannot be loaded: {message}").into())
     }
 
     /// New ledger entries of `run`.
@@ -154,9 +169,14 @@ impl Guest {
         self.shell.take()
     }
 
-    /// Tell the agent to run a shell; no answer is waited for.
-    pub fn start_shell(&mut self) -> Result<(), LinkError> {
-        self.link.send(Step::Shell).map(drop)
+    /// Tell the agent to run a shell; the number is for [`Self::is_over`].
+    pub fn start_shell(&mut self) -> Result<u64, LinkError> {
+        self.link.send(Step::Shell)
+    }
+
+    /// Has the shell ended, or the guest?
+    pub fn is_over(&mut self, seq: u64) -> bool {
+        self.link.is_over(seq)
     }
 
     /// Power off and wait for the processes' own end; what does not end in time is killed.

@@ -80,7 +80,10 @@ impl Hands<'_> {
     fn call(&mut self, step: Step, timeout: Duration) -> Input {
         if self.deadline.passed() {
             return Input::Trouble(Trouble::Hang {
-                waited: format!("the case did not end within its {} s (--timeout)", self.limits.timeout.as_secs()),
+                waited: format!(
+                    "the case did not end within its {} s (--timeout)",
+                    self.limits.timeout.as_secs()
+                ),
                 console: Vec::new(),
             });
         }

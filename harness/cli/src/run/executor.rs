@@ -116,7 +116,7 @@ impl Executor<'_> {
 
     fn start(&self, dir: &Path) -> Result<Guest, BootError> {
         let mut guest = Guest::boot(self.machine, dir, false, self.interrupt)?;
-        guest.load_driver()?;
+        guest.load_module(guest::DRIVER)?;
         Ok(guest)
     }
 
@@ -132,7 +132,8 @@ impl Executor<'_> {
 
     /// `Spoiled` with the control's name if one of them was not passed, `Failed` if the guest died in one.
     fn controls(&mut self, guest: &mut Guest, result: &mut BootResult) -> anyhow::Result<End> {
-        let controls = controls::cases().map_err(|faults| anyhow::anyhow!("built-in controls: {faults:?}"))?;
+        let controls =
+            controls::cases().map_err(|faults| anyhow::anyhow!("built-in controls: {faults:?}"))?;
         for control in controls {
             let (seen, judgement, end) = self.attempt(guest, &control, result)?;
             match end {

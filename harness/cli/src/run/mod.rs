@@ -15,6 +15,7 @@ use crate::guest::Machine;
 use crate::images::Images;
 use crate::interrupt::Interrupt;
 use crate::library::Library;
+use crate::output;
 use crate::terminal;
 use crate::vm::accel;
 use crate::vm::qemu::Qemu;
@@ -28,7 +29,6 @@ use longpin_core::plan::Case;
 use longpin_core::report::{RunResult, TableStyle, table};
 use result_dir::ResultDir;
 use screen::Screen;
-use std::io::Write as _;
 use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
@@ -56,7 +56,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 }
 
 /// Everything between the first event and the last.
-#[expect(clippy::too_many_arguments, reason = "a private continuation of `run`, split for its error handling")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a private continuation of `run`, split for its error handling"
+)]
 fn tell(
     args: &RunArgs,
     seed: u32,
@@ -118,19 +121,13 @@ fn patience_percent(accel: Accel) -> u64 {
 }
 
 fn print(format: Format, result: &RunResult) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
     match format {
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut stdout, result).context("result cannot be printed")?;
-            writeln!(stdout)
-        }
+        Format::Json => output::json(result),
         Format::Table => {
             let style = TableStyle { color: terminal::stdout_has_color(), width: terminal::stdout_width() };
-            stdout.write_all(table(result, style).as_bytes())
+            output::text(&table(result, style))
         }
     }
-    .and_then(|()| stdout.flush())
-    .context("result cannot be printed")
 }
 
 /// Small enough to be typed again.

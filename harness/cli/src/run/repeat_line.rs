@@ -28,7 +28,10 @@ mod tests {
 
     #[test]
     fn the_seed_is_explicit_and_the_directory_left_out() {
-        assert_eq!(line(&["run", "lost-update", "--out", "/tmp/x", "--fs", "ext4"]), "longpin run lost-update --fs ext4 --seed 7");
+        assert_eq!(
+            line(&["run", "lost-update", "--out", "/tmp/x", "--fs", "ext4"]),
+            "longpin run lost-update --fs ext4 --seed 7"
+        );
         assert_eq!(line(&["run", "--seed", "3", "--out=/x", "--strict"]), "longpin run --strict --seed 7");
         assert_eq!(line(&["run", "--seed=3", "./my file.toml"]), "longpin run './my file.toml' --seed 7");
     }

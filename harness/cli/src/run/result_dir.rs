@@ -152,6 +152,9 @@ mod tests {
 
     #[test]
     fn a_case_label_becomes_one_file_name() {
-        assert_eq!(file_name("x/ext4:data=journal,noatime/pin/clean#2"), "x.ext4:data=journal_noatime.pin.clean#2");
+        assert_eq!(
+            file_name("x/ext4:data=journal,noatime/pin/clean#2"),
+            "x.ext4:data=journal_noatime.pin.clean#2"
+        );
     }
 }

@@ -84,14 +84,17 @@ pub fn run_probe(qemu: &Qemu, accel: Accel, scratch: &Path) -> anyhow::Result<()
         Accel::Kvm => "q35,accel=kvm",
         Accel::Tcg => "q35,accel=tcg",
     };
-    let mut args: Vec<std::ffi::OsString> = ["-machine", machine, "-m", "64", "-nodefaults", "-no-user-config"]
-        .map(Into::into)
-        .to_vec();
+    let mut args: Vec<std::ffi::OsString> =
+        ["-machine", machine, "-m", "64", "-nodefaults", "-no-user-config"].map(Into::into).to_vec();
     args.extend(["-display", "none", "-no-reboot", "-net", "none", "-device"].map(Into::into));
     args.push(format!("isa-debug-exit,iobase={PROBE_PORT:#x},iosize=1").into());
     args.push("-drive".into());
-    args.push(format!("format=raw,if=ide,readonly=off,file={}", disk.display().to_string().replace(',', ",,")).into());
-    let mut child = Child::spawn("probe guest", qemu.command(args, &[], &[scratch]), &dir.path().join("log"))?;
+    args.push(
+        format!("format=raw,if=ide,readonly=off,file={}", disk.display().to_string().replace(',', ",,"))
+            .into(),
+    );
+    let mut child =
+        Child::spawn("probe guest", qemu.command(args, &[], &[scratch]), &dir.path().join("log"))?;
     // isa-debug-exit ends QEMU with (value << 1) | 1.
     let expected = i32::from(PROBE_VALUE) << 1 | 1;
     match child.wait(Deadline::after(PROBE_TIMEOUT)) {

@@ -56,8 +56,13 @@ mod tests {
 
     #[test]
     fn a_panic_is_found_and_told_without_its_time() {
-        let file = log("[    1.85] List of all bdev filesystems:\r\n[    1.853324] Kernel panic - not syncing: sysrq triggered crash\r\n[    1.9] CPU: 0\r\n");
-        assert_eq!(panic_line(file.path()).as_deref(), Some("Kernel panic - not syncing: sysrq triggered crash"));
+        let file = log(
+            "[    1.85] List of all bdev filesystems:\r\n[    1.853324] Kernel panic - not syncing: sysrq triggered crash\r\n[    1.9] CPU: 0\r\n",
+        );
+        assert_eq!(
+            panic_line(file.path()).as_deref(),
+            Some("Kernel panic - not syncing: sysrq triggered crash")
+        );
     }
 
     #[test]

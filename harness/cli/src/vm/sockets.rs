@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use crossbeam_channel::Receiver;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Longest path of a unix socket (`sun_path` holds 108 bytes with its NUL).
@@ -32,13 +32,9 @@ impl Listener {
                 path.display()
             );
         }
-        let inner = UnixListener::bind(&path).with_context(|| format!("{} cannot be bound", path.display()))?;
+        let inner =
+            UnixListener::bind(&path).with_context(|| format!("{} cannot be bound", path.display()))?;
         Ok(Self { inner, path })
-    }
-
-    /// Where the peer connects to.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Wait for the peer. Gives up when one of `ends` disconnects or the deadline passes.
@@ -75,7 +71,7 @@ mod tests {
     fn a_connection_made_before_accept_is_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let listener = Listener::bind(dir.path().join("s")).unwrap();
-        let _peer = UnixStream::connect(listener.path()).unwrap();
+        let _peer = UnixStream::connect(&listener.path).unwrap();
         listener.accept(&[], Deadline::after(Duration::from_secs(30))).unwrap();
     }
 
