@@ -17,8 +17,8 @@ use crate::{
         SEGMENTS_PER_REQUEST, //
     },
     dma,
+    mapping::DmaDevice,
     module_parameters,
-    pins::DmaDevice,
     port::Port,
     program::ProgramQueue,
     region::Region, //

@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 /// Where the initramfs keeps the list; relative paths in it begin here.
 pub const LIST: &str = "/lib/longpin/modules";
 
-/// Word of the kernel command line: modules to load in the background from the start, `NAME,NAME`.
-const PRELOAD: &str = "longpin-agent.preload=";
-
 /// One line of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Module {
@@ -75,24 +72,6 @@ impl Modules {
         insert(module, parameters)
     }
 
-    /// Load what the kernel command line asks for, in a thread of its own: under TCG xfs takes more than two seconds,
-    /// which the first cases need not wait for. A step that needs one of them meanwhile waits in its own load.
-    pub fn preload(&self, cmdline: &str) -> std::io::Result<()> {
-        let names: Vec<_> = preload_names(cmdline).map(str::to_owned).collect();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let modules = self.clone();
-        let load_all = move || {
-            for name in names {
-                if let Err(error) = modules.load(&name, "") {
-                    crate::kmsg::note(&format!("preload of {name}: {error:?}"));
-                }
-            }
-        };
-        std::thread::Builder::new().name("preload".into()).spawn(load_all).map(drop)
-    }
-
     fn find(&self, name: &str) -> Option<&Module> {
         let name = canonical(name);
         self.0.iter().find(|module| module.name == name)
@@ -120,18 +99,9 @@ fn insert(module: &Module, parameters: &str) -> Result<(), StepError> {
     }
 }
 
-/// Live or built in. A module that another thread is loading is not: finit_module(2) then waits for that load.
+/// Loaded or built in.
 fn is_loaded(name: &str) -> bool {
-    let directory = Path::new("/sys/module").join(name);
-    match std::fs::read_to_string(directory.join("initstate")) {
-        Ok(state) => state.trim_end() == "live",
-        Err(_) => directory.exists(),
-    }
-}
-
-fn preload_names(cmdline: &str) -> impl Iterator<Item = &str> {
-    let lists = cmdline.split_whitespace().filter_map(|word| word.strip_prefix(PRELOAD));
-    lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
+    Path::new("/sys/module").join(name).exists()
 }
 
 /// File names have `-` where the kernel says `_`.
@@ -159,14 +129,6 @@ mod tests {
     fn a_line_without_a_path_names_its_place() {
         let Err(StepError::Failed(message)) = Modules::parse("a a.ko\nb\n", LIST) else { panic!("accepted") };
         assert!(message.starts_with("/lib/longpin/modules:2: module `b`"), "{message}");
-    }
-
-    #[test]
-    fn the_command_line_names_modules_to_preload() {
-        let names = |cmdline| preload_names(cmdline).collect::<Vec<_>>();
-        assert_eq!(names("quiet longpin-agent.preload=xfs,,btrfs panic=-1\n"), ["xfs", "btrfs"]);
-        assert!(names("quiet longpin-agent.preload= panic=-1").is_empty());
-        assert!(names("preload=xfs").is_empty());
     }
 
     #[test]
