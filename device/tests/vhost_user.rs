@@ -56,6 +56,7 @@ fn the_same_works_with_event_idx_and_indirect_descriptors() {
         let end = driver.run(tag, &DmaRequest { generation: tag, ..stamps(1, 0x10000) });
         assert_eq!((end.status, end.tag, end.last_generation), (dma::STATUS_OK, tag, tag));
     }
+    assert_eq!(driver.calls_missed, 0, "the device forgot to interrupt");
     assert!(
         cells(&driver, DATA, 0x10000).iter().enumerate().all(|(i, c)| *c == whole(i as u64 * 512, 199, 1))
     );
@@ -151,6 +152,9 @@ fn delay_rate_and_duration_are_kept() {
     // The 40th cell is due 39 ms after the first.
     assert!(end.finished_ns - end.started_ns >= 39_000_000, "{end:?}");
     assert!(begin.elapsed() >= Duration::from_millis(89));
+    // The end of the last cell is the end: nobody waits for a cell that will not come.
+    let end = driver.run(3, &DmaRequest { rate_cells_per_s: 1, ..stamps(1, 512) });
+    assert!(end.finished_ns - end.started_ns < 900_000_000, "{end:?}");
     let timed = DmaRequest { duration_us: 30_000, ..endless(1, 0x10000) };
     let end = driver.run(2, &timed);
     assert_eq!(end.status, dma::STATUS_OK);
