@@ -94,6 +94,9 @@ struct Transfer<'a> {
     page: Box<[u8; PAGE_BYTES as usize]>,
     /// Of the pass that is being read.
     crc32c: u32,
+    bytes: u64,
+    /// Cells and bytes that the device's counters know.
+    counted: (u64, u64),
     end: ProgramEnd,
 }
 
@@ -103,11 +106,22 @@ impl<'a> Transfer<'a> {
         if let Op::WriteToMemory(Payload::Fill(byte)) = program.op {
             page.fill(byte);
         }
-        Self { engine, program, region, stop, page, crc32c: 0, end: ProgramEnd::default() }
+        Self {
+            engine,
+            program,
+            region,
+            stop,
+            page,
+            crc32c: 0,
+            bytes: 0,
+            counted: (0, 0),
+            end: ProgramEnd::default(),
+        }
     }
 
     fn execute(mut self, producer: &Producer) -> ProgramEnd {
         let outcome = self.run(producer);
+        self.publish_counts();
         self.end.finished_ns = clock::monotonic_ns();
         self.end.status = match outcome {
             Ok(()) | Err(Break::TimeIsUp) => STATUS_OK,
@@ -176,6 +190,8 @@ impl<'a> Transfer<'a> {
             self.transfer(&view, &mut log, &run)?;
             self.account(&run);
         }
+        drop((log, view));
+        self.publish_counts();
         Ok(())
     }
 
@@ -225,14 +241,21 @@ impl<'a> Transfer<'a> {
 
     fn account(&mut self, run: &Run) {
         self.end.cells_done += run.cells;
-        if self.program.op != Op::ReadFromMemory {
-            self.engine.counters.wrote(run.cells, run.len);
-        }
+        self.bytes += run.len;
         if run.ends_pass {
             self.end.last_generation = run.generation;
             if self.program.op == Op::ReadFromMemory {
                 self.end.crc32c = std::mem::take(&mut self.crc32c);
             }
+        }
+    }
+
+    /// Counters once a batch: an atomic addition for each page costs as much as its region lookup.
+    fn publish_counts(&mut self) {
+        let (cells, bytes) = (self.end.cells_done - self.counted.0, self.bytes - self.counted.1);
+        self.counted = (self.end.cells_done, self.bytes);
+        if self.program.op != Op::ReadFromMemory {
+            self.engine.counters.wrote(cells, bytes);
         }
     }
 
