@@ -213,25 +213,35 @@ impl Engine {
 
     fn record_map(&self, region: &Region) -> Result<(), Refusal> {
         let label = &region.label;
-        let base = Entry { region: label.region, run: label.run, ..ledger::entry(0, clock::monotonic_ns()) };
-        for segment in &region.segments {
+        let of_region =
+            |kind, time_ns| Entry { region: label.region, run: label.run, ..ledger::entry(kind, time_ns) };
+        for segments in region.segments.chunks(ledger::BUFFER_ENTRIES) {
             self.events.make_room(None)?;
-            self.events.record(Entry {
-                kind: KIND_SEGMENT,
-                dma_addr: segment.gpa.0,
-                len: segment.len,
-                file_offset: label.file_offset.wrapping_add(segment.offset),
-                ..base
+            let mut log = self.events.begin();
+            let now = clock::monotonic_ns();
+            segments.iter().for_each(|segment| {
+                log.record(Entry {
+                    dma_addr: segment.gpa.0,
+                    len: segment.len,
+                    file_offset: label.file_offset.wrapping_add(segment.offset),
+                    ..of_region(KIND_SEGMENT, now)
+                });
             });
         }
-        self.events.record(Entry {
-            kind: KIND_MAP,
+        self.record_event(|now| Entry {
             len: label.total_bytes,
             file_offset: label.file_offset,
             detail: label.pin_mode,
-            ..base
+            ..of_region(KIND_MAP, now)
         });
         Ok(())
+    }
+
+    /// Record an event of the engine. The time is taken under the buffer's lock, so the engine's entries are in the
+    /// order of their times, whichever thread they come from.
+    fn record_event(&self, entry: impl FnOnce(u64) -> Entry) {
+        let mut log = self.events.begin();
+        log.record(entry(clock::monotonic_ns()));
     }
 
     /// Stop the programs of a region and forget it; `done` is called when it is quiet. Does not block.
@@ -255,13 +265,13 @@ impl Engine {
     fn unmapped(&self, unmap: Unmap, region: Option<&Region>) {
         // An incomplete region was never announced in the ledger.
         if let Some(Region { label, .. }) = region {
-            self.events.record(Entry {
+            self.record_event(|now| Entry {
                 region: label.region,
                 len: label.total_bytes,
                 file_offset: label.file_offset,
                 run: label.run,
                 detail: unmap.release,
-                ..ledger::entry(KIND_UNMAP, clock::monotonic_ns())
+                ..ledger::entry(KIND_UNMAP, now)
             });
         }
         (unmap.done)(Ok(()));
@@ -344,7 +354,7 @@ impl Engine {
         let used = std::mem::take(&mut state.used);
         drop(state);
         if used {
-            self.events.record(ledger::entry(KIND_RESET, clock::monotonic_ns()));
+            self.record_event(|now| ledger::entry(KIND_RESET, now));
         }
         Ok(())
     }

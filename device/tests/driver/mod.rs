@@ -365,11 +365,16 @@ impl Driver {
     pub fn next_used(&mut self, queue: usize) -> Option<(u16, u32)> {
         let ring = &mut self.queues[queue];
         let used = ring.base + 0x2000;
-        let index: u16 = self.mem.load(GuestAddress(used + 2), std::sync::atomic::Ordering::Acquire).unwrap();
-        if index == ring.used {
-            // Ask for an interrupt at the next one, then look again.
+        let index = || -> u16 {
+            self.mem.load(GuestAddress(used + 2), std::sync::atomic::Ordering::Acquire).unwrap()
+        };
+        if index() == ring.used {
+            // Ask for an interrupt at the next one, then look again: it may have come before the device saw that.
             self.mem.write_obj(ring.used, GuestAddress(ring.base + 0x1000 + 4 + 512)).unwrap();
-            return None;
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            if index() == ring.used {
+                return None;
+            }
         }
         let at = used + 4 + u64::from(ring.used % dma::QUEUE_SIZE) * 8;
         let head: u32 = self.mem.read_obj(GuestAddress(at)).unwrap();
