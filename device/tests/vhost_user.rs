@@ -112,7 +112,8 @@ fn programs_run_side_by_side_and_end_when_told() {
     let mut slots = Vec::new();
     for region in 1..=50 {
         driver.map(region, &[(DATA + u64::from(region) * 0x10000, 0x10000)]);
-        slots.push(driver.start(u64::from(region), &endless(region, 0x10000)));
+        let program = DmaRequest { rate_cells_per_s: 10_000, ..endless(region, 0x10000) };
+        slots.push(driver.start(u64::from(region), &program));
     }
     let mut control = daemon.control();
     wait_for("50 programs", || control.status().programs == 50);
