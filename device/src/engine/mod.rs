@@ -16,16 +16,18 @@
 //! Lock order: the engine's state, then the ledger's locks. No completion is called under a lock.
 
 mod pace;
+mod refusal;
 mod stop;
 mod worker;
 
+pub use refusal::Refusal;
+
 use crate::clock;
 use crate::counters::Counters;
-use crate::ledger::{self, Ledger, LedgerError, Producer};
-use crate::mem::{BadAddress, GuestRam};
+use crate::ledger::{self, Ledger, Producer};
+use crate::mem::GuestRam;
 use crate::program::Program;
-use crate::region::{Closed, MapPart, Mapped, Region, RegionError, RegionTable};
-use longpin_wire::dma;
+use crate::region::{Closed, MapPart, Mapped, Region, RegionTable};
 use longpin_wire::ledger::{Entry, KIND_MAP, KIND_RESET, KIND_SEGMENT, KIND_UNMAP};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -36,61 +38,6 @@ use stop::StopSignal;
 
 /// Most programs running or waiting at once: as many as a queue of 256 entries can hold.
 pub const MAX_PROGRAMS: usize = 256;
-
-/// Why a request was refused, or a program ended early.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Refusal {
-    /// About the region.
-    #[error(transparent)]
-    Region(#[from] RegionError),
-    /// Not in guest memory.
-    #[error(transparent)]
-    Address(#[from] BadAddress),
-    /// The program's range is not in its region.
-    #[error("range {offset}+{length} is not in region {region}")]
-    OutsideRegion {
-        /// Region.
-        region: u32,
-        /// First byte.
-        offset: u64,
-        /// Bytes.
-        length: u64,
-    },
-    /// A program of this name runs.
-    #[error("program {0} runs already")]
-    ProgramExists(u64),
-    /// No such program runs.
-    #[error("there is no program {0}")]
-    NoProgram(u64),
-    /// [`MAX_PROGRAMS`].
-    #[error("{MAX_PROGRAMS} programs run already")]
-    TooManyPrograms,
-    /// The device is being reset.
-    #[error("the device is being reset")]
-    Resetting,
-    /// The ledger does not take entries.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The host gives no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(Arc<std::io::Error>),
-}
-
-impl Refusal {
-    /// The `dma::STATUS_` constant for the driver.
-    pub fn status(&self) -> u32 {
-        match self {
-            Self::Region(RegionError::Exists(_) | RegionError::Incomplete(_)) => dma::STATUS_BUSY,
-            Self::Region(RegionError::NotFound(_)) | Self::NoProgram(_) => dma::STATUS_NOT_FOUND,
-            Self::Region(RegionError::Contradiction(_) | RegionError::Length { .. }) => dma::STATUS_INVALID,
-            Self::Region(RegionError::Limit) | Self::TooManyPrograms => dma::STATUS_LIMIT,
-            Self::Address(_) | Self::OutsideRegion { .. } => dma::STATUS_BAD_ADDRESS,
-            Self::ProgramExists(_) => dma::STATUS_BUSY,
-            Self::Resetting | Self::Ledger(LedgerError::Stopped) => dma::STATUS_STOPPED,
-            Self::Ledger(_) | Self::Thread(_) => dma::STATUS_DEVICE_ERROR,
-        }
-    }
-}
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
