@@ -1,1 +1,59 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Images of longpin: tool root, guest kernel, driver module, initramfs. Recipes are data in `images/recipes/`; results
+//! are artifacts in a [`Store`], built once, named by the hash of everything that went in, complete or absent.
+//!
+//! ```no_run
+//! use longpin_images::{Bind, InitramfsSpec, Store, report};
+//!
+//! let store = Store::open_default()?;
+//! let reporter = report::for_stderr();
+//! let root = store.tool_root(&*reporter)?;
+//! let kernel = store.kernel(&root, &*reporter)?;
+//! let module = store.module(&root, &kernel, None, &*reporter)?;
+//! let agent = std::fs::read("longpin-agent").expect("the agent was built before");
+//! let spec = InitramfsSpec { agent, modules: vec![module.path().to_owned()], ..InitramfsSpec::default() };
+//! let initramfs = store.initramfs(&root, &kernel, &spec, &*reporter)?;
+//! let mut qemu = root.command(
+//!     "qemu-system-x86_64",
+//!     &[Bind::read_only(kernel.vmlinuz()), Bind::read_only(initramfs.path()), Bind::read_write("/run/case")],
+//! );
+//! qemu.arg("-kernel").arg(kernel.vmlinuz()).arg("-initrd").arg(initramfs.path());
+//! # Ok::<(), longpin_images::Error>(())
+//! ```
+//!
+//! Order of the locks, where one build takes more than one: tool root, packages, kernel, module, initramfs.
+#![deny(unsafe_code, missing_docs)]
+
+mod archive;
+mod artifact;
+mod diagnose;
+mod error;
+mod initramfs;
+mod job;
+mod kernel;
+mod kernel_build;
+mod key;
+mod lock;
+mod manifest;
+mod module;
+mod module_graph;
+mod module_info;
+mod packages;
+mod recipe;
+pub mod report;
+mod sandbox;
+mod source_files;
+mod store;
+mod tool_root;
+mod tree;
+
+pub use error::{Error, Result};
+pub use initramfs::{ExtraFile, Initramfs, InitramfsSpec};
+pub use kernel::Kernel;
+pub use key::Key;
+pub use manifest::{ArtifactId, Kind, Manifest};
+pub use module::Module;
+pub use report::Reporter;
+pub use sandbox::Bind;
+pub use store::{Collected, Entry, State, Store};
+pub use tool_root::ToolRoot;

@@ -321,7 +321,8 @@ pub enum Outcome {
     Refused(Errno),
     /// The step could not be carried out: no such name, a helper program failed, a bug. Infrastructure.
     Failed {
-        /// Why.
+        /// Why. `reason` on the wire: `message` is the tag of [`Message`], into which an outcome is flattened.
+        #[serde(rename = "reason")]
         message: String,
     },
 }
@@ -364,4 +365,73 @@ pub enum Fact {
     Text(String),
     /// Numbers by name.
     Numbers(BTreeMap<String, u64>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{CellRun, CellState, Writer};
+    use crate::line;
+
+    fn survives<T: Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(message: &T) {
+        let mut wire = Vec::new();
+        line::send(&mut wire, message).unwrap();
+        assert_eq!(&line::parse::<T>(&wire).unwrap(), message, "{}", String::from_utf8_lossy(&wire));
+    }
+
+    fn reply(outcome: Outcome) -> Message {
+        Message::Reply { seq: 7, elapsed_us: 8, outcome }
+    }
+
+    #[test]
+    fn every_kind_of_message_survives_the_line() {
+        survives(&Message::Heartbeat { seq: 1, elapsed_ms: 1000 });
+        survives(&reply(Outcome::Failed { message: "no such file".into() }));
+        survives(&reply(Outcome::Refused(Errno { errno: 14, name: "EFAULT".into(), call: "mmap".into() })));
+        survives(&reply(Outcome::Done { fact: Fact::Nothing }));
+        survives(&reply(Outcome::Done { fact: Fact::Stat { size: 1, blocks: 2 } }));
+        survives(&reply(Outcome::Done { fact: Fact::Numbers([("a".to_owned(), 1)].into()) }));
+    }
+
+    #[test]
+    fn every_state_of_a_cell_survives_the_line() {
+        let writer = Writer { run: u64::MAX, region: 1, generation: 2, source: Source::Dma };
+        let states = [
+            CellState::Zero,
+            CellState::Whole(writer),
+            CellState::Displaced { writer, stamped_offset: 4096 },
+            CellState::Torn { writer, first_bad_byte: 48 },
+            CellState::Foreign { head: "00ff".into() },
+            CellState::Unreadable { errno: 5 },
+            CellState::Absent,
+        ];
+        let run = |(index, state)| CellRun { offset: index as u64 * 512, count: 1, state };
+        let runs = states.into_iter().enumerate().map(run).collect();
+        let cells = Cells { cell_bytes: 512, runs, hash: "00".into() };
+        survives(&reply(Outcome::Done { fact: Fact::Cells(cells) }));
+    }
+
+    #[test]
+    fn flattened_steps_survive_the_line() {
+        let backing = Backing::File { file: "a".into(), offset: 4096 };
+        let step = Step::Map { map: "m".into(), backing, len: 8192, shared: true, write: true };
+        survives(&Command { seq: 1, step });
+        let dma = Program {
+            offset: 0,
+            len: 4096,
+            generation: 2,
+            passes: 1,
+            random_seed: Some(u64::MAX),
+            cell_bytes: 512,
+            rate_cells_per_s: 0,
+            duration_us: 0,
+            start_delay_us: 50_000,
+            fill_byte: None,
+        };
+        survives(&Command {
+            seq: 2,
+            step: Step::Dma { program: "p".into(), region: "r".into(), dma, run: 9 },
+        });
+        survives(&Command { seq: 3, step: Step::Affinity { cpu: None } });
+    }
 }

@@ -1,2 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-fn main() {}
+//! Guest agent of longpin: PID 1 of the initramfs. It performs steps and states facts, never verdicts.
+//!
+//! It never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
+//! log, so that the harness sees an end and a reason.
+#![deny(unsafe_code)]
+
+mod btrfs_chunks;
+mod cachestat;
+mod cells;
+mod error;
+mod exec;
+mod fiemap;
+mod fsops;
+mod init;
+mod kmsg;
+mod link;
+mod mapping;
+mod modules;
+mod mounts;
+mod objects;
+mod pinner;
+mod port;
+mod shell;
+mod steps;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod vmstat;
+
+use error::{OrRefused, StepError};
+use link::Link;
+use longpin_proto::agent::PORT_NAME;
+use modules::Modules;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Duration;
+use steps::Agent;
+
+/// How long the harness' port may take to appear.
+const PORT_DEADLINE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    if !rustix::process::getpid().is_init() {
+        eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));
+        return ExitCode::from(2);
+    }
+    std::panic::set_hook(Box::new(|panic| kmsg::last_words(&format!("panic: {panic}"))));
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => kmsg::last_words(&format!("cannot go on: {error}")),
+        Err(_) => kmsg::last_words("cannot go on after a panic"),
+    }
+    init::power_off()
+}
+
+fn run() -> Result<(), StepError> {
+    init::mount_all()?;
+    let modules = Modules::read()?;
+    // Only what the port needs; the rest is loaded by the steps that use it.
+    for driver in ["virtio_pci", "virtio_console"].into_iter().filter(|driver| modules.has(driver)) {
+        modules.load(driver, "")?;
+    }
+    let port = port::open(PORT_NAME, PORT_DEADLINE).or_failed("control port")?;
+    let mut agent = Agent::new(modules)?;
+    let mut link = Link::new(port).or_failed("control port")?;
+    let hello = init::hello()?;
+    link.serve(hello, |step| {
+        let outcome = agent.perform(step);
+        exec::reap_orphans();
+        outcome
+    })
+    .or_failed("control port")
+}

@@ -1,1 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The pure heart of the harness: what is to be done, what was seen, what it means.
+//!
+//! Nothing here touches a process, a socket, a file, the environment or a clock (`clippy.toml` beside this crate
+//! keeps it so). Text and facts go in, actions and words come out:
+//!
+//! * [`scenario`]: a TOML file becomes a checked [`scenario::Scenario`],
+//! * [`plan`]: scenarios and a filter become [`plan::Case`]s with stable ids,
+//! * [`machine`]: drives one case, an action at a time,
+//! * [`record`]: all raw evidence of one case, in order,
+//! * [`dmesg`]: what a line of the kernel log means,
+//! * [`verdict`]: evidence becomes observations, observations become an outcome,
+//! * [`controls`]: the two cases that show that a boot can be believed,
+//! * [`events`]: the story of a run; [`report`] holds the views of it,
+//! * [`exit_code`]: what the shell is told.
+#![deny(unsafe_code, missing_docs)]
+
+#[macro_use]
+mod vocabulary;
+
+pub mod controls;
+pub mod dmesg;
+pub mod events;
+pub mod exit_code;
+pub mod machine;
+pub mod plan;
+pub mod record;
+pub mod report;
+pub mod scenario;
+pub mod verdict;

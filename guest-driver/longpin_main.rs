@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `longpin.ko`: a virtio accelerator that writes into pinned user pages by DMA.
+//!
+//! The driver does what drivers of RDMA and accelerator hardware do, and nothing in secret: user
+//! space names a range of its memory, the driver pins it (`FOLL_LONGTERM`, `FOLL_PIN` or
+//! `FOLL_GET`), maps it for DMA and announces it to the device, which then writes there at any
+//! time. What the file system makes of such pages is what longpin is about.
+//!
+//! From the outside in:
+//!
+//! * [`chardev`]: `/dev/longpin0`, file operations, dispatch of ioctls;
+//! * [`file`]: one open file, the owner of regions and programs;
+//! * [`program`]: DMA programs of an open file, waiting for them and polling;
+//! * [`region`]: a pinned, mapped and announced range, and the order in which it is given back;
+//! * [`pins`], [`mapping`], [`accounting`]: GUP; the DMA mapping; RLIMIT_MEMLOCK;
+//! * [`device`]: the device: limits, regions, the one way down;
+//! * [`control`], [`queue`]: requests with an answer; virtqueues and messages;
+//! * [`port`]: the virtio driver and what `virtio_glue.c` gives.
+//!
+//! # Lock order
+//!
+//! ```text
+//! region slot  ->  control channel  ->  device link  ->  queue
+//! ```
+//!
+//! [`region`] says why the slot comes first. The other locks (a file's tables, the device's table
+//! of regions, a control answer's slot) are leaves: nobody takes a lock or sleeps while holding
+//! one. `mmap_lock` is taken by GUP and by copies to and from user space, with none of these held.
+
+use kernel::prelude::*;
+
+mod accounting;
+mod chardev;
+mod control;
+mod device;
+mod file;
+mod mapping;
+mod pins;
+mod port;
+mod program;
+mod queue;
+mod region;
+
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the whole contract, shared with user space"
+)]
+#[path = "../wire/src/dma.rs"]
+mod dma;
+#[allow(
+    dead_code,
+    unreachable_pub,
+    reason = "the whole contract, shared with user space"
+)]
+#[path = "../wire/src/uapi.rs"]
+mod uapi;
+
+#[cfg(not(target_endian = "little"))]
+compile_error!("longpin's wire structures are little-endian");
+
+module! {
+    type: Longpin,
+    name: "longpin",
+    authors: ["The longpin developers"],
+    description: "Virtio accelerator with DMA into long-term pinned user pages",
+    license: "GPL",
+    params: {
+        device_timeout_ms: u32 {
+            default: 10_000,
+            description: "Milliseconds (1 to 60000) that the device may take to answer a control \
+                          request before it is declared broken and reset",
+        },
+    },
+}
+
+struct Longpin {
+    _driver: port::Driver,
+}
+
+impl kernel::Module for Longpin {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        Ok(Self {
+            _driver: port::Driver::register()?,
+        })
+    }
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+/* See mm_glue.h. */
+#include <linux/capability.h>
+#include <linux/mm.h>
+#include <linux/scatterlist.h>
+#include <linux/sched/signal.h>
+
+#include "mm_glue.h"
+
+/*
+ * The rule of drivers/infiniband/core/umem.c: pinned_vm of the pinning process
+ * against RLIMIT_MEMLOCK, add first and take back, so that two racing callers
+ * cannot both slip below the limit.
+ */
+int longpin_charge_pinned(struct mm_struct *mm, unsigned long nr_pages)
+{
+	unsigned long limit = rlimit(RLIMIT_MEMLOCK) >> PAGE_SHIFT;
+
+	if (!can_do_mlock())
+		return -EPERM;
+	if (atomic64_add_return(nr_pages, &mm->pinned_vm) > limit &&
+	    !capable(CAP_IPC_LOCK)) {
+		atomic64_sub(nr_pages, &mm->pinned_vm);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+void longpin_uncharge_pinned(struct mm_struct *mm, unsigned long nr_pages)
+{
+	atomic64_sub(nr_pages, &mm->pinned_vm);
+}
+
+void longpin_put_page(struct page *page)
+{
+	put_page(page);
+}
+
+/*
+ * Whether a page is the zero page that untouched private memory shares, or of
+ * the huge one. The huge one is not exported to modules; it is known by being a
+ * large folio that belongs to neither a file nor a process.
+ */
+bool longpin_is_zero_page(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return is_zero_page(page) ||
+	       (folio_test_large(folio) && !READ_ONCE(folio->mapping));
+}
+
+/*
+ * A snapshot without locks: the caller's reference keeps the page in its folio,
+ * everything else may change while it is read.
+ */
+void longpin_page_facts(struct page *page, struct longpin_page_facts *facts)
+{
+	struct folio *folio = page_folio(page);
+
+	facts->flags = READ_ONCE(folio->flags.f);
+	facts->zone = page_zonenum(page);
+	facts->folio_pages = folio_nr_pages(folio);
+	facts->has_mapping = !!READ_ONCE(folio->mapping);
+	facts->reserved = 0;
+}
+
+bool longpin_sgt_is_physical(struct sg_table *sgt)
+{
+	struct scatterlist *sg;
+	unsigned int i;
+
+	if (sgt->nents != sgt->orig_nents)
+		return false;
+	for_each_sgtable_sg(sgt, sg, i) {
+		if (sg_dma_address(sg) != sg_phys(sg) ||
+		    sg_dma_len(sg) != sg->length)
+			return false;
+	}
+	return true;
+}
+
+bool longpin_killed(void)
+{
+	return fatal_signal_pending(current);
+}
+
+void longpin_resched(void)
+{
+	cond_resched();
+}

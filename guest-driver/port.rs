@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The virtio driver: registration, probe and remove, and the handle of the bound device.
+//!
+//! Rust's side of `virtio_glue.c`. A [`Port`] exists from probe until the device is reset, and the
+//! only way to reset the device consumes it, so code that holds one may talk to the device, and
+//! code that holds a [`Quiesced`] knows that the device touches no memory any more.
+
+use crate::{
+    chardev::Chardev,
+    device::Device,
+    dma::{
+        Config,
+        CONFIG_SIZE,
+        QUEUE_CONTROL,
+        QUEUE_DMA, //
+    },
+    mapping::DmaDevice,
+    queue::{
+        RawQueue,
+        VirtQueue, //
+    },
+};
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    device,
+    error::to_result,
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    types::ForeignOwnable, //
+};
+use zerocopy::FromZeros;
+
+/// `struct longpin_port`.
+#[repr(C)]
+struct RawPort {
+    _opaque: [u8; 0],
+}
+
+#[allow(
+    improper_ctypes,
+    reason = "structures of the kernel are only passed by pointer"
+)]
+extern "C" {
+    fn longpin_driver_register() -> c_int;
+    fn longpin_driver_unregister();
+    fn longpin_port_dev(port: *mut RawPort) -> *mut bindings::device;
+    fn longpin_port_dma_dev(port: *mut RawPort, translates: *mut bool) -> *mut bindings::device;
+    fn longpin_port_read_config(port: *mut RawPort, buf: *mut c_void, len: c_uint);
+    fn longpin_port_queue(port: *mut RawPort, index: c_uint) -> *mut RawQueue;
+    fn longpin_port_ready(port: *mut RawPort, device: *mut c_void);
+    fn longpin_port_reset(port: *mut RawPort);
+}
+
+/// The registered virtio driver; dropping it unbinds every device.
+pub(crate) struct Driver(());
+
+impl Driver {
+    pub(crate) fn register() -> Result<Self> {
+        // SAFETY: Called once, when the module is loaded; undone by `drop()`.
+        to_result(unsafe { longpin_driver_register() })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // SAFETY: A `Driver` exists only after a successful registration.
+        unsafe { longpin_driver_unregister() };
+    }
+}
+
+/// The bound virtio device.
+///
+/// # Invariants
+///
+/// The pointer is valid, and the device was not reset since probe.
+pub(crate) struct Port(NonNull<RawPort>);
+
+// SAFETY: The functions of `virtio_glue.c` may be called from any thread.
+unsafe impl Send for Port {}
+// SAFETY: As above; those that take `&self` do not interfere with each other.
+unsafe impl Sync for Port {}
+
+impl Port {
+    /// The virtio device, to name it in messages.
+    pub(crate) fn dev(&self) -> ARef<device::Device> {
+        // SAFETY: The port is valid by the type invariant, and its device is alive with it.
+        unsafe { device::Device::get_device(longpin_port_dev(self.0.as_ptr())) }
+    }
+
+    /// The device to map DMA for.
+    pub(crate) fn dma_dev(&self) -> Result<DmaDevice> {
+        let mut translates = false;
+        // SAFETY: The port is valid by the type invariant.
+        let raw = unsafe { longpin_port_dma_dev(self.0.as_ptr(), &mut translates) };
+        // SAFETY: The device is alive with the port.
+        Ok(unsafe { DmaDevice::new(NonNull::new(raw).ok_or(ENODEV)?, translates) })
+    }
+
+    /// Reads the configuration space.
+    pub(crate) fn config(&self) -> Config {
+        let mut config = Config::new_zeroed();
+        let bytes = config.as_mut_bytes();
+        // SAFETY: The port is valid by the type invariant, `bytes` for writing its length.
+        unsafe {
+            longpin_port_read_config(
+                self.0.as_ptr(),
+                bytes.as_mut_ptr().cast(),
+                CONFIG_SIZE as c_uint,
+            )
+        };
+        config
+    }
+
+    /// The queue for short requests.
+    pub(crate) fn control_queue<C>(&self) -> Result<impl PinInit<VirtQueue<C>>> {
+        self.queue(QUEUE_CONTROL)
+    }
+
+    /// The queue for DMA programs.
+    pub(crate) fn dma_queue<C>(&self) -> Result<impl PinInit<VirtQueue<C>>> {
+        self.queue(QUEUE_DMA)
+    }
+
+    fn queue<C>(&self, index: u32) -> Result<impl PinInit<VirtQueue<C>>> {
+        // SAFETY: The port is valid by the type invariant.
+        let raw = NonNull::new(unsafe { longpin_port_queue(self.0.as_ptr(), index) });
+        // SAFETY: Probe makes each queue object once, before anything is added. The virtio core
+        // deletes queues after `longpin_rust_remove()`, which closes them.
+        Ok(unsafe { VirtQueue::new(raw.ok_or(ENODEV)?) })
+    }
+
+    /// Lets the device work: requests may be added, and completions reach `device`.
+    fn start(&self, device: &Arc<Device>) {
+        // The C side only borrows the device; `Bound` keeps it alive until after the reset.
+        let device: *const Device = &**device;
+        // SAFETY: The port is valid by the type invariant.
+        unsafe { longpin_port_ready(self.0.as_ptr(), device.cast_mut().cast()) };
+    }
+
+    /// Resets the device. May sleep. After this the device touches no memory and
+    /// `longpin_rust_drain()` is neither running nor called again. The queues must be closed.
+    pub(crate) fn reset(self) -> Quiesced {
+        // SAFETY: The port is valid by the type invariant, which ends here.
+        unsafe { longpin_port_reset(self.0.as_ptr()) };
+        Quiesced(())
+    }
+}
+
+/// Proof that the device was reset.
+pub(crate) struct Quiesced(());
+
+/// What probe makes and remove takes away.
+struct Bound {
+    // Dropped first: nobody can open a device that is going away.
+    chardev: Pin<KBox<Chardev>>,
+    device: Arc<Device>,
+}
+
+fn probe(port: Port) -> Result<KBox<Bound>> {
+    let bound = KBox::<Bound>::new_uninit(GFP_KERNEL)?;
+    let device = Device::new(&port)?;
+    port.start(&device);
+    device.connect(port);
+    match Chardev::register(&device) {
+        Ok(chardev) => Ok(KBox::write(bound, Bound { chardev, device })),
+        Err(error) => {
+            device.shut_down();
+            Err(error)
+        }
+    }
+}
+
+/// # Safety
+///
+/// Called by `virtio_glue.c` with a new port, once a port.
+#[no_mangle]
+unsafe extern "C" fn longpin_rust_probe(port: *mut RawPort) -> *mut c_void {
+    let Some(port) = NonNull::new(port) else {
+        return EINVAL.to_ptr();
+    };
+    // INVARIANT: By the safety requirements.
+    probe(Port(port)).map_or_else(Error::to_ptr, KBox::into_foreign)
+}
+
+/// # Safety
+///
+/// Called by `virtio_glue.c` with what `longpin_rust_probe()` returned, once.
+#[no_mangle]
+unsafe extern "C" fn longpin_rust_remove(bound: *mut c_void) {
+    // SAFETY: By the safety requirements.
+    let bound = unsafe { KBox::<Bound>::from_foreign(bound) };
+    let Bound { chardev, device } = KBox::into_inner(bound);
+    drop(chardev);
+    device.shut_down();
+    device.revoke_regions();
+}
+
+/// # Safety
+///
+/// Called by `virtio_glue.c` in process context with the pointer that [`Port::start`] gave it, and
+/// not after the reset.
+#[no_mangle]
+unsafe extern "C" fn longpin_rust_drain(device: *mut c_void) {
+    // SAFETY: By the safety requirements the device was not reset, so `Bound` or `probe()` holds
+    // a reference to it.
+    let device = unsafe { &*device.cast::<Device>() };
+    device.drain();
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A region: pages that are pinned, mapped for DMA and announced to the device.
+//!
+//! The life of a region goes one way: pinned, mapped, announced; then taken from the device, which
+//! acknowledges that its DMA has ended, unmapped, unpinned. [`Region::release`] does not unpin
+//! before the device acknowledged or was reset. Nothing on that way allocates memory or can fail.
+//!
+//! Two may come to release a region: its file, and the device's removal. Whoever gets the pages out
+//! of the region's slot gives them back, with the slot locked all the while: removal must not end
+//! before the last page is unmapped, also if a file happens to be doing it. For the same reason a
+//! region is mapped and announced with its slot locked. Announcing waits for the device, so the
+//! slot is the outermost lock; removal resets the device first, which ends that wait.
+
+use crate::{
+    device::Device,
+    dma::{
+        MapRequest,
+        Segment,
+        UnmapRequest,
+        MAP_FIRST,
+        MAP_LAST,
+        OP_MAP,
+        OP_UNMAP,
+        STATUS_LIMIT,
+        STATUS_NOT_FOUND,
+        STATUS_OK, //
+    },
+    mapping::MappedPages,
+    pins::{
+        killed,
+        Access,
+        Mode,
+        PageFacts,
+        PinnedPages, //
+    },
+    uapi, //
+};
+use kernel::{
+    new_mutex,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+/// What user space asked for, checked.
+pub(crate) struct PinRequest {
+    addr: usize,
+    nr_pages: u32,
+    mode: Mode,
+    access: Access,
+    file_offset: u64,
+    run: u64,
+}
+
+impl PinRequest {
+    /// Errors: [`EINVAL`]; [`E2BIG`] for more than `max_bytes`.
+    pub(crate) fn parse(pin: &uapi::Pin, max_bytes: u64) -> Result<Self> {
+        let page_mask = PAGE_SIZE as u64 - 1;
+        if pin.reserved != 0 || (pin.addr | pin.length) & page_mask != 0 || pin.length == 0 {
+            return Err(EINVAL);
+        }
+        pin.addr.checked_add(pin.length).ok_or(EINVAL)?;
+        let (mode, access) = (pin.mode.try_into()?, pin.access.try_into()?);
+        if pin.length > max_bytes {
+            return Err(E2BIG);
+        }
+        Ok(Self {
+            addr: pin.addr.try_into()?,
+            nr_pages: (pin.length >> PAGE_SHIFT).try_into()?,
+            mode,
+            access,
+            file_offset: pin.file_offset,
+            run: pin.run,
+        })
+    }
+
+    fn total_bytes(&self) -> u64 {
+        u64::from(self.nr_pages) << PAGE_SHIFT
+    }
+}
+
+/// What is known of one page of a region.
+pub(crate) struct PageQuery {
+    pub(crate) facts: PageFacts,
+    pub(crate) dma_addr: u64,
+    pub(crate) nr_segments: u32,
+}
+
+/// See the module.
+#[pin_data]
+pub(crate) struct Region {
+    id: u32,
+    request: PinRequest,
+    // None before the pages are mapped, and after they were given back.
+    #[pin]
+    slot: Mutex<Option<MappedPages>>,
+}
+
+impl Region {
+    /// Pins, maps and announces a range of the calling process. The result is known to the device
+    /// and must be released by [`Region::release`].
+    ///
+    /// Errors: as `LONGPIN_IOC_PIN` says; nothing is left behind then.
+    pub(crate) fn pin(device: &Device, request: PinRequest) -> Result<Arc<Self>> {
+        if device.is_down() {
+            return Err(ENODEV);
+        }
+        let region = Arc::pin_init(
+            try_pin_init!(Self {
+                id: device.new_region_id()?,
+                request,
+                slot <- new_mutex!(None, "longpin_region"),
+            }? Error),
+            GFP_KERNEL,
+        )?;
+        device.remember_region(&region)?;
+        match region.fill(device) {
+            Ok(()) => Ok(region),
+            Err(error) => {
+                device.forget_region(region.id);
+                Err(error)
+            }
+        }
+    }
+
+    fn fill(&self, device: &Device) -> Result {
+        let PinRequest {
+            addr,
+            nr_pages,
+            mode,
+            access,
+            ..
+        } = self.request;
+        let pinned = PinnedPages::pin(addr, nr_pages as usize, mode, access)?;
+
+        let mut slot = self.slot.lock();
+        // The slot is locked: if the device is up now, then its removal will find the pages here.
+        if device.is_down() {
+            return Err(ENODEV);
+        }
+        let mapped = MappedPages::new(pinned, device.dma_dev())?;
+        if let Err(error) = self.announce(device, &mapped) {
+            self.take_from_device(device, uapi::RELEASE_CLEAN);
+            return Err(error);
+        }
+        device.count_pinned(nr_pages);
+        *slot = Some(mapped);
+        Ok(())
+    }
+
+    /// Tells the device of all segments, in as many requests as it takes.
+    fn announce(&self, device: &Device, mapped: &MappedPages) -> Result {
+        let mut segments = mapped.segments();
+        let mut left = mapped.nr_segments();
+        let mut flags = MAP_FIRST;
+        while left > 0 {
+            if killed() {
+                return Err(EINTR);
+            }
+            let nr_segments = left.min(device.limits().segments_per_map);
+            left -= nr_segments;
+            if left == 0 {
+                flags |= MAP_LAST;
+            }
+            let map = self.map_request(flags, nr_segments);
+            let answer = device.call(OP_MAP, |message| {
+                message.push(&map)?;
+                segments
+                    .by_ref()
+                    .take(nr_segments as usize)
+                    .try_for_each(|(dma_addr, len)| message.push(&Segment { dma_addr, len }))
+            })?;
+            match answer.status {
+                STATUS_OK => flags = 0,
+                STATUS_LIMIT => return Err(ENOSPC),
+                _ => return Err(EIO),
+            }
+        }
+        Ok(())
+    }
+
+    fn map_request(&self, flags: u32, nr_segments: u32) -> MapRequest {
+        MapRequest {
+            region: self.id,
+            flags,
+            total_bytes: self.request.total_bytes(),
+            file_offset: self.request.file_offset,
+            run: self.request.run,
+            pin_mode: self.mode(),
+            nr_segments,
+        }
+    }
+
+    /// Returns when the device does no DMA to the region any more: because it said so, or because
+    /// it had to be reset.
+    fn take_from_device(&self, device: &Device, how: u32) {
+        if device.is_down() {
+            return;
+        }
+        let unmap = UnmapRequest {
+            region: self.id,
+            release: how,
+        };
+        match device.call(OP_UNMAP, |message| message.push(&unmap)) {
+            Ok(answer) if matches!(answer.status, STATUS_OK | STATUS_NOT_FOUND) => {}
+            Ok(answer) => {
+                let (id, status) = (self.id, answer.status);
+                device.declare_broken(fmt!("region {id}: unmap answered with status {status}"));
+            }
+            Err(error) => {
+                let id = self.id;
+                device.declare_broken(fmt!("region {id}: unmap failed: {error:?}"));
+            }
+        }
+    }
+
+    /// Stops all DMA to the region, waits for the device, and gives the pages back. `how` is one
+    /// of the `RELEASE_` constants.
+    pub(crate) fn release(&self, device: &Device, how: u32) {
+        self.take_from_device(device, how);
+        self.give_back(device, self.makes_dirty(how));
+    }
+
+    /// Gives the pages back without asking the device, which must be down.
+    pub(crate) fn revoke(&self, device: &Device) {
+        self.give_back(device, self.makes_dirty(uapi::RELEASE_CLOSE));
+    }
+
+    /// An owner who went away said nothing of dirty pages: they are dirty if they were pinned for
+    /// writing, as `ib_umem_release()` has it.
+    fn makes_dirty(&self, how: u32) -> bool {
+        match how {
+            uapi::RELEASE_CLEAN => false,
+            uapi::RELEASE_DIRTY => true,
+            _ => self.request.access == Access::Write,
+        }
+    }
+
+    fn give_back(&self, device: &Device, dirty: bool) {
+        let mut slot = self.slot.lock();
+        if let Some(mapped) = slot.take() {
+            mapped.release(dirty);
+            device.count_unpinned(self.nr_pages());
+        }
+        drop(slot);
+        device.forget_region(self.id);
+    }
+
+    /// What is known of a page. Errors: [`ERANGE`]; [`ENODEV`] if the pages were given back.
+    pub(crate) fn query(&self, page_index: u32) -> Result<PageQuery> {
+        if page_index >= self.nr_pages() {
+            return Err(ERANGE);
+        }
+        let index = page_index as usize;
+        let slot = self.slot.lock();
+        let mapped = slot.as_ref().ok_or(ENODEV)?;
+        Ok(PageQuery {
+            facts: mapped.pinned().facts(index).ok_or(ERANGE)?,
+            dma_addr: mapped.dma_addr(index).ok_or(ERANGE)?,
+            nr_segments: mapped.nr_segments(),
+        })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub(crate) fn mode(&self) -> u32 {
+        self.request.mode as u32
+    }
+
+    pub(crate) fn access(&self) -> u32 {
+        self.request.access as u32
+    }
+
+    pub(crate) fn nr_pages(&self) -> u32 {
+        self.request.nr_pages
+    }
+
+    pub(crate) fn length(&self) -> u64 {
+        self.request.total_bytes()
+    }
+}

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What steps have made and named: files, mappings, regions, programs, mounts; and how all of it is let go.
+
+use crate::error::{StepError, errno_name, failed};
+use crate::mapping::Mapping;
+use crate::pinner::Pinner;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+use std::collections::BTreeMap;
+
+/// How long [`Objects::release_all`] waits for one program: as the driver gives a silent device.
+const PROGRAM_END_MS: u32 = 10_000;
+
+/// Objects of one kind by the names of the scenario.
+#[derive(Debug)]
+pub struct Table<T> {
+    kind: &'static str,
+    items: BTreeMap<String, T>,
+}
+
+impl<T> Table<T> {
+    fn new(kind: &'static str) -> Self {
+        Self { kind, items: BTreeMap::new() }
+    }
+
+    /// Is the name free? Asked before the object is made, so that a wrong name changes nothing.
+    pub fn claim(&self, name: &str) -> Result<(), StepError> {
+        if self.items.contains_key(name) {
+            return failed!("{} `{name}` exists already; use another name or let it go first", self.kind);
+        }
+        Ok(())
+    }
+
+    /// Add an object under a claimed name.
+    pub fn insert(&mut self, name: String, item: T) {
+        self.items.insert(name, item);
+    }
+
+    /// The object of a name.
+    pub fn get(&self, name: &str) -> Result<&T, StepError> {
+        self.items.get(name).ok_or_else(|| self.unknown(name))
+    }
+
+    /// The object of a name, to be changed.
+    pub fn get_mut(&mut self, name: &str) -> Result<&mut T, StepError> {
+        let unknown = self.unknown(name);
+        self.items.get_mut(name).ok_or(unknown)
+    }
+
+    /// Forget a name.
+    pub fn remove(&mut self, name: &str) -> Result<T, StepError> {
+        let unknown = self.unknown(name);
+        self.items.remove(name).ok_or(unknown)
+    }
+
+    /// No objects?
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Drop every object; one line about each.
+    fn clear(&mut self, done: &str) -> Vec<String> {
+        let items = std::mem::take(&mut self.items);
+        items.keys().map(|name| format!("{} {name}: {done}", self.kind)).collect()
+    }
+
+    fn unknown(&self, name: &str) -> StepError {
+        let known: Vec<_> = self.items.keys().map(String::as_str).collect();
+        StepError::Failed(format!("no {} `{name}`; there are: [{}]", self.kind, known.join(", ")))
+    }
+}
+
+/// Everything that steps have made.
+///
+/// Field order is drop order, which matters when the agent ends without [`Objects::release_all`].
+#[derive(Debug)]
+pub struct Objects {
+    /// DMA programs: handles of the driver.
+    pub programs: Table<u64>,
+    /// Pinned regions: handles of the driver.
+    pub regions: Table<u32>,
+    /// The driver, open from the first pin on.
+    pub pinner: Option<Pinner>,
+    /// Mappings.
+    pub maps: Table<Mapping>,
+    /// Open files.
+    pub files: Table<OwnedFd>,
+    /// Mount points in order of mounting.
+    pub mounts: Vec<String>,
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self {
+            programs: Table::new("program"),
+            regions: Table::new("region"),
+            pinner: None,
+            maps: Table::new("mapping"),
+            files: Table::new("file"),
+            mounts: Vec::new(),
+        }
+    }
+}
+
+impl Objects {
+    /// The driver; opened at first use.
+    pub fn pinner(&mut self) -> Result<&Pinner, StepError> {
+        match &mut self.pinner {
+            Some(pinner) => Ok(pinner),
+            none => Ok(none.insert(Pinner::open()?)),
+        }
+    }
+
+    /// Close the driver if nothing depends on it, so that its module can go.
+    pub fn close_idle_pinner(&mut self) {
+        if self.programs.is_empty() && self.regions.is_empty() {
+            self.pinner = None;
+        }
+    }
+
+    /// Let go of everything: programs, regions (released clean), mappings, handles, mounts. One line about each.
+    ///
+    /// Failed if a mount stays; it is tried again by the next call.
+    pub fn release_all(&mut self) -> Result<String, StepError> {
+        let mut report = Vec::new();
+        self.end_programs(&mut report);
+        self.release_regions(&mut report);
+        report.extend(self.maps.clear("unmapped"));
+        report.extend(self.files.clear("closed"));
+        self.unmount_all(&mut report);
+        if self.mounts.is_empty() {
+            return Ok(report.join("\n"));
+        }
+        failed!("{}", report.join("\n"))
+    }
+
+    fn end_programs(&mut self, report: &mut Vec<String>) {
+        let Some(pinner) = &self.pinner else { return };
+        for (name, program) in std::mem::take(&mut self.programs.items) {
+            // It may have ended by itself: the wait tells.
+            let _ = pinner.stop(program);
+            report.push(match pinner.wait(program, PROGRAM_END_MS) {
+                Ok(end) => format!("program {name}: ended with status {}", end.status),
+                Err(error) => format!("program {name}: {error}"),
+            });
+        }
+    }
+
+    fn release_regions(&mut self, report: &mut Vec<String>) {
+        let Some(pinner) = &self.pinner else { return };
+        for (name, region) in std::mem::take(&mut self.regions.items) {
+            report.push(match pinner.release(region, false) {
+                Ok(()) => format!("region {name}: released clean"),
+                Err(error) => format!("region {name}: {error}; left to the close of the driver"),
+            });
+        }
+        self.pinner = None;
+    }
+
+    fn unmount_all(&mut self, report: &mut Vec<String>) {
+        for dir in std::mem::take(&mut self.mounts).into_iter().rev() {
+            match rustix::mount::unmount(dir.as_str(), UnmountFlags::empty()) {
+                Ok(()) => report.push(format!("mount {dir}: unmounted")),
+                // A program of a step did it.
+                Err(Errno::INVAL | Errno::NOENT) => report.push(format!("mount {dir}: gone already")),
+                Err(errno) => {
+                    let name = errno_name(errno.raw_os_error());
+                    report.push(format!("mount {dir}: stays, {name}"));
+                    self.mounts.insert(0, dir);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_once_and_must_exist() {
+        let mut table = Table::new("file");
+        table.claim("a").unwrap();
+        table.insert("a".into(), 1);
+        table.insert("b".into(), 2);
+        assert_eq!(table.claim("a"), failed!("file `a` exists already; use another name or let it go first"));
+        assert_eq!(table.get("c"), failed!("no file `c`; there are: [a, b]"));
+        assert_eq!(table.remove("a"), Ok(1));
+        table.claim("a").unwrap();
+    }
+
+    #[test]
+    fn letting_go_of_everything_says_what_it_was() {
+        let mut objects = Objects::default();
+        objects.files.insert("a".into(), tempfile::tempfile().unwrap().into());
+        assert_eq!(objects.release_all().unwrap(), "file a: closed");
+        objects.mounts.push("/no/such/mount".into());
+        assert_eq!(objects.release_all().unwrap(), "mount /no/such/mount: gone already");
+        assert_eq!(objects.release_all().unwrap(), "");
+        assert!(objects.files.is_empty());
+    }
+}

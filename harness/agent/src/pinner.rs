@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `/dev/longpin0`: pins, programs and queries of the driver, by ioctl.
+//!
+//! Closing the file makes the kernel stop all programs and unpin all regions that are left.
+
+use crate::error::{OrRefused, StepError, failed};
+use crate::sys::ioctl_struct;
+use longpin_proto::agent::{PinMode, Program};
+use longpin_proto::facts::{DmaResult, RegionState};
+use longpin_wire::{dma, uapi};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use zerocopy::FromZeros;
+
+/// Device node of the driver.
+pub const DEVICE: &str = "/dev/longpin0";
+
+/// What is to be pinned.
+#[derive(Debug, Clone, Copy)]
+pub struct PinRequest {
+    /// Address of the first byte.
+    pub address: u64,
+    /// Bytes.
+    pub len: u64,
+    /// How.
+    pub mode: PinMode,
+    /// Label of the first byte.
+    pub file_offset: u64,
+    /// Label of the case.
+    pub run: u64,
+}
+
+/// An open driver.
+#[derive(Debug)]
+pub struct Pinner(OwnedFd);
+
+impl Pinner {
+    /// Open the device. Failed if it is not there or speaks another version.
+    pub fn open() -> Result<Self, StepError> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let pinner = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
+            Ok(fd) => Self(fd),
+            Err(rustix::io::Errno::NOENT) => {
+                return failed!("{DEVICE} is not there; load the module longpin first");
+            }
+            Err(errno) => return Err(errno).or_refused("open(/dev/longpin0)"),
+        };
+        let mut info = uapi::Info::new_zeroed();
+        ioctl_struct(&pinner.0, uapi::IOC_INFO, &mut info).or_refused("ioctl(LONGPIN_IOC_INFO)")?;
+        if info.version != uapi::VERSION {
+            return failed!(
+                "{DEVICE} speaks version {} of the ioctl interface, this agent {}",
+                info.version,
+                uapi::VERSION
+            );
+        }
+        Ok(pinner)
+    }
+
+    /// Pin user memory; returns the driver's handle.
+    pub fn pin(&self, request: &PinRequest) -> Result<u32, StepError> {
+        let (mode, access) = mode_and_access(request.mode);
+        let mut pin = uapi::Pin {
+            addr: request.address,
+            length: request.len,
+            mode,
+            access,
+            file_offset: request.file_offset,
+            run: request.run,
+            ..uapi::Pin::new_zeroed()
+        };
+        ioctl_struct(&self.0, uapi::IOC_PIN, &mut pin).or_refused("ioctl(LONGPIN_IOC_PIN)")?;
+        Ok(pin.region)
+    }
+
+    /// State of a region; asks once for each of its pages.
+    pub fn query(&self, region: u32) -> Result<RegionState, StepError> {
+        let first = self.query_page(region, 0)?;
+        let mut pages_with_mapping = first.page_has_mapping;
+        for page_index in 1..first.nr_pages {
+            pages_with_mapping += self.query_page(region, page_index)?.page_has_mapping;
+        }
+        Ok(RegionState {
+            pages: first.nr_pages,
+            segments: first.nr_segments,
+            running: first.nr_running,
+            pages_with_mapping,
+            zone: first.page_zone,
+            folio_pages: first.folio_pages,
+        })
+    }
+
+    fn query_page(&self, region: u32, page_index: u32) -> Result<uapi::Query, StepError> {
+        let mut query = uapi::Query { region, page_index, ..uapi::Query::new_zeroed() };
+        ioctl_struct(&self.0, uapi::IOC_QUERY, &mut query).or_refused("ioctl(LONGPIN_IOC_QUERY)")?;
+        Ok(query)
+    }
+
+    /// Start a DMA program; returns the driver's handle.
+    pub fn submit(&self, region: u32, program: &Program, run: u64) -> Result<u64, StepError> {
+        let mut submit = submit_of(region, program, run);
+        ioctl_struct(&self.0, uapi::IOC_SUBMIT, &mut submit).or_refused("ioctl(LONGPIN_IOC_SUBMIT)")?;
+        Ok(submit.program)
+    }
+
+    /// Wait for a program's end. Refused with ETIMEDOUT if it still runs; its handle then stays.
+    pub fn wait(&self, program: u64, timeout_ms: u32) -> Result<DmaResult, StepError> {
+        let mut wait = uapi::Wait { program, timeout_ms, ..uapi::Wait::new_zeroed() };
+        ioctl_struct(&self.0, uapi::IOC_WAIT, &mut wait).or_refused("ioctl(LONGPIN_IOC_WAIT)")?;
+        Ok(DmaResult {
+            status: wait.status,
+            cells_done: wait.cells_done,
+            last_generation: wait.last_generation,
+            started_ns: wait.started_ns,
+            finished_ns: wait.finished_ns,
+        })
+    }
+
+    /// Ask a program to end.
+    pub fn stop(&self, program: u64) -> Result<(), StepError> {
+        let mut stop = uapi::Stop { program };
+        ioctl_struct(&self.0, uapi::IOC_STOP, &mut stop).or_refused("ioctl(LONGPIN_IOC_STOP)")
+    }
+
+    /// Stop DMA to a region and unpin it.
+    pub fn release(&self, region: u32, dirty: bool) -> Result<(), StepError> {
+        let how = if dirty { uapi::RELEASE_DIRTY } else { uapi::RELEASE_CLEAN };
+        let mut release = uapi::Release { region, how };
+        ioctl_struct(&self.0, uapi::IOC_RELEASE, &mut release).or_refused("ioctl(LONGPIN_IOC_RELEASE)")
+    }
+}
+
+fn mode_and_access(mode: PinMode) -> (u32, u32) {
+    match mode {
+        PinMode::Longterm => (uapi::MODE_LONGTERM, uapi::ACCESS_WRITE),
+        PinMode::LongtermRo => (uapi::MODE_LONGTERM, uapi::ACCESS_READ),
+        PinMode::Pin => (uapi::MODE_PIN, uapi::ACCESS_WRITE),
+        PinMode::Get => (uapi::MODE_GET, uapi::ACCESS_WRITE),
+    }
+}
+
+fn submit_of(region: u32, program: &Program, run: u64) -> uapi::Submit {
+    uapi::Submit {
+        region,
+        order: program.random_seed.map_or(dma::ORDER_SEQUENTIAL, |_| dma::ORDER_RANDOM),
+        direction: dma::DIRECTION_WRITE,
+        payload: program.fill_byte.map_or(dma::PAYLOAD_STAMP, |_| dma::PAYLOAD_FILL),
+        offset: program.offset,
+        length: program.len,
+        seed: program.random_seed.unwrap_or(0),
+        generation: program.generation,
+        run,
+        rate_cells_per_s: program.rate_cells_per_s,
+        passes: program.passes,
+        duration_us: program.duration_us,
+        cell_bytes: program.cell_bytes,
+        fill: program.fill_byte.unwrap_or(0).into(),
+        start_delay_us: program.start_delay_us,
+        program: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: Program = Program {
+        offset: 4096,
+        len: 8192,
+        generation: 3,
+        passes: 1,
+        random_seed: None,
+        cell_bytes: 512,
+        rate_cells_per_s: 10,
+        duration_us: 11,
+        start_delay_us: 12,
+        fill_byte: None,
+    };
+
+    #[test]
+    fn a_plain_program_is_sequential_and_stamped() {
+        let submit = submit_of(7, &PROGRAM, 99);
+        assert_eq!((submit.region, submit.run, submit.generation), (7, 99, 3));
+        assert_eq!((submit.order, submit.payload), (dma::ORDER_SEQUENTIAL, dma::PAYLOAD_STAMP));
+        assert_eq!((submit.offset, submit.length, submit.cell_bytes), (4096, 8192, 512));
+        assert_eq!((submit.rate_cells_per_s, submit.duration_us, submit.start_delay_us), (10, 11, 12));
+    }
+
+    #[test]
+    fn seed_and_fill_choose_order_and_payload() {
+        let program = Program { random_seed: Some(5), fill_byte: Some(0xee), ..PROGRAM };
+        let submit = submit_of(7, &program, 99);
+        assert_eq!((submit.order, submit.seed), (dma::ORDER_RANDOM, 5));
+        assert_eq!((submit.payload, submit.fill), (dma::PAYLOAD_FILL, 0xee));
+    }
+
+    #[test]
+    fn every_mode_writes_except_the_read_only_one() {
+        assert_eq!(mode_and_access(PinMode::Longterm), (uapi::MODE_LONGTERM, uapi::ACCESS_WRITE));
+        assert_eq!(mode_and_access(PinMode::LongtermRo), (uapi::MODE_LONGTERM, uapi::ACCESS_READ));
+        assert_eq!(mode_and_access(PinMode::Pin), (uapi::MODE_PIN, uapi::ACCESS_WRITE));
+        assert_eq!(mode_and_access(PinMode::Get), (uapi::MODE_GET, uapi::ACCESS_WRITE));
+    }
+
+    #[test]
+    fn a_missing_device_names_the_module() {
+        let Err(StepError::Failed(message)) = Pinner::open() else { return };
+        assert!(message.contains("load the module longpin"), "{message}");
+    }
+}

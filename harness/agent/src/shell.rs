@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! An interactive shell on the virtio-serial port `longpin.shell`: busybox on a pty, until it exits.
+
+use crate::error::{OrRefused, StepError, failed};
+use crate::{exec, port};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use std::fs::File;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+/// Name of the port.
+const PORT_NAME: &str = "longpin.shell";
+/// How long the port may take to appear.
+const PORT_DEADLINE: Duration = Duration::from_secs(5);
+/// Size of the terminal: a serial port cannot tell the peer's, and programs misbehave on one of 0 by 0.
+const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+/// A port without a peer is looked at this often: poll(2) would return at once, for ever, with POLLHUP.
+const PEER_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// Run the shell. Blocks until it exits.
+pub fn run() -> Result<(), StepError> {
+    let port = port::open(PORT_NAME, PORT_DEADLINE).or_failed("shell")?;
+    rustix::io::ioctl_fionbio(&port, true).or_failed("shell port")?;
+    let (terminal, child) = spawn()?;
+    rustix::io::ioctl_fionbio(&terminal, true).or_failed("shell terminal")?;
+    Bridge { port, terminal, to_terminal: Vec::new(), to_port: Vec::new() }.run(child)
+}
+
+fn spawn() -> Result<(OwnedFd, Child), StepError> {
+    let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
+        .or_failed("openpt")?;
+    rustix::pty::unlockpt(&terminal).or_failed("unlockpt")?;
+    rustix::termios::tcsetwinsize(&terminal, SIZE).or_failed("tcsetwinsize")?;
+    let name = rustix::pty::ptsname(&terminal, Vec::new()).or_failed("ptsname")?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let side = rustix::fs::open(&name, flags, Mode::empty()).or_failed("open(pts)")?;
+    let copy = || side.try_clone().or_failed("dup(pts)");
+    // `setsid -c` makes a session and takes standard input as its controlling terminal.
+    let child = Command::new(exec::find_program("busybox")?)
+        .args(["setsid", "-c", "sh", "-i"])
+        .env("PATH", exec::SEARCH_PATH)
+        .env("HOME", "/")
+        .env("TERM", "vt100")
+        .stdin(copy()?)
+        .stdout(copy()?)
+        .stderr(side)
+        .spawn()
+        .or_failed("busybox setsid")?;
+    Ok((terminal, child))
+}
+
+/// Bytes between the port and the terminal. Both ends do not block.
+struct Bridge {
+    port: File,
+    terminal: OwnedFd,
+    to_terminal: Vec<u8>,
+    to_port: Vec<u8>,
+}
+
+impl Bridge {
+    fn run(mut self, mut child: Child) -> Result<(), StepError> {
+        let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .or_failed("pidfd_open")?;
+        let mut has_peer = true;
+        loop {
+            let want = |pending: &[u8]| {
+                if pending.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
+            };
+            let mut fds = vec![
+                PollFd::new(&pidfd, PollFlags::IN),
+                PollFd::new(&self.terminal, want(&self.to_terminal)),
+            ];
+            if has_peer {
+                fds.push(PollFd::new(&self.port, want(&self.to_port)));
+            }
+            match poll(&mut fds, (!has_peer).then_some(&PEER_CHECK)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).or_failed("poll"),
+            }
+            let ended = !fds[0].revents().is_empty();
+            has_peer = fds.get(2).is_none_or(|port| !port.revents().contains(PollFlags::HUP));
+            drop(fds);
+            self.transfer(has_peer);
+            if ended {
+                break;
+            }
+        }
+        self.transfer(has_peer);
+        let status = child.wait().or_failed("waitpid")?;
+        match status.code() {
+            // 127 and 126 are the shell's words for "it could not be started".
+            Some(126 | 127) => failed!("busybox could not start a shell"),
+            _ => Ok(()),
+        }
+    }
+
+    /// Move what can be moved. Without a peer, output has no reader and is dropped.
+    fn transfer(&mut self, has_peer: bool) {
+        fill(&self.terminal, &mut self.to_port);
+        fill(&self.port, &mut self.to_terminal);
+        flush(&self.terminal, &mut self.to_terminal);
+        flush(&self.port, &mut self.to_port);
+        if !has_peer {
+            self.to_port.clear();
+        }
+    }
+}
+
+/// Read once more only when the last bytes are gone: a slow end slows the other down.
+fn fill(from: impl rustix::fd::AsFd, pending: &mut Vec<u8>) {
+    if pending.is_empty() {
+        let mut chunk = [0; 4096];
+        if let Ok(n) = rustix::io::read(from, &mut chunk) {
+            pending.extend(&chunk[..n]);
+        }
+    }
+}
+
+fn flush(to: impl rustix::fd::AsFd, pending: &mut Vec<u8>) {
+    if !pending.is_empty()
+        && let Ok(n) = rustix::io::write(to, pending)
+    {
+        pending.drain(..n);
+    }
+}

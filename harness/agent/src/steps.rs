@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! From a step to a fact: each arm names the file that does the work.
+
+use crate::error::{OrRefused, StepError, failed};
+use crate::kmsg::KernelLog;
+use crate::mapping::Mapping;
+use crate::modules::{self, Modules};
+use crate::objects::Objects;
+use crate::pinner::PinRequest;
+use crate::sys::MapSource;
+use crate::{cachestat, exec, fiemap, fsops, mounts, shell, vmstat};
+use longpin_proto::agent::{Backing, Fact, OpenFlags, Outcome, Step};
+use rustix::thread::CpuSet;
+use std::time::Duration;
+
+/// Name of the driver's module: its device is closed before it is unloaded.
+const DRIVER: &str = "longpin";
+
+/// State of the guest as far as steps made it.
+#[derive(Debug)]
+pub struct Agent {
+    objects: Objects,
+    modules: Modules,
+    log: Option<KernelLog>,
+    /// CPUs at the start.
+    all_cpus: CpuSet,
+}
+
+impl Agent {
+    /// An agent that has made nothing yet.
+    pub fn new(modules: Modules) -> Result<Self, StepError> {
+        let all_cpus = rustix::thread::sched_getaffinity(None).or_failed("sched_getaffinity")?;
+        Ok(Self { objects: Objects::default(), modules, log: None, all_cpus })
+    }
+
+    /// Carry out one step, in the calling thread. Blocks as long as the kernel does.
+    pub fn perform(&mut self, step: Step) -> Outcome {
+        match self.dispatch(step) {
+            Ok(fact) => Outcome::Done { fact },
+            Err(error) => error.into(),
+        }
+    }
+
+    fn dispatch(&mut self, step: Step) -> Result<Fact, StepError> {
+        let objects = &mut self.objects;
+        match step {
+            Step::LoadModule { name, params } => self.modules.load(&name, &params).map(nothing),
+            Step::UnloadModule { name } => self.unload_module(&name).map(nothing),
+            Step::Mkfs { fs, device, args } => {
+                mounts::mkfs(&self.modules, &fs, &device, &args).map(Fact::Text)
+            }
+            Step::Mount { fs, device, dir, options } => {
+                mounts::mount(&self.modules, &fs, &device, &dir, &options)?;
+                objects.mounts.push(dir);
+                Ok(Fact::Nothing)
+            }
+            Step::Unmount { dir } => {
+                mounts::unmount(&dir)?;
+                if let Some(last) = objects.mounts.iter().rposition(|mounted| *mounted == dir) {
+                    objects.mounts.remove(last);
+                }
+                Ok(Fact::Nothing)
+            }
+            Step::Open { file, path, flags } => {
+                objects.files.claim(&file)?;
+                objects.files.insert(file, fsops::open(&path, flags)?);
+                Ok(Fact::Nothing)
+            }
+            Step::Close { file } => objects.files.remove(&file).map(nothing),
+            Step::WriteCells { file, offset, len, fill } => {
+                fsops::write_cells(objects.files.get(&file)?, offset, len, &fill).map(nothing)
+            }
+            Step::Map { map, backing, len, shared, write } => {
+                self.map(map, &backing, len, shared, write).map(nothing)
+            }
+            Step::Unmap { map } => objects.maps.remove(&map).map(nothing),
+            Step::Touch { map, offset, len, access } => {
+                objects.maps.get_mut(&map)?.touch(offset, len, access).map(nothing)
+            }
+            Step::Store { map, offset, len, fill } => {
+                objects.maps.get_mut(&map)?.store(offset, len, &fill).map(nothing)
+            }
+            Step::Advise { map, offset, len, advice } => {
+                objects.maps.get(&map)?.advise(offset, len, advice).map(nothing)
+            }
+            Step::Pin { region, map, offset, len, mode, file_offset, run } => {
+                objects.regions.claim(&region)?;
+                let address = objects.maps.get(&map)?.address(offset, len)?;
+                let request = PinRequest { address, len, mode, file_offset, run };
+                let handle = objects.pinner()?.pin(&request)?;
+                objects.regions.insert(region, handle);
+                objects.pinner()?.query(handle).map(Fact::Region)
+            }
+            Step::QueryRegion { region } => {
+                let handle = *objects.regions.get(&region)?;
+                objects.pinner()?.query(handle).map(Fact::Region)
+            }
+            Step::Dma { program, region, dma, run } => {
+                objects.programs.claim(&program)?;
+                let region = *objects.regions.get(&region)?;
+                let handle = objects.pinner()?.submit(region, &dma, run)?;
+                objects.programs.insert(program, handle);
+                Ok(Fact::Nothing)
+            }
+            Step::DmaWait { program, timeout_ms } => {
+                let handle = *objects.programs.get(&program)?;
+                let end = objects.pinner()?.wait(handle, timeout_ms)?;
+                objects.programs.remove(&program)?;
+                Ok(Fact::Dma(end))
+            }
+            Step::DmaStop { program } => {
+                let handle = *objects.programs.get(&program)?;
+                objects.pinner()?.stop(handle).map(nothing)
+            }
+            Step::Release { region, dirty } => {
+                let handle = *objects.regions.get(&region)?;
+                objects.pinner()?.release(handle, dirty)?;
+                objects.regions.remove(&region).map(nothing)
+            }
+            Step::Fsync { file, data_only } => {
+                fsops::fsync(objects.files.get(&file)?, data_only).map(nothing)
+            }
+            Step::Sync => {
+                rustix::fs::sync();
+                Ok(Fact::Nothing)
+            }
+            Step::Syncfs { dir } => fsops::syncfs(&dir).map(nothing),
+            Step::PageState { file, offset, len } => {
+                cachestat::page_state(objects.files.get(&file)?, offset, len).map(Fact::PageState)
+            }
+            Step::ReadCells { path, offset, len, cell_bytes, via } => {
+                fsops::read_cells(&path, offset, len, cell_bytes, via).map(Fact::Cells)
+            }
+            Step::ReadMapping { map, offset, len, cell_bytes, file_offset } => {
+                objects.maps.get_mut(&map)?.read(offset, len, cell_bytes, file_offset).map(Fact::Cells)
+            }
+            Step::Extents { path } => {
+                fiemap::extents(&fsops::open(&path, OpenFlags::default())?).map(Fact::Extents)
+            }
+            Step::Stat { path } => fsops::stat(&path).map(|(size, blocks)| Fact::Stat { size, blocks }),
+            Step::DropCaches => fsops::drop_caches().map(nothing),
+            Step::Truncate { file, len } => {
+                rustix::fs::ftruncate(objects.files.get(&file)?, len).or_refused("ftruncate").map(nothing)
+            }
+            Step::Fallocate { file, mode, offset, len } => {
+                fsops::fallocate(objects.files.get(&file)?, mode, offset, len).map(nothing)
+            }
+            Step::Reflink { from, to } => {
+                let (from, to) = (objects.files.get(&from)?, objects.files.get(&to)?);
+                rustix::fs::ioctl_ficlone(to, from).or_refused("ioctl(FICLONE)").map(nothing)
+            }
+            Step::PokeDevice { device, offset, len, byte } => {
+                fsops::poke_device(&device, offset, len, byte).map(nothing)
+            }
+            Step::PinCounters => vmstat::pin_counters().map(Fact::Pins),
+            Step::KernelLog => self.kernel_log(),
+            Step::ClearWarnOnce => fsops::write_text("/sys/kernel/debug/clear_warn_once", "1").map(nothing),
+            Step::WriteSys { path, value } => fsops::write_sys(&path, &value).map(nothing),
+            Step::ReadSys { path } => fsops::read_sys(&path).map(Fact::Text),
+            Step::Affinity { cpu } => self.run_on(cpu).map(nothing),
+            Step::Exec { argv, timeout_ms } => {
+                let finished = exec::run(&argv, Duration::from_millis(timeout_ms.into()))?;
+                Ok(Fact::Exec { code: finished.code, output: finished.output })
+            }
+            Step::Cleanup => self.clean_up().map(Fact::Text),
+            Step::Shell => shell::run().map(nothing),
+            Step::PowerOff => Ok(Fact::Nothing),
+        }
+    }
+
+    fn unload_module(&mut self, name: &str) -> Result<(), StepError> {
+        if name == DRIVER {
+            self.objects.close_idle_pinner();
+        }
+        modules::unload(name)
+    }
+
+    fn map(
+        &mut self,
+        name: String,
+        backing: &Backing,
+        len: u64,
+        shared: bool,
+        write: bool,
+    ) -> Result<(), StepError> {
+        self.objects.maps.claim(&name)?;
+        let source = match backing {
+            Backing::File { file, offset } => MapSource::File(self.objects.files.get(file)?, *offset),
+            Backing::Anonymous => MapSource::Anonymous,
+            Backing::Hugetlb => MapSource::Hugetlb,
+        };
+        let mapping = Mapping::new(source, len, shared, write)?;
+        self.objects.maps.insert(name, mapping);
+        Ok(())
+    }
+
+    fn kernel_log(&mut self) -> Result<Fact, StepError> {
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => none.insert(KernelLog::open()?),
+        };
+        log.read().map(Fact::Log)
+    }
+
+    fn run_on(&self, cpu: Option<u32>) -> Result<(), StepError> {
+        let mut cpus = self.all_cpus;
+        if let Some(cpu) = cpu {
+            cpus.clear();
+            if cpu as usize >= CpuSet::MAX_CPU {
+                return failed!("cpu {cpu}; a CPU set ends at {}", CpuSet::MAX_CPU - 1);
+            }
+            cpus.set(cpu as usize);
+        }
+        rustix::thread::sched_setaffinity(None, &cpus).or_refused("sched_setaffinity")
+    }
+
+    fn clean_up(&mut self) -> Result<String, StepError> {
+        self.run_on(None)?;
+        self.objects.release_all()
+    }
+}
+
+fn nothing<T>(_: T) -> Fact {
+    Fact::Nothing
+}

@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! System calls that have no safe wrapper elsewhere. The only file of the agent with unsafe code; what it exports is safe.
+//!
+//! # Why a mapping is never dereferenced
+//!
+//! Scenarios truncate files below their mappings, unplug disks and plant errors, so any access may raise SIGBUS, and
+//! the agent is PID 1: its death ends the boot. [`UserMemory`] therefore lets the kernel touch the page on our behalf:
+//!
+//! * a load is `write(pipe, page)`: `copy_from_user` takes the ordinary read fault of the mapping,
+//! * a store is `read(pipe, page)`: `copy_to_user` takes the ordinary write fault, with `page_mkwrite` of the file
+//!   system, exactly as a store instruction would,
+//! * a write touch is a `FUTEX_WAKE_OP` that ORs 0 into a word: an atomic read-modify-write with the same write fault,
+//!   which cannot undo what a device writes to the word at that moment.
+//!
+//! None of the three pins the page (no GUP), and a fault that would be SIGBUS or SIGSEGV comes back as EFAULT.
+#![expect(unsafe_code, reason = "ioctl, mmap and raw system calls; every block states why it is sound")]
+
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::mm::{Advice as MmAdvice, MapFlags, ProtFlags};
+use std::ffi::c_void;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::AtomicU32;
+use zerocopy::{FromBytes, IntoBytes};
+use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Base page of x86-64, the only architecture of the lab.
+pub const PAGE_BYTES: u64 = 4096;
+
+/// A result with a raw errno.
+pub type Result<T> = std::result::Result<T, Errno>;
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// What is mapped by [`UserMemory::map`].
+#[derive(Debug, Clone, Copy)]
+pub enum MapSource<'a> {
+    /// A file from this offset.
+    File(&'a OwnedFd, u64),
+    /// Anonymous memory.
+    Anonymous,
+    /// Anonymous hugetlb memory of 2 MiB pages.
+    Hugetlb,
+}
+
+/// A mapping that is accessed only through the kernel (see the module's documentation). Dropping it unmaps.
+///
+/// # Invariants
+///
+/// `[addr, addr + len)` was returned by mmap and belongs to this value alone: no Rust reference points into it.
+#[derive(Debug)]
+pub struct UserMemory {
+    addr: NonNull<c_void>,
+    len: u64,
+    pipe: Pipe,
+}
+
+impl UserMemory {
+    /// mmap(2).
+    pub fn map(source: MapSource<'_>, len: u64, shared: bool, write: bool) -> Result<Self> {
+        let prot = if write { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let flags = if shared { MapFlags::SHARED } else { MapFlags::PRIVATE };
+        let length = usize::try_from(len).map_err(|_| Errno::INVAL)?;
+        let pipe = Pipe::new()?;
+        // SAFETY: the kernel chooses a free address range (no MAP_FIXED), so no existing object is affected.
+        let addr = unsafe {
+            match source {
+                MapSource::File(fd, offset) => rustix::mm::mmap(null_mut(), length, prot, flags, fd, offset),
+                MapSource::Anonymous => rustix::mm::mmap_anonymous(null_mut(), length, prot, flags),
+                MapSource::Hugetlb => {
+                    let flags = flags | MapFlags::HUGETLB | MapFlags::HUGE_2MB;
+                    rustix::mm::mmap_anonymous(null_mut(), length, prot, flags)
+                }
+            }
+        }?;
+        let addr = NonNull::new(addr).ok_or(Errno::NOMEM)?;
+        Ok(Self { addr, len, pipe })
+    }
+
+    /// Bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Address of a byte, for ioctls that take user memory.
+    pub fn address(&self, offset: u64) -> u64 {
+        self.addr.as_ptr() as u64 + offset
+    }
+
+    /// Load bytes of one page. EFAULT if the page cannot be read, EINVAL if the range leaves the page or mapping.
+    pub fn load(&mut self, offset: u64, out: &mut [u8]) -> Result<()> {
+        let from = self.within_page(offset, out.len())?;
+        // SAFETY: `from` is `out.len()` bytes of our mapping; the kernel answers EFAULT where it cannot be read.
+        let n = unsafe { libc::write(self.pipe.input.as_raw_fd(), from.cast_const(), out.len()) };
+        self.pipe.expect(n, out.len())?;
+        rustix::io::read(&self.pipe.output, out).map(|_| ())
+    }
+
+    /// Store bytes into one page. Errors as [`UserMemory::load`].
+    pub fn store(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
+        let to = self.within_page(offset, bytes.len())?;
+        rustix::io::write(&self.pipe.input, bytes)?;
+        // SAFETY: `to` is `bytes.len()` bytes of our mapping, which no reference points into (invariant); the kernel
+        // answers EFAULT where it cannot be written.
+        let n = unsafe { libc::read(self.pipe.output.as_raw_fd(), to, bytes.len()) };
+        self.pipe.expect(n, bytes.len())
+    }
+
+    /// Fault the page at `offset` in for writing and change nothing: OR 0 into its first word, atomically.
+    pub fn touch_write(&self, offset: u64) -> Result<()> {
+        static UNUSED: AtomicU32 = AtomicU32::new(0);
+        let word = self.within_page(offset & !(PAGE_BYTES - 1), 4)?;
+        // FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_EQ, 0): wake nobody, compare with anything.
+        let operation = libc::FUTEX_OP_OR << 28;
+        // SAFETY: wakes no waiter (0 and 0). `word` is an aligned word of our mapping; a plain OR with 0 leaves its
+        // value, and the kernel answers EFAULT where it cannot be written.
+        let n = unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                UNUSED.as_ptr(),
+                libc::FUTEX_WAKE_OP | libc::FUTEX_PRIVATE_FLAG,
+                0,
+                0usize,
+                word,
+                operation,
+            )
+        };
+        if n < 0 { Err(last_errno()) } else { Ok(()) }
+    }
+
+    /// madvise(2).
+    pub fn advise(&self, offset: u64, len: u64, advice: MmAdvice) -> Result<()> {
+        let (start, length) = self.within(offset, len)?;
+        // SAFETY: the range is ours; whatever the advice does to its content, no reference observes it (invariant).
+        unsafe { rustix::mm::madvise(start, length, advice) }
+    }
+
+    fn within(&self, offset: u64, len: u64) -> Result<(*mut c_void, usize)> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        if !inside {
+            return Err(Errno::INVAL);
+        }
+        Ok((self.addr.as_ptr().wrapping_byte_add(offset as usize), len as usize))
+    }
+
+    /// One page at a time: a pipe takes or gives a page in one piece, so a fault never leaves a part of the data behind.
+    fn within_page(&self, offset: u64, len: usize) -> Result<*mut c_void> {
+        if offset % PAGE_BYTES + len as u64 > PAGE_BYTES {
+            return Err(Errno::INVAL);
+        }
+        self.within(offset, len as u64).map(|(start, _)| start)
+    }
+}
+
+impl Drop for UserMemory {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours alone (invariant) and is not used after this. Unmapping a whole mapping of our
+        // own fails only when the kernel cannot split (never needed here), and then it stays mapped: harmless.
+        let _ = unsafe { rustix::mm::munmap(self.addr.as_ptr(), self.len as usize) };
+    }
+}
+
+/// The pipe of a [`UserMemory`]: empty between calls.
+#[derive(Debug)]
+struct Pipe {
+    output: OwnedFd,
+    input: OwnedFd,
+}
+
+impl Pipe {
+    fn new() -> Result<Self> {
+        // Never blocks: a partial transfer must be an error here, not a hang.
+        let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (output, input) = rustix::pipe::pipe_with(flags)?;
+        Ok(Self { output, input })
+    }
+
+    /// All or nothing: after anything else the pipe may hold a rest, so it is replaced.
+    fn expect(&mut self, moved: isize, wanted: usize) -> Result<()> {
+        if moved == wanted as isize {
+            return Ok(());
+        }
+        let errno = if moved < 0 { last_errno() } else { Errno::FAULT };
+        *self = Self::new()?;
+        Err(errno)
+    }
+}
+
+/// ioctl(2) with a structure whose size is part of the request number.
+///
+/// # Panics
+///
+/// If the request encodes another size: a caller's bug.
+pub fn ioctl_struct<T: IntoBytes + FromBytes>(fd: impl AsFd, request: u32, argument: &mut T) -> Result<()> {
+    let encoded = (request >> 16) & 0x3fff;
+    assert_eq!(encoded as usize, size_of::<T>(), "ioctl {request:#x} takes another structure");
+    // SAFETY: by its number the ioctl reads and writes at most `size_of::<T>()` bytes at the argument, and any bytes
+    // are a valid T.
+    let n = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request.into(), std::ptr::from_mut(argument)) };
+    if n < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// Head of `struct fiemap` (linux/fiemap.h), followed by the extents.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FiemapHead {
+    /// In: first byte asked for.
+    pub start: u64,
+    /// In: bytes asked for.
+    pub length: u64,
+    /// In: FIEMAP_FLAG_ bits.
+    pub flags: u32,
+    /// Out: extents given.
+    pub mapped_extents: u32,
+    /// In: room for extents.
+    pub extent_count: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// `struct fiemap_extent`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FiemapExtent {
+    /// File offset.
+    pub logical: u64,
+    /// Byte on the device, or in the file system's own address space.
+    pub physical: u64,
+    /// Bytes.
+    pub length: u64,
+    /// Zero.
+    pub reserved64: [u64; 2],
+    /// FIEMAP_EXTENT_ bits.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: [u32; 3],
+}
+
+/// `struct fiemap` with room for a batch of extents.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Fiemap {
+    /// Parameters.
+    pub head: FiemapHead,
+    /// Extents; `head.mapped_extents` of them are filled.
+    pub extents: [FiemapExtent; FIEMAP_BATCH],
+}
+
+/// Extents a call: 28 KiB of buffer.
+pub const FIEMAP_BATCH: usize = 512;
+
+/// FS_IOC_FIEMAP: `_IOWR('f', 11, struct fiemap)`, the size without extents.
+const FS_IOC_FIEMAP: u32 = (3 << 30) | (32 << 16) | ((b'f' as u32) << 8) | 11;
+
+/// ioctl(FS_IOC_FIEMAP).
+pub fn fiemap(fd: impl AsFd, request: &mut Fiemap) -> Result<()> {
+    request.head.extent_count = FIEMAP_BATCH as u32;
+    // SAFETY: the kernel writes the head and at most `extent_count` extents behind it; `Fiemap` has room for both.
+    let n = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), FS_IOC_FIEMAP.into(), std::ptr::from_mut(request)) };
+    if n < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// `struct btrfs_ioctl_search_args_v2` (linux/btrfs.h) with a buffer.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct TreeSearch {
+    /// Tree to search.
+    pub tree_id: u64,
+    /// Key range: object ids.
+    pub min_objectid: u64,
+    /// See `min_objectid`.
+    pub max_objectid: u64,
+    /// Key range: offsets.
+    pub min_offset: u64,
+    /// See `min_offset`.
+    pub max_offset: u64,
+    /// Transactions.
+    pub min_transid: u64,
+    /// See `min_transid`.
+    pub max_transid: u64,
+    /// Key range: types.
+    pub min_type: u32,
+    /// See `min_type`.
+    pub max_type: u32,
+    /// In: items wanted; out: items given.
+    pub nr_items: u32,
+    /// Zero.
+    pub unused: [u32; 9],
+    /// Bytes of `buf`.
+    pub buf_size: u64,
+    /// Items, each with a 32-byte header.
+    pub buf: [u8; TREE_SEARCH_BYTES],
+}
+
+/// Room for about 500 chunk items.
+pub const TREE_SEARCH_BYTES: usize = 64 * 1024;
+
+/// BTRFS_IOC_TREE_SEARCH_V2: `_IOWR(0x94, 17, struct btrfs_ioctl_search_args_v2)`, the size without the buffer.
+const BTRFS_IOC_TREE_SEARCH_V2: u32 = (3 << 30) | (112 << 16) | (0x94 << 8) | 17;
+const _: () = assert!(size_of::<TreeSearch>() == 112 + TREE_SEARCH_BYTES);
+
+/// ioctl(BTRFS_IOC_TREE_SEARCH_V2).
+pub fn btrfs_tree_search(fd: impl AsFd, search: &mut TreeSearch) -> Result<()> {
+    search.buf_size = TREE_SEARCH_BYTES as u64;
+    // SAFETY: the kernel writes the 112-byte head and at most `buf_size` bytes behind it; `TreeSearch` has both.
+    let n = unsafe {
+        libc::ioctl(fd.as_fd().as_raw_fd(), BTRFS_IOC_TREE_SEARCH_V2.into(), std::ptr::from_mut(search))
+    };
+    if n < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// `struct cachestat` (linux/mman.h).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CacheStat {
+    /// Pages present.
+    pub cached: u64,
+    /// Pages dirty.
+    pub dirty: u64,
+    /// Pages under writeback.
+    pub writeback: u64,
+    /// Pages evicted.
+    pub evicted: u64,
+    /// Pages evicted not long ago.
+    pub recently_evicted: u64,
+}
+
+/// cachestat(2), number 451, since Linux 6.5. A `len` of 0 means to the end of the file.
+pub fn cachestat(fd: impl AsFd, offset: u64, len: u64) -> Result<CacheStat> {
+    const SYS_CACHESTAT: libc::c_long = 451;
+    let range = [offset, len];
+    let mut stat = CacheStat::default();
+    // SAFETY: the kernel reads two u64 at the range and writes five u64 at the result.
+    let n = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            fd.as_fd().as_raw_fd(),
+            range.as_ptr(),
+            std::ptr::from_mut(&mut stat),
+            0u32,
+        )
+    };
+    if n < 0 { Err(last_errno()) } else { Ok(stat) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd as StdFd;
+
+    fn file_of(len: u64) -> StdFd {
+        let file = tempfile::tempfile().expect("temporary file");
+        file.set_len(len).expect("size");
+        file.into()
+    }
+
+    #[test]
+    fn a_store_is_loaded_again_and_reaches_the_file() {
+        let file = file_of(8192);
+        let mut memory = UserMemory::map(MapSource::File(&file, 0), 8192, true, true).unwrap();
+        memory.store(4096 + 512, b"hello").unwrap();
+        let mut loaded = [0u8; 5];
+        memory.load(4096 + 512, &mut loaded).unwrap();
+        assert_eq!(&loaded, b"hello");
+        let mut read = [0u8; 5];
+        rustix::io::pread(&file, &mut read, 4096 + 512).unwrap();
+        assert_eq!(&read, b"hello");
+    }
+
+    #[test]
+    fn a_page_beyond_the_end_of_the_file_is_efault_and_the_memory_stays_usable() {
+        let file = file_of(8192);
+        let mut memory = UserMemory::map(MapSource::File(&file, 0), 8192, true, true).unwrap();
+        memory.store(4096, &[7; 4096]).unwrap();
+        rustix::fs::ftruncate(&file, 4096).unwrap();
+        assert_eq!(memory.load(4096, &mut [0; 16]), Err(Errno::FAULT));
+        assert_eq!(memory.store(4096, &[1; 4096]), Err(Errno::FAULT));
+        assert_eq!(memory.touch_write(4096), Err(Errno::FAULT));
+        memory.store(0, b"still here").unwrap();
+        let mut loaded = [0u8; 10];
+        memory.load(0, &mut loaded).unwrap();
+        assert_eq!(&loaded, b"still here");
+    }
+
+    #[test]
+    fn a_write_touch_dirties_the_page_and_keeps_its_bytes() {
+        let file = file_of(4096);
+        rustix::io::pwrite(&file, &[0xa5; 4096], 0).unwrap();
+        rustix::fs::fsync(&file).unwrap();
+        let mut memory = UserMemory::map(MapSource::File(&file, 0), 4096, true, true).unwrap();
+        memory.touch_write(100).unwrap();
+        let mut loaded = [0u8; 4096];
+        memory.load(0, &mut loaded).unwrap();
+        assert_eq!(loaded, [0xa5; 4096]);
+    }
+
+    #[test]
+    fn a_read_only_mapping_refuses_stores_and_write_touches() {
+        let file = file_of(4096);
+        let mut memory = UserMemory::map(MapSource::File(&file, 0), 4096, true, false).unwrap();
+        assert_eq!(memory.store(0, b"x"), Err(Errno::FAULT));
+        assert_eq!(memory.touch_write(0), Err(Errno::FAULT));
+        memory.load(0, &mut [0; 1]).unwrap();
+    }
+
+    #[test]
+    fn ranges_that_leave_page_or_mapping_are_einval() {
+        let file = file_of(8192);
+        let mut memory = UserMemory::map(MapSource::File(&file, 0), 8192, true, true).unwrap();
+        assert_eq!(memory.load(4090, &mut [0; 16]), Err(Errno::INVAL));
+        assert_eq!(memory.store(8192, b"x"), Err(Errno::INVAL));
+        assert_eq!(memory.advise(u64::MAX, 2, MmAdvice::Normal), Err(Errno::INVAL));
+    }
+}

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The story of a run, event by event. Everything that people and machines see of a run (progress, table, JSON) is a
+//! view of these events; a new format is one more view and no other change.
+
+use crate::report::{BootResult, CaseResult, Environment};
+use serde::{Deserialize, Serialize};
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunEvent {
+    /// Milliseconds since the run began.
+    pub at_ms: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum EventKind {
+    /// The run begins: its environment as far as it is known, and the ids of its cases.
+    RunStarted {
+        /// See [`Environment`].
+        environment: Box<Environment>,
+        /// Labels of all cases, in order.
+        cases: Vec<String>,
+        /// When, RFC 3339.
+        started: String,
+        /// The command line that repeats it.
+        command: String,
+    },
+    /// More is known of the environment (the guest told its kernel).
+    EnvironmentKnown {
+        /// The whole of it.
+        environment: Box<Environment>,
+    },
+    /// A virtual machine is being started.
+    BootStarted {
+        /// Number, from 1.
+        boot: u32,
+    },
+    /// The agent said hello.
+    BootReady {
+        /// Number.
+        boot: u32,
+        /// Seconds from start to hello.
+        seconds: f64,
+    },
+    /// A virtual machine is gone.
+    BootEnded(BootResult),
+    /// A case begins.
+    CaseStarted {
+        /// Label.
+        case: String,
+        /// Boot.
+        boot: u32,
+    },
+    /// A case is at a line of its scenario.
+    CaseProgress {
+        /// Label.
+        case: String,
+        /// Line of the scenario file.
+        line: usize,
+    },
+    /// A case is over.
+    CaseFinished(Box<CaseResult>),
+    /// Something that people should know once: "no usable KVM: TCG".
+    Notice {
+        /// Text.
+        text: String,
+    },
+    /// The user asked to stop.
+    Interrupted,
+    /// The run is over.
+    RunFinished,
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! All raw evidence of one case, in the order in which it was seen. A record says what was asked for and what came
+//! back, nothing more; a verdict is a function of it, so a record kept on disk can be judged again.
+
+use longpin_proto::agent::{Outcome, Step};
+use longpin_proto::facts::{Cells, Extent};
+use longpin_wire::ledger;
+use serde::{Deserialize, Serialize};
+
+/// Version of the document, [`CaseRecord::schema`].
+pub const SCHEMA: u32 = 1;
+
+/// What a step of the agent is for: the same call can be part of the experiment or a proof that is demanded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// A step of the scenario.
+    Act,
+    /// Preparation or clean-up of the machine's own.
+    Frame,
+    /// Kernel log lines from before the case: not its evidence.
+    Drain,
+    /// Pin counters before the first step.
+    Before,
+    /// Pin counters after clean-up.
+    After,
+    /// Pages must be clean, or the case is unproven. Asked again until they are.
+    ProveClean,
+    /// The last DMA program must be visible through the mapping, or the case is unproven.
+    ProveDma,
+    /// Content to be compared with later.
+    Snapshot,
+    /// Content to be compared with what was written.
+    CompareWrites,
+    /// Content to be compared with the snapshot of the same file.
+    CompareSnapshot,
+}
+
+/// One piece of evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "evidence", rename_all = "kebab-case")]
+pub enum Evidence {
+    /// A step of the agent and its answer.
+    Step {
+        /// Line of the scenario file, 0 for the machine's own steps.
+        line: usize,
+        /// What it is for.
+        role: Role,
+        /// What was asked.
+        step: Step,
+        /// What came back.
+        outcome: Outcome,
+        /// Microseconds it took in the guest.
+        elapsed_us: u64,
+    },
+    /// Content of a file as the host reads it from the raw image.
+    Image {
+        /// Path in the guest.
+        path: String,
+        /// Where the file system said that it is, all extents.
+        extents: Vec<Extent>,
+        /// Cells, or why the image could not be read.
+        result: Result<Cells, String>,
+    },
+    /// The device's record of this case.
+    Ledger {
+        /// Entries in the order of their time.
+        entries: Vec<LedgerEntry>,
+    },
+    /// The case was cut short.
+    Trouble(Trouble),
+    /// The harness gave a proof up.
+    Unproven {
+        /// Line of the scenario file.
+        line: usize,
+        /// What was to be shown, and what was seen instead.
+        message: String,
+    },
+}
+
+/// What can cut a case short.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "trouble", rename_all = "kebab-case")]
+pub enum Trouble {
+    /// The guest kernel panicked.
+    Panic {
+        /// Last lines of the console.
+        console: Vec<String>,
+    },
+    /// No answer and no heartbeat within the deadline, or a step that went on past its own.
+    Hang {
+        /// What was waited for and how long.
+        waited: String,
+        /// Last lines of the console.
+        console: Vec<String>,
+    },
+    /// The agent's channel closed, or carried garbage.
+    AgentLost {
+        /// What was seen.
+        message: String,
+    },
+    /// The device daemon is gone.
+    DeviceLost {
+        /// What was seen.
+        message: String,
+    },
+    /// QEMU ended without a panic of the guest.
+    QemuExited {
+        /// Exit status and last output.
+        message: String,
+    },
+    /// The user asked to stop.
+    Interrupted,
+    /// Anything else of ours: no space for artifacts, for instance.
+    Other {
+        /// What happened.
+        message: String,
+    },
+}
+
+/// `wire::ledger::Entry` as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    /// CLOCK_MONOTONIC of the host, ns.
+    pub time_ns: u64,
+    /// `ledger::KIND_` constant.
+    pub kind: u32,
+    /// Region, or 0.
+    pub region: u32,
+    /// DMA address, or 0.
+    pub dma_addr: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Generation, or 0.
+    pub generation: u64,
+    /// File offset of the first byte.
+    pub file_offset: u64,
+    /// Label of the case.
+    pub run: u64,
+    /// Program, or 0.
+    pub program: u32,
+    /// Depends on `kind`.
+    pub detail: u32,
+}
+
+impl From<ledger::Entry> for LedgerEntry {
+    fn from(e: ledger::Entry) -> Self {
+        Self {
+            time_ns: e.time_ns,
+            kind: e.kind,
+            region: e.region,
+            dma_addr: e.dma_addr,
+            len: e.len,
+            generation: e.generation,
+            file_offset: e.file_offset,
+            run: e.run,
+            program: e.program,
+            detail: e.detail,
+        }
+    }
+}
+
+/// The record of one case.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseRecord {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// Id of the case.
+    pub id: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Label in every stamp and ledger entry.
+    pub run: u64,
+    /// Bytes of a cell.
+    pub cell_bytes: u32,
+    /// Evidence, in order.
+    pub evidence: Vec<Evidence>,
+}
+
+impl CaseRecord {
+    /// An empty record.
+    pub fn new(id: impl Into<String>, attempt: u32, run: u64, cell_bytes: u32) -> Self {
+        Self { schema: SCHEMA, id: id.into(), attempt, run, cell_bytes, evidence: Vec::new() }
+    }
+
+    /// Microseconds that the guest spent in steps.
+    pub fn guest_us(&self) -> u64 {
+        self.evidence
+            .iter()
+            .map(|evidence| match evidence {
+                Evidence::Step { elapsed_us, .. } => *elapsed_us,
+                _ => 0,
+            })
+            .sum()
+    }
+}

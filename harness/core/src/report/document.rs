@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `result.json`: the document of a run, which `--format json` prints as well. `docs/result-schema.md` describes it;
+//! a field is only ever added while [`RESULT_SCHEMA`] stays.
+
+use crate::events::{EventKind, RunEvent};
+use crate::exit_code::{ExitCode, exit_code};
+use crate::plan::Case;
+use crate::verdict::{Cause, Finding, Generations, Judgement, LogLine, Observation, Observed, Outcome};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// Version of the document.
+pub const RESULT_SCHEMA: u32 = 1;
+
+/// A whole run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// [`RESULT_SCHEMA`].
+    pub schema: u32,
+    /// When it began, RFC 3339.
+    pub started: String,
+    /// The command line that repeats it.
+    pub command: String,
+    /// Where it ran.
+    pub environment: Environment,
+    /// Virtual machines, in order.
+    pub boots: Vec<BootResult>,
+    /// Cases that reported, in the order in which they finished, controls left out.
+    pub cases: Vec<CaseResult>,
+    /// Controls of all boots.
+    pub controls: Vec<CaseResult>,
+    /// Labels of cases that were planned and never reported.
+    pub missing: Vec<String>,
+    /// The user stopped it.
+    pub interrupted: bool,
+    /// Numbers.
+    pub summary: Summary,
+}
+
+/// Where a run took place.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Guest kernel.
+    pub kernel: KernelInfo,
+    /// Emulator.
+    pub qemu: QemuInfo,
+    /// `kvm` or `tcg`.
+    pub accel: String,
+    /// Driver in the guest.
+    pub module: ModuleInfo,
+    /// Identity of the tool root: its content hash.
+    pub tool_root: String,
+    /// Seed of everything that is random.
+    pub seed: u64,
+    /// This machine.
+    pub host: HostInfo,
+}
+
+/// Guest kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelInfo {
+    /// `uname -r`.
+    pub release: String,
+    /// `uname -v`.
+    pub version: String,
+    /// Package and version, or the build directory.
+    pub source: String,
+}
+
+/// Emulator.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuInfo {
+    /// `11.1.3`.
+    pub version: String,
+    /// Program as it was called.
+    pub path: String,
+}
+
+/// Driver in the guest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModuleInfo {
+    /// File name.
+    pub name: String,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
+}
+
+/// This machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostInfo {
+    /// `uname -r`.
+    pub kernel: String,
+    /// Model name of the CPU.
+    pub cpu: String,
+    /// CPUs that may be used.
+    pub cpus: u32,
+    /// MemTotal in KiB.
+    pub memory_kib: u64,
+}
+
+/// One virtual machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BootResult {
+    /// Number, from 1.
+    pub boot: u32,
+    /// Seconds from start to the agent's hello; none: it never said hello.
+    pub seconds_to_agent: Option<f64>,
+    /// Seconds that it lived.
+    pub seconds: f64,
+    /// Cases that it ran, controls included.
+    pub cases: u32,
+    /// Why it ended: `done`, or what spoiled it.
+    pub ended: String,
+}
+
+/// Why a case is an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaseError {
+    /// `infra` or `unproven`.
+    pub cause: Cause,
+    /// What happened.
+    pub message: String,
+}
+
+/// One case.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaseResult {
+    /// Stable id.
+    pub id: String,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Scenario.
+    pub scenario: String,
+    /// File system, with mount options.
+    pub fs: String,
+    /// Pin mode.
+    pub pin: String,
+    /// Release mode.
+    pub release: String,
+    /// Variant, or null.
+    pub variant: Option<String>,
+    /// It is a control.
+    pub control: bool,
+    /// Boot in which it ran.
+    pub boot: u32,
+    /// What was seen, in the order of gravity.
+    pub observations: BTreeSet<Observation>,
+    /// The gravest; null if nothing was seen.
+    pub headline: Option<Observation>,
+    /// What the scenario expects.
+    pub expected: BTreeSet<Observation>,
+    /// pass, fail, xfail, xpass, skip, error.
+    pub outcome: Outcome,
+    /// Of an error; else null.
+    pub error: Option<CaseError>,
+    /// Sentence.
+    pub reason: String,
+    /// The three generations behind the verdict.
+    pub generations: Generations,
+    /// Name of the errno that matters, or null.
+    pub errno: Option<String>,
+    /// What differs, gravest first.
+    pub findings: Vec<Finding>,
+    /// Seconds from first step to verdict.
+    pub seconds: f64,
+    /// Kernel log lines that mean something.
+    pub log: Vec<LogLine>,
+}
+
+impl CaseResult {
+    /// Put the pieces of a case together.
+    pub fn new(case: &Case, boot: u32, seen: &Observed, judgement: &Judgement, seconds: f64) -> Self {
+        let error = judgement.cause.map(|cause| CaseError {
+            cause,
+            message: seen.problem.as_ref().map_or_else(|| judgement.reason.clone(), |p| p.message.clone()),
+        });
+        Self {
+            id: case.id.clone(),
+            attempt: case.attempt,
+            scenario: case.scenario.name.clone(),
+            fs: case.point.fs.to_string(),
+            pin: case.point.pin.to_string(),
+            release: case.point.release.to_string(),
+            variant: case.point.variant.clone(),
+            control: case.control,
+            boot,
+            observations: seen.observations.clone(),
+            headline: seen.headline(),
+            expected: case.expectation().map(|row| row.observe.clone()).unwrap_or_default(),
+            outcome: judgement.outcome,
+            error,
+            reason: judgement.reason.clone(),
+            generations: seen.generations,
+            errno: seen.errno.clone(),
+            findings: seen.findings.clone(),
+            seconds,
+            log: seen.log.clone(),
+        }
+    }
+
+    /// Id and, where there are several, the attempt.
+    pub fn label(&self) -> String {
+        match self.attempt {
+            1 => self.id.clone(),
+            attempt => format!("{}#{attempt}", self.id),
+        }
+    }
+}
+
+/// Numbers of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Cases that were planned.
+    pub planned: usize,
+    /// As expected and good.
+    pub pass: usize,
+    /// Not as expected.
+    pub fail: usize,
+    /// As expected and known to be bad.
+    pub xfail: usize,
+    /// Expected bad, turned good.
+    pub xpass: usize,
+    /// Could not be tried.
+    pub skip: usize,
+    /// Prove nothing, or never reported.
+    pub error: usize,
+    /// Seconds of the whole run.
+    pub seconds: f64,
+    /// Cases a minute, counted from the first agent's hello to the last verdict.
+    pub cases_per_minute: f64,
+}
+
+impl RunResult {
+    /// The document of a story.
+    pub fn from_events<'e>(events: impl IntoIterator<Item = &'e RunEvent>) -> Self {
+        let mut run = Self { schema: RESULT_SCHEMA, ..Self::default() };
+        let (mut ready_ms, mut verdict_ms, mut end_ms) = (None, 0, 0);
+        for event in events {
+            end_ms = end_ms.max(event.at_ms);
+            match &event.kind {
+                EventKind::RunStarted { environment, cases, started, command } => {
+                    run.environment = (**environment).clone();
+                    run.missing = cases.clone();
+                    run.summary.planned = cases.len();
+                    run.started = started.clone();
+                    run.command = command.clone();
+                }
+                EventKind::EnvironmentKnown { environment } => run.environment = (**environment).clone(),
+                EventKind::BootReady { .. } => _ = ready_ms.get_or_insert(event.at_ms),
+                EventKind::BootEnded(boot) => run.boots.push(boot.clone()),
+                EventKind::CaseFinished(case) if case.control => run.controls.push((**case).clone()),
+                EventKind::CaseFinished(case) => {
+                    verdict_ms = event.at_ms;
+                    run.take(case);
+                }
+                EventKind::Interrupted => run.interrupted = true,
+                EventKind::BootStarted { .. }
+                | EventKind::CaseStarted { .. }
+                | EventKind::CaseProgress { .. }
+                | EventKind::Notice { .. }
+                | EventKind::RunFinished => {}
+            }
+        }
+        run.summary.error += run.missing.len();
+        run.summary.seconds = seconds(end_ms);
+        run.summary.cases_per_minute = rate(run.cases.len(), ready_ms.unwrap_or_default(), verdict_ms);
+        run
+    }
+
+    fn take(&mut self, case: &CaseResult) {
+        let label = case.label();
+        self.missing.retain(|missing| *missing != label);
+        let summary = &mut self.summary;
+        let count = match case.outcome {
+            Outcome::Pass => &mut summary.pass,
+            Outcome::Fail => &mut summary.fail,
+            Outcome::Xfail => &mut summary.xfail,
+            Outcome::Xpass => &mut summary.xpass,
+            Outcome::Skip => &mut summary.skip,
+            Outcome::Error => &mut summary.error,
+        };
+        *count += 1;
+        self.cases.push(case.clone());
+    }
+
+    /// What the shell is told.
+    pub fn exit_code(&self, strict: bool) -> ExitCode {
+        let cases = self.cases.iter().map(|case| (case.outcome, &case.observations));
+        exit_code(cases, self.summary.planned, strict)
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn rate(cases: usize, from_ms: u64, to_ms: u64) -> f64 {
+    match to_ms.saturating_sub(from_ms) {
+        0 => 0.0,
+        ms => (cases as f64 * 60_000.0 / ms as f64 * 10.0).round() / 10.0,
+    }
+}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The table for people. Colour and width are the caller's decision: it knows the terminal and NO_COLOR.
+
+use super::document::{CaseResult, RunResult, Summary};
+use crate::verdict::{Observation, Outcome};
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+
+/// How the table looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableStyle {
+    /// Escape sequences for colours.
+    pub color: bool,
+    /// Columns of the terminal; none: as wide as it needs.
+    pub width: Option<u16>,
+}
+
+/// The verdict table and the line of numbers below it.
+pub fn table(run: &RunResult, style: TableStyle) -> String {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    if let Some(width) = style.width {
+        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    match style.color {
+        true => table.enforce_styling(),
+        false => table.force_no_tty(),
+    };
+    table.set_header([
+        "scenario",
+        "fs",
+        "pin",
+        "release",
+        "observed",
+        "outcome",
+        "device/guest/host",
+        "reason",
+    ]);
+    for case in &run.cases {
+        table.add_row(row(case));
+    }
+    let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
+    format!("{}\n{}\n", lines.join("\n"), numbers(&run.summary))
+}
+
+fn row(case: &CaseResult) -> Vec<Cell> {
+    let scenario = match &case.variant {
+        Some(variant) => format!("{} ({variant})", case.scenario),
+        None => case.scenario.clone(),
+    };
+    let observed = case.observations.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" ");
+    let generations = [case.generations.device, case.generations.guest, case.generations.host];
+    let generations =
+        generations.map(|generation| generation.map_or("-".into(), |g| g.to_string())).join("/");
+    let outcome = match &case.error {
+        Some(error) => format!("{} ({})", case.outcome, error.cause),
+        None => case.outcome.to_string(),
+    };
+    vec![
+        Cell::new(scenario),
+        Cell::new(&case.fs),
+        Cell::new(&case.pin),
+        Cell::new(&case.release),
+        Cell::new(observed).fg(color_of(case.headline)),
+        mark(Cell::new(outcome), case.outcome),
+        Cell::new(generations),
+        Cell::new(&case.reason),
+    ]
+}
+
+fn color_of(headline: Option<Observation>) -> Color {
+    match headline {
+        Some(word) if !word.is_bad() => Color::Green,
+        Some(_) => Color::Red,
+        None => Color::Grey,
+    }
+}
+
+fn mark(cell: Cell, outcome: Outcome) -> Cell {
+    match outcome {
+        Outcome::Pass => cell.fg(Color::Green),
+        Outcome::Xfail | Outcome::Skip => cell.fg(Color::Yellow),
+        Outcome::Fail | Outcome::Xpass | Outcome::Error => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+    }
+}
+
+fn numbers(summary: &Summary) -> String {
+    let counts = [
+        (summary.pass, "pass"),
+        (summary.xfail, "xfail"),
+        (summary.fail, "fail"),
+        (summary.xpass, "xpass"),
+        (summary.skip, "skip"),
+        (summary.error, "error"),
+    ];
+    let counts: Vec<String> =
+        counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    format!(
+        "{} of {} cases: {}; {:.1} s, {} cases a minute",
+        summary.pass + summary.fail + summary.xfail + summary.xpass + summary.skip + summary.error,
+        summary.planned,
+        counts.join(", "),
+        summary.seconds,
+        summary.cases_per_minute
+    )
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The axes of a scenario: file system, pin mode, release mode, variant; and conditions over them.
+
+use longpin_proto::agent::PinMode;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+vocabulary! {
+    /// A file system of the guest.
+    pub enum Fs {
+        /// ext4.
+        Ext4 = "ext4",
+        /// XFS.
+        Xfs = "xfs",
+        /// Btrfs.
+        Btrfs = "btrfs",
+        /// F2FS.
+        F2fs = "f2fs",
+        /// tmpfs: no device, no remount, no bytes for the host to read.
+        Tmpfs = "tmpfs",
+    }
+}
+
+impl Fs {
+    /// It lives on a block device, so it can be unmounted and read back, also by the host.
+    pub fn on_device(self) -> bool {
+        self != Self::Tmpfs
+    }
+
+    /// Arguments of `mkfs.FS` that every case needs: overwrite what the case before left, ask nothing.
+    pub fn mkfs_args(self) -> &'static [&'static str] {
+        match self {
+            Self::Ext4 => &["-F", "-q"],
+            Self::Xfs | Self::Btrfs => &["-f", "-q"],
+            Self::F2fs => &["-f", "-q"],
+            Self::Tmpfs => &[],
+        }
+    }
+}
+
+/// A file system and its mount options: `ext4` or `ext4:data=journal`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flavour {
+    /// File system.
+    pub fs: Fs,
+    /// Mount options, as mount(8) takes them; empty: the defaults.
+    pub options: String,
+}
+
+impl Flavour {
+    /// From `FS` or `FS:OPTIONS`; the error is the unknown name of the file system.
+    pub fn parse(text: &str) -> Result<Self, &str> {
+        let (fs, options) = text.split_once(':').unwrap_or((text, ""));
+        let fs = Fs::parse(fs).ok_or(fs)?;
+        Ok(Self { fs, options: options.to_owned() })
+    }
+
+    /// A filter or condition names this flavour: by the name of the file system alone, or in full.
+    pub fn is_named(&self, name: &str) -> bool {
+        name == self.fs.as_str() || name == self.to_string()
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.options.as_str() {
+            "" => f.pad(self.fs.as_str()),
+            options => f.pad(&format!("{}:{options}", self.fs)),
+        }
+    }
+}
+
+vocabulary! {
+    /// How a scenario's pages are pinned.
+    pub enum Pin {
+        /// FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
+        Longterm = "longterm",
+        /// FOLL_PIN | FOLL_LONGTERM without FOLL_WRITE; the device writes all the same.
+        LongtermRo = "longterm-ro",
+        /// FOLL_PIN | FOLL_WRITE, held.
+        Pin = "pin",
+        /// `get_user_pages` and `put_page`, as old drivers do.
+        Get = "get",
+        /// The scenario pins nothing.
+        None = "none",
+    }
+}
+
+impl Pin {
+    /// The agent's word, if there is something to pin.
+    pub fn mode(self) -> Option<PinMode> {
+        match self {
+            Self::Longterm => Some(PinMode::Longterm),
+            Self::LongtermRo => Some(PinMode::LongtermRo),
+            Self::Pin => Some(PinMode::Pin),
+            Self::Get => Some(PinMode::Get),
+            Self::None => None,
+        }
+    }
+}
+
+vocabulary! {
+    /// How pinned pages are given back.
+    pub enum Release {
+        /// Without setting a dirty bit, as drivers do that forget it.
+        Clean = "clean",
+        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`.
+        Dirty = "dirty",
+        /// The scenario releases nothing.
+        None = "none",
+    }
+}
+
+/// One point of the matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Point {
+    /// File system and mount options.
+    pub fs: Flavour,
+    /// Pin mode.
+    pub pin: Pin,
+    /// Release mode.
+    pub release: Release,
+    /// Variant, if the scenario has some.
+    pub variant: Option<String>,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.fs, self.pin, self.release)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A condition over the axes; an empty list accepts everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// Names of file systems or of flavours.
+    pub fs: Vec<String>,
+    /// Pin modes.
+    pub pin: Vec<Pin>,
+    /// Release modes.
+    pub release: Vec<Release>,
+    /// Variants.
+    pub variant: Vec<String>,
+}
+
+impl Condition {
+    /// The point lies within.
+    pub fn accepts(&self, point: &Point) -> bool {
+        fn any<T>(list: &[T], is: impl Fn(&T) -> bool) -> bool {
+            list.is_empty() || list.iter().any(is)
+        }
+        any(&self.fs, |name| point.fs.is_named(name))
+            && any(&self.pin, |pin| *pin == point.pin)
+            && any(&self.release, |release| *release == point.release)
+            && any(&self.variant, |variant| Some(variant) == point.variant.as_ref())
+    }
+}
+
+/// The axes of a scenario.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Matrix {
+    /// File systems.
+    pub fs: Vec<Flavour>,
+    /// Pin modes.
+    pub pin: Vec<Pin>,
+    /// Release modes.
+    pub release: Vec<Release>,
+    /// Variants; empty: the scenario has none.
+    pub variant: Vec<String>,
+    /// Points that make no sense.
+    pub exclude: Vec<Condition>,
+}
+
+impl Matrix {
+    /// Every point, file system first, in the order of the file.
+    pub fn points(&self) -> Vec<Point> {
+        let variants: Vec<Option<String>> = match self.variant.as_slice() {
+            [] => vec![None],
+            list => list.iter().cloned().map(Some).collect(),
+        };
+        let mut points = Vec::new();
+        for fs in &self.fs {
+            for &pin in &self.pin {
+                for &release in &self.release {
+                    points.extend(variants.iter().map(|variant| Point {
+                        fs: fs.clone(),
+                        pin,
+                        release,
+                        variant: variant.clone(),
+                    }));
+                }
+            }
+        }
+        points.retain(|point| !self.exclude.iter().any(|condition| condition.accepts(point)));
+        points
+    }
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Syntax of a scenario file: TOML to [`Scenario`]. Faults of steps and rows are collected, so that one look at the
+//! messages mends the whole file.
+
+use super::fields::{At, Fault, Fields, Source};
+use super::matrix::{Condition, Flavour, Fs, Matrix, Pin, Release};
+use super::parse_step;
+use super::{Expectation, SCHEMA, Scenario};
+use crate::verdict::Observation;
+use longpin_wire::{dma, stamp};
+use toml::de::{DeTable, DeValue};
+
+/// Pages of a file that says nothing else: large enough for several folios, small enough to read in a case.
+const DEFAULT_PAGES: u64 = 16;
+
+/// Parse a whole file.
+pub fn document(file: &str, text: &str) -> Result<Scenario, Vec<Fault>> {
+    let source = Source { file, text };
+    let table = DeTable::parse(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| source.line(span));
+        vec![source.fault(line, format!("not valid TOML: {}", error.message().replace('\n', "; ")))]
+    })?;
+    let mut fields = Fields::new(source, "scenario", 1, table.get_ref());
+    let mut faults = Vec::new();
+    schema(source, &mut fields).map_err(|fault| vec![fault])?;
+    let head = keep(&mut faults, head(source, &mut fields));
+    let matrix = keep(&mut faults, matrix(source, &mut fields));
+    let pages = head.as_ref().map_or(DEFAULT_PAGES, |head| head.pages);
+    let steps = items(&mut faults, source, &mut fields, "step", |fields| parse_step::step(fields, pages));
+    let expect = items(&mut faults, source, &mut fields, "expect", expectation);
+    // A head that was given up half-way has not asked for all its keys.
+    if head.is_some() && matrix.is_some() {
+        keep(&mut faults, fields.finish());
+    }
+    match (head, matrix) {
+        (Some(head), Some(matrix)) if faults.is_empty() => Ok(Scenario { matrix, steps, expect, ..head }),
+        _ => {
+            faults.sort_by_key(|fault| fault.line);
+            Err(faults)
+        }
+    }
+}
+
+fn keep<T>(faults: &mut Vec<Fault>, result: Result<T, Fault>) -> Option<T> {
+    result.map_err(|fault| faults.push(fault)).ok()
+}
+
+fn schema(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<(), Fault> {
+    match fields.number("schema")? {
+        Some(At { value: SCHEMA, .. }) => Ok(()),
+        Some(At { value, line }) => Err(source
+            .fault(line, format!("schema {value} is not known here; this program reads schema {SCHEMA}"))),
+        None => Err(fields.fault(format!("scenario has no `schema`; add `schema = {SCHEMA}`"))),
+    }
+}
+
+/// Everything but matrix, steps and expectations.
+fn head(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Scenario, Fault> {
+    let name = fields.need_str("name")?;
+    let stem = source.file.rsplit('/').next().unwrap_or(source.file).trim_end_matches(".toml");
+    if name.value != stem {
+        return Err(source.fault(
+            name.line,
+            format!("name `{}` is not the file's; write name = \"{stem}\" or rename the file", name.value),
+        ));
+    }
+    let cell_bytes = fields.number("cell_bytes")?;
+    Ok(Scenario {
+        name: name.value.to_owned(),
+        title: fields.need_str("title")?.value.to_owned(),
+        mechanism: fields.need_str("mechanism")?.value.trim().to_owned(),
+        groups: fields.strings("groups")?.into_iter().map(|at| at.value).collect(),
+        pages: at_least_one(source, "pages", fields.number("pages")?, DEFAULT_PAGES)?,
+        cell_bytes: cell_bytes.map_or(Ok(stamp::DEFAULT_CELL_BYTES), |at| cell(source, at))?,
+        matrix: Matrix::default(),
+        steps: Vec::new(),
+        expect: Vec::new(),
+    })
+}
+
+fn at_least_one(source: Source<'_>, key: &str, at: Option<At<u64>>, default: u64) -> Result<u64, Fault> {
+    match at {
+        Some(At { value: 0, line }) => {
+            Err(source.fault(line, format!("`{key}` = 0 is empty; use 1 or more")))
+        }
+        Some(At { value, .. }) => Ok(value),
+        None => Ok(default),
+    }
+}
+
+fn cell(source: Source<'_>, At { value, line }: At<u64>) -> Result<u32, Fault> {
+    let (min, max) = (dma::MIN_CELL_BYTES, dma::MAX_CELL_BYTES);
+    u32::try_from(value).ok().filter(|cell| cell.is_power_of_two() && (min..=max).contains(cell)).ok_or_else(
+        || {
+            source
+                .fault(line, format!("`cell_bytes` = {value} is no cell; use a power of two, {min} to {max}"))
+        },
+    )
+}
+
+fn matrix(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Matrix, Fault> {
+    let Some(mut axes) = fields.table("matrix", "matrix")? else {
+        return Err(fields.fault("scenario has no `matrix`; add at least `matrix.fs = [\"ext4\"]`"));
+    };
+    let mut matrix = Matrix {
+        fs: axes.words("fs", "file system", |word| Flavour::parse(word).ok(), Fs::list)?,
+        pin: axes.words("pin", "pin mode", Pin::parse, Pin::list)?,
+        release: axes.words("release", "release mode", Release::parse, Release::list)?,
+        variant: axes.strings("variant")?.into_iter().map(|at| at.value).collect(),
+        exclude: Vec::new(),
+    };
+    for item in axes.list("exclude")? {
+        let line = source.line(item.span());
+        let table = item.get_ref().as_table().ok_or_else(|| {
+            source.fault(line, "`exclude` holds something that is no table; write { pin = \"longterm\" }")
+        })?;
+        let mut fields = Fields::new(source, "exclusion", line, table);
+        matrix.exclude.push(condition(&mut fields)?);
+        fields.finish()?;
+    }
+    if matrix.fs.is_empty() {
+        return Err(axes.missing("fs"));
+    }
+    if matrix.pin.is_empty() {
+        matrix.pin.push(Pin::None);
+    }
+    if matrix.release.is_empty() {
+        matrix.release.push(Release::None);
+    }
+    axes.finish()?;
+    Ok(matrix)
+}
+
+/// The four axes as a condition, from whichever table holds them.
+pub fn condition(fields: &mut Fields<'_, '_>) -> Result<Condition, Fault> {
+    let fs = fields.words("fs", "file system", |word| Flavour::parse(word).ok(), Fs::list)?;
+    Ok(Condition {
+        fs: fs.iter().map(Flavour::to_string).collect(),
+        pin: fields.words("pin", "pin mode", Pin::parse, Pin::list)?,
+        release: fields.words("release", "release mode", Release::parse, Release::list)?,
+        variant: fields.strings("variant")?.into_iter().map(|at| at.value).collect(),
+    })
+}
+
+/// Each item of a list of tables; a bare string `"sync"` stands for `{ do = "sync" }`.
+fn items<T>(
+    faults: &mut Vec<Fault>,
+    source: Source<'_>,
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    parse: impl Fn(&mut Fields<'_, '_>) -> Result<T, Fault>,
+) -> Vec<T> {
+    let Some(list) = keep(faults, fields.list(key)) else { return Vec::new() };
+    let mut parsed = Vec::new();
+    for item in list {
+        let line = source.line(item.span());
+        let short;
+        let table = match item.get_ref() {
+            DeValue::Table(table) => table,
+            DeValue::String(_) if key == "step" => {
+                short = DeTable::from_iter([(toml::Spanned::new(item.span(), "do".into()), item.clone())]);
+                &short
+            }
+            other => {
+                let found = other.type_str();
+                faults.push(
+                    source.fault(line, format!("`{key}` holds a value of type {found}; write a table")),
+                );
+                continue;
+            }
+        };
+        let mut fields = Fields::new(source, key, line, table);
+        let result = parse(&mut fields).and_then(|value| fields.finish().map(|()| value));
+        parsed.extend(keep(faults, result));
+    }
+    parsed
+}
+
+fn expectation(fields: &mut Fields<'_, '_>) -> Result<Expectation, Fault> {
+    fields.what = "expectation".into();
+    let observe = fields.words("observe", "observation", Observation::parse, Observation::list)?;
+    if observe.is_empty() {
+        return Err(fields.fault(format!(
+            "expectation has no `observe`; add `observe = [...]` with words of {}",
+            Observation::list()
+        )));
+    }
+    Ok(Expectation {
+        line: fields.line,
+        when: condition(fields)?,
+        observe: observe.into_iter().collect(),
+        errno: fields.str("errno")?.map(|at| at.value.to_owned()),
+        reason: fields.need_str("reason")?.value.trim().to_owned(),
+    })
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the device did, by its own ledger: which cells a program wrote, and whether it kept quiet after the release.
+
+use crate::record::LedgerEntry;
+use longpin_proto::agent::Program;
+use longpin_wire::ledger;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The device's record of a case.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ledger<'r> {
+    entries: &'r [LedgerEntry],
+}
+
+impl<'r> Ledger<'r> {
+    pub fn new(entries: &'r [LedgerEntry]) -> Self {
+        Self { entries }
+    }
+
+    fn writes(self) -> impl Iterator<Item = &'r LedgerEntry> {
+        self.entries.iter().filter(|entry| entry.kind == ledger::KIND_DMA_WRITE)
+    }
+
+    /// Writes of a program, which owns its generations, up to the last whole pass.
+    pub fn writes_of(self, program: &Program) -> impl Iterator<Item = &'r LedgerEntry> + use<'r> {
+        let first = program.generation;
+        let last = match program.passes {
+            0 => u64::MAX,
+            passes => first.saturating_add(passes - 1),
+        };
+        self.writes().filter(move |entry| (first..=last).contains(&entry.generation))
+    }
+
+    /// Cells of one generation that the device wrote, by file offset.
+    pub fn cells(self, program: &Program, generation: u64) -> BTreeSet<u64> {
+        let cell_bytes = u64::from(program.cell_bytes.max(1));
+        self.writes_of(program)
+            .filter(|entry| entry.generation == generation)
+            .flat_map(|entry| (entry.file_offset..entry.file_offset + entry.len).step_by(cell_bytes as usize))
+            .collect()
+    }
+
+    /// Last generation that the device wrote over a file offset.
+    pub fn last_at(self, offset: u64) -> Option<u64> {
+        self.writes()
+            .filter(|entry| (entry.file_offset..entry.file_offset + entry.len).contains(&offset))
+            .map(|entry| entry.generation)
+            .last()
+    }
+
+    /// Last generation that the device wrote at all, and where.
+    pub fn last(self) -> Option<(u64, u64)> {
+        self.writes().last().map(|entry| (entry.file_offset, entry.generation))
+    }
+
+    /// A write into a region after the device acknowledged that the region is quiet.
+    pub fn write_after_release(self) -> Option<&'r LedgerEntry> {
+        let mut quiet_since = BTreeMap::new();
+        for entry in self.entries.iter().filter(|entry| entry.kind == ledger::KIND_UNMAP) {
+            quiet_since.entry(entry.region).or_insert(entry.time_ns);
+        }
+        self.writes().find(|entry| quiet_since.get(&entry.region).is_some_and(|since| entry.time_ns > *since))
+    }
+}

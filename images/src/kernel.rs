@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Guest kernels: the distribution's own, from the store, or one that a user brings. What the rest needs of a kernel is
+//! in [`Kernel`]; how Debian's is prepared is in `kernel_build`, how a user's is checked in `own_kernel`.
+
+use crate::artifact::{Artifact, Plan};
+use crate::error::Result;
+use crate::kernel_build;
+use crate::key::{Inputs, Key};
+use crate::manifest::{ArtifactId, Kind, Manifest};
+use crate::packages::{Choice, Packages};
+use crate::recipe::{self, KernelRecipe};
+use crate::report::Reporter;
+use crate::sandbox::Bind;
+use crate::store::Store;
+use crate::tool_root::ToolRoot;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A list that is older may name packages that the mirror has replaced; a finished kernel needs no list at all.
+const LISTS_MAX_AGE: Duration = Duration::from_secs(3600);
+/// Where a prepared source tree is seen inside the tool root: always the same, since it writes its own path into its
+/// files while it is built under one name and is used under another.
+pub(crate) const INSIDE: &str = "/longpin/linux";
+
+/// A guest kernel, kept from removal as long as this lives.
+#[derive(Debug)]
+pub struct Kernel {
+    pub(crate) artifact: Artifact,
+    pub(crate) release: String,
+    pub(crate) vmlinuz: PathBuf,
+    /// Source and metadata that modules build against, and where it is seen inside the tool root.
+    pub(crate) build_dir: Option<(PathBuf, PathBuf)>,
+}
+
+impl Kernel {
+    /// As `uname -r` will say it.
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// The image that QEMU boots.
+    pub fn vmlinuz(&self) -> &Path {
+        &self.vmlinuz
+    }
+
+    /// The directory with modules.dep.
+    pub fn modules_dir(&self) -> PathBuf {
+        self.artifact.dir.join("lib/modules").join(&self.release)
+    }
+
+    /// The tree that modules build against: source, headers, Rust metadata. None: the kernel came as files alone.
+    pub fn build_dir(&self) -> Option<&Path> {
+        self.build_dir.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// Key of all that it was made from.
+    pub fn key(&self) -> &Key {
+        &self.artifact.manifest.id.key
+    }
+
+    /// Name in the store.
+    pub fn id(&self) -> &ArtifactId {
+        &self.artifact.manifest.id
+    }
+
+    /// Package version, as `7.3.4-1~bpo13+1`; none for a user's own kernel.
+    pub fn package_version(&self) -> Option<&str> {
+        self.artifact.manifest.versions.get("linux").map(String::as_str)
+    }
+
+    /// What was recorded when it was made.
+    pub fn manifest(&self) -> &Manifest {
+        &self.artifact.manifest
+    }
+
+    /// The build tree as a command in the tool root sees it.
+    pub(crate) fn build_bind(&self) -> Option<(Bind, &Path)> {
+        let (outside, inside) = self.build_dir.as_ref()?;
+        Some((Bind::read_only(outside).at(inside), inside))
+    }
+}
+
+impl Store {
+    /// The distribution's kernel: the one that was taken before, else the newest of the suite, downloaded and its source
+    /// prepared (two minutes, 2.5 GB). A finished one needs no network.
+    /// Errors: `NoKernel`, `UnfitKernel`, `NoNetwork`, `NoPackage`, `DiskFull`, `Locked`.
+    pub fn kernel(&self, root: &ToolRoot, reporter: &dyn Reporter) -> Result<Kernel> {
+        let recipe = recipe::kernel()?;
+        let packages = self.chosen(root, &recipe, Duration::MAX, reporter)?;
+        let inputs = inputs(root, &packages.choice)?;
+        if let Some(artifact) = self.find(&plan(root, &packages.choice, &inputs), reporter)? {
+            return Ok(finished(artifact, packages.choice));
+        }
+        drop(packages);
+        self.newest_kernel(root, &recipe, LISTS_MAX_AGE, reporter)
+    }
+
+    /// As [`kernel`](Self::kernel), but the suite is asked again what is newest.
+    pub fn refresh_kernel(&self, root: &ToolRoot, reporter: &dyn Reporter) -> Result<Kernel> {
+        self.newest_kernel(root, &recipe::kernel()?, Duration::ZERO, reporter)
+    }
+
+    fn newest_kernel(
+        &self,
+        root: &ToolRoot,
+        recipe: &KernelRecipe,
+        max_age: Duration,
+        reporter: &dyn Reporter,
+    ) -> Result<Kernel> {
+        let packages = self.chosen(root, recipe, max_age, reporter)?;
+        let inputs = inputs(root, &packages.choice)?;
+        let plan = plan(root, &packages.choice, &inputs);
+        let artifact = self.ensure(&plan, reporter, |build| {
+            kernel_build::make(build, &kernel_build::Source { root, packages: &packages, recipe })
+        })?;
+        Ok(finished(artifact, packages.choice))
+    }
+
+    fn chosen(
+        &self,
+        root: &ToolRoot,
+        recipe: &KernelRecipe,
+        max_age: Duration,
+        reporter: &dyn Reporter,
+    ) -> Result<Packages> {
+        self.packages(root, (&recipe::tool_root()?, recipe), max_age, reporter)
+    }
+}
+
+/// The Rust metadata of a kernel is only good for the very compiler that made it, so the root's packages are part of
+/// the key, and not only the root's recipe.
+fn inputs(root: &ToolRoot, choice: &Choice) -> Result<Inputs> {
+    let mut inputs = Inputs::new(1);
+    inputs.value("installed", root.packages_hash()?).bytes("recipe", KernelRecipe::text().as_bytes());
+    inputs.bytes("unpack", kernel_build::UNPACK.as_bytes());
+    choice.add_to(&mut inputs);
+    Ok(inputs)
+}
+
+fn plan<'a>(root: &ToolRoot, choice: &Choice, inputs: &'a Inputs) -> Plan<'a> {
+    Plan {
+        kind: Kind::Kernel,
+        title: format!("kernel {}", choice.release),
+        series: "debian".to_owned(),
+        parents: vec![root.id().clone()],
+        inputs,
+    }
+}
+
+fn finished(artifact: Artifact, choice: Choice) -> Kernel {
+    let tree = artifact.dir.join(kernel_build::TREE);
+    Kernel {
+        vmlinuz: artifact.dir.join(kernel_build::VMLINUZ),
+        build_dir: Some((tree, PathBuf::from(INSIDE))),
+        release: choice.release,
+        artifact,
+    }
+}

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The driver's module, built out of tree against a kernel by the tool root's compilers. Its source is embedded in this
+//! crate; a directory may be given instead. A .ko that somebody built elsewhere is only checked.
+
+use crate::artifact::{Artifact, Build, Plan};
+use crate::error::{Error, Result};
+use crate::job::Watch;
+use crate::kernel::Kernel;
+use crate::key::{Inputs, Key};
+use crate::manifest::Kind;
+use crate::module_info;
+use crate::report::Reporter;
+use crate::sandbox::Bind;
+use crate::source_files;
+use crate::store::Store;
+use crate::tool_root::ToolRoot;
+use std::borrow::Cow;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const MAKE_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Where the source is seen inside the tool root: the same for every build, since it ends up in messages.
+const INSIDE: &str = "/longpin/source";
+const DRIVER: &str = "guest-driver";
+
+static EMBEDDED: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/module_source.rs"));
+
+/// A kernel module file, kept from removal as long as this lives.
+#[derive(Debug)]
+pub struct Module {
+    path: PathBuf,
+    key: Key,
+    _artifact: Option<Artifact>,
+}
+
+impl Module {
+    /// A module that was built elsewhere. Errors: `ModuleMismatch` if it is for another kernel.
+    pub fn prebuilt(path: &Path, kernel: &Kernel) -> Result<Self> {
+        let bytes = fs::read(path).map_err(Error::io("read", path))?;
+        check_release(path, &bytes, kernel)?;
+        Ok(Self { path: path.to_owned(), key: Key::of_bytes(&bytes), _artifact: None })
+    }
+
+    /// The .ko, with its debug information.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Key of source and kernel; of the file itself if it was built elsewhere.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+}
+
+/// Files by their path from the repository's root.
+type Sources = Vec<(Cow<'static, str>, Cow<'static, [u8]>)>;
+
+impl Store {
+    /// The driver for a kernel, from the embedded source or from `source`: the repository, or its guest-driver/.
+    /// Built if it is not there (seconds, no network).
+    /// Errors: `NoModuleSource`, `UnfitKernel`, `CommandFailed` with the compiler's words, `Locked`.
+    pub fn module(
+        &self,
+        root: &ToolRoot,
+        kernel: &Kernel,
+        source: Option<&Path>,
+        reporter: &dyn Reporter,
+    ) -> Result<Module> {
+        let files = match source {
+            Some(dir) => read_sources(dir)?,
+            None => embedded(EMBEDDED)?,
+        };
+        let mut inputs = Inputs::new(1);
+        inputs.value("kernel", kernel.key().as_str()).value("installed", root.packages_hash()?);
+        for (name, bytes) in &files {
+            inputs.bytes(name, bytes);
+        }
+        let origin = source.map_or("embedded".to_owned(), |dir| dir.display().to_string());
+        let plan = Plan {
+            kind: Kind::Module,
+            title: "driver module".to_owned(),
+            series: format!("{} {origin}", kernel.id()),
+            parents: vec![root.id().clone(), kernel.id().clone()],
+            inputs: &inputs,
+        };
+        let artifact = self.ensure(&plan, reporter, |build| make(build, root, kernel, &files))?;
+        let path = artifact.dir.join(artifact.manifest.fact("file")?);
+        Ok(Module { path, key: artifact.manifest.id.key.clone(), _artifact: Some(artifact) })
+    }
+}
+
+fn embedded(files: &'static [(&'static str, &'static [u8])]) -> Result<Sources> {
+    let files: Sources = files.iter().map(|(name, bytes)| (Cow::from(*name), Cow::from(*bytes))).collect();
+    complete(files, Path::new("this binary"))
+}
+
+/// `dir` is the repository or its guest-driver/. Without wire/ beside it, the embedded wire files are taken: a vendor
+/// may have copied the driver alone.
+fn read_sources(dir: &Path) -> Result<Sources> {
+    let repository = if dir.join(DRIVER).is_dir() { dir.to_owned() } else { dir.join("..") };
+    if repository != dir && !dir.ends_with(DRIVER) {
+        let missing = format!("{DRIVER}/Kbuild");
+        return Err(Error::NoModuleSource { dir: dir.to_owned(), missing });
+    }
+    let mut files = Sources::new();
+    for (name, path) in source_files::collect(&repository).map_err(Error::io("read", dir))? {
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        files.push((name.into(), bytes.into()));
+    }
+    if !files.iter().any(|(name, _)| name.starts_with("wire/")) {
+        let wire = EMBEDDED.iter().filter(|(name, _)| name.starts_with("wire/"));
+        files.extend(wire.map(|(name, bytes)| (Cow::from(*name), Cow::from(*bytes))));
+    }
+    complete(files, dir)
+}
+
+fn complete(files: Sources, dir: &Path) -> Result<Sources> {
+    let kbuild = format!("{DRIVER}/Kbuild");
+    for missing in [kbuild.as_str(), "wire/src/dma.rs"] {
+        if !files.iter().any(|(name, _)| name == missing) {
+            return Err(Error::NoModuleSource { dir: dir.to_owned(), missing: missing.to_owned() });
+        }
+    }
+    Ok(files)
+}
+
+fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources) -> Result<()> {
+    let Some((tree, inside)) = kernel.build_bind() else {
+        return Err(Error::UnfitKernel {
+            kernel: kernel.release().to_owned(),
+            problem: "it came without a build directory, so nothing can be built for it".to_owned(),
+            remedy: "give its longpin.ko with --module KO, or its build directory with --kernel DIR"
+                .to_owned(),
+        });
+    };
+    build.reporter.step(&format!("driver: building for {}", kernel.release()));
+    let source = build.dir.join("source");
+    for (name, bytes) in files {
+        let path = source.join(name.as_ref());
+        let parent = path.parent().expect("every source lies in a directory");
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        fs::write(&path, bytes).map_err(Error::io("write", &path))?;
+    }
+    let mut command = root.command("make", &[tree, Bind::read_write(&source).at(INSIDE)]);
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    command.arg(format!("-j{jobs}")).arg("-C").arg(inside).arg(format!("M={INSIDE}/{DRIVER}"));
+    if let Some(localversion) = kernel.manifest().facts.get("localversion") {
+        command.arg(format!("LOCALVERSION={localversion}"));
+    }
+    command.arg("modules");
+    let watch = Watch { line: &mut |_| {}, tick: &mut || {} };
+    build.log.run_watched("build of the driver module", &mut command, MAKE_LIMIT, watch)?;
+    let made = find_module(&source.join(DRIVER))?;
+    let bytes = fs::read(&made).map_err(Error::io("read", &made))?;
+    check_release(&made, &bytes, kernel)?;
+    let name = made.file_name().expect("a .ko was found by its name").to_string_lossy().into_owned();
+    let kept = build.dir.join(&name);
+    fs::rename(&made, &kept).map_err(Error::io("move", &made))?;
+    crate::tree::remove(&source)?;
+    build.facts.insert("file".to_owned(), name);
+    build.facts.insert("release".to_owned(), kernel.release().to_owned());
+    build.versions.insert("rustc".to_owned(), root.rustc_version()?.to_owned());
+    Ok(())
+}
+
+fn find_module(dir: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    let mut modules = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "ko"));
+    match (modules.next(), modules.next()) {
+        (Some(module), None) => Ok(module),
+        (first, _) => Err(Error::Unreadable {
+            what: format!("result of {DRIVER}/Kbuild"),
+            problem: if first.is_some() { "it made several modules" } else { "it made no module" }.to_owned(),
+            remedy: "it must have one obj-m",
+        }),
+    }
+}
+
+fn check_release(path: &Path, bytes: &[u8], kernel: &Kernel) -> Result<()> {
+    let magic = module_info::field(bytes, "vermagic").unwrap_or_default();
+    let found = magic.split(' ').next().unwrap_or_default();
+    if found == kernel.release() {
+        return Ok(());
+    }
+    let (found, wanted) = (found.to_owned(), kernel.release().to_owned());
+    Err(Error::ModuleMismatch { path: path.to_owned(), found, wanted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(dir: &Path, files: &[&str]) {
+        for file in files {
+            let path = dir.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+    }
+
+    fn names(files: &Sources) -> Vec<&str> {
+        files.iter().map(|(name, _)| name.as_ref()).collect()
+    }
+
+    #[test]
+    fn the_repository_and_its_driver_directory_are_the_same_source() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), &["guest-driver/Kbuild", "guest-driver/a.rs", "wire/src/dma.rs"]);
+        let whole = read_sources(dir.path()).unwrap();
+        assert_eq!(names(&whole), ["guest-driver/Kbuild", "guest-driver/a.rs", "wire/src/dma.rs"]);
+        assert_eq!(read_sources(&dir.path().join("guest-driver")).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_driver_alone_gets_the_embedded_wire_files() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), &["guest-driver/Kbuild"]);
+        let files = read_sources(&dir.path().join("guest-driver")).unwrap();
+        assert!(names(&files).contains(&"wire/src/dma.rs"), "{:?}", names(&files));
+    }
+
+    #[test]
+    fn a_directory_without_driver_is_named_with_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), &["x.rs"]);
+        let error = read_sources(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("guest-driver/Kbuild is missing"), "{error}");
+    }
+}

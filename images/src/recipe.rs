@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The recipes, data files in `images/recipes/`, compiled in. Their text is part of the keys, comments included: a
+//! rebuild too many is cheaper than a stale one.
+
+use crate::error::{Error, Result};
+use crate::key::Inputs;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+const TOOL_ROOT: &str = include_str!("../recipes/tool-root.toml");
+const KERNEL: &str = include_str!("../recipes/kernel.toml");
+const INITRAMFS: &str = include_str!("../recipes/initramfs.toml");
+/// mmdebstrap's customize hook.
+pub(crate) const BACKPORTS_HOOK: &str = include_str!("../recipes/backports-hook.sh");
+
+/// `tool-root.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ToolRootRecipe {
+    pub suite: String,
+    pub backports: String,
+    pub architecture: String,
+    pub packages: Vec<String>,
+    pub backports_packages: Vec<String>,
+    pub dpkg_options: Vec<String>,
+}
+
+/// `kernel.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KernelRecipe {
+    pub source: String,
+    pub binary: String,
+    pub modules: String,
+    pub headers: String,
+    pub base: String,
+    pub flavour: String,
+    pub overrides: Vec<String>,
+    pub required: Vec<String>,
+}
+
+/// `initramfs.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct InitramfsRecipe {
+    pub programs: Vec<String>,
+    pub data: Vec<String>,
+    pub busybox: String,
+    pub applets: Vec<String>,
+    pub modules: Vec<String>,
+    pub symlinks: BTreeMap<String, String>,
+}
+
+pub(crate) fn tool_root() -> Result<ToolRootRecipe> {
+    parse("tool-root.toml", TOOL_ROOT)
+}
+
+pub(crate) fn kernel() -> Result<KernelRecipe> {
+    parse("kernel.toml", KERNEL)
+}
+
+pub(crate) fn initramfs() -> Result<InitramfsRecipe> {
+    parse("initramfs.toml", INITRAMFS)
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(name: &'static str, text: &str) -> Result<T> {
+    toml::from_str(text).map_err(|error| Error::Recipe { name, message: error.to_string() })
+}
+
+impl ToolRootRecipe {
+    /// What the root's key covers. Counted up with the format: what `tool_root.rs` makes of the recipe.
+    pub(crate) fn inputs(&self, mirror: Option<&str>) -> Inputs {
+        let mut inputs = Inputs::new(1);
+        inputs.bytes("recipe", TOOL_ROOT.as_bytes()).bytes("hook", BACKPORTS_HOOK.as_bytes());
+        inputs.value("mirror", mirror.unwrap_or("default"));
+        inputs
+    }
+}
+
+impl KernelRecipe {
+    /// Text for the key.
+    pub(crate) fn text() -> &'static str {
+        KERNEL
+    }
+}
+
+impl InitramfsRecipe {
+    /// Text for the key.
+    pub(crate) fn text() -> &'static str {
+        INITRAMFS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_recipe_is_valid() {
+        let root = tool_root().unwrap();
+        let initramfs = initramfs().unwrap();
+        assert!(kernel().unwrap().required.contains(&"CONFIG_RUST=y".to_owned()));
+        assert!(root.packages.iter().any(|package| package == "rustc"));
+        assert!(initramfs.programs.iter().all(|path| path.starts_with('/')));
+    }
+
+    #[test]
+    fn the_mirror_is_part_of_the_root_s_key() {
+        let recipe = tool_root().unwrap();
+        let keys = [None, Some("m"), Some("n")].map(|mirror| recipe.inputs(mirror).key());
+        assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
+    }
+
+    #[test]
+    fn no_recipe_names_a_server() {
+        for text in [TOOL_ROOT, KERNEL, INITRAMFS, BACKPORTS_HOOK] {
+            assert!(!text.contains("://"), "a recipe names a server");
+        }
+    }
+}
