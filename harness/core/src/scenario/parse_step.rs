@@ -112,7 +112,8 @@ pub fn step(fields: &mut Fields<'_, '_>, default_pages: u64) -> Result<Step, Fau
         }
         None => Default::default(),
     };
-    Ok(Step { line: fields.line, when, action: act(verb, fields, default_pages)? })
+    let deadline_ms = fields.small("deadline_ms")?.map(u64::from);
+    Ok(Step { line: fields.line, when, deadline_ms, action: act(verb, fields, default_pages)? })
 }
 
 fn one<T>(

@@ -14,6 +14,8 @@ pub struct Step {
     pub line: usize,
     /// Cases that do it.
     pub when: Condition,
+    /// Deadline for each of the agent's steps that it turns into, milliseconds; none: the usual one of that step.
+    pub deadline_ms: Option<u64>,
     /// What to do.
     pub action: Act,
 }

@@ -89,7 +89,7 @@ fn syntax_schema_and_name() {
 fn keys_types_and_numbers() {
     only(
         &faults_of_steps("\"mkfs\",\n{ do = \"mount\", opts = \"x\" }"),
-        "story.toml:10: step `mount` has no key `opts`; it takes do, when",
+        "story.toml:10: step `mount` has no key `opts`; it takes deadline_ms, do, when",
     );
     only(
         &faults_of_steps("{ do = \"mkfs\", args = 3 }"),
