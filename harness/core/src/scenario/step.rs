@@ -14,7 +14,7 @@ pub struct Step {
     pub line: usize,
     /// Cases that do it.
     pub when: Condition,
-    /// Deadline for each of the agent's steps that it turns into, milliseconds; none: the usual one of that step.
+    /// Milliseconds that it may take, instead of the usual generous bound: for a step that is known to hang.
     pub deadline_ms: Option<u64>,
     /// What to do.
     pub action: Act,

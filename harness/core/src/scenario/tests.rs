@@ -103,6 +103,10 @@ fn keys_types_and_numbers() {
         &faults_of_steps("\"mount\",\n{ do = \"create\", pages = -1 }"),
         "story.toml:10: step `create`: `pages` = -1 is not a number from 0 up",
     );
+    only(
+        &faults_of_steps("{ do = \"sync\", deadline_ms = 10 }"),
+        "story.toml:9: `deadline_ms` = 10 is too short to be told from load; use 1000 or more",
+    );
     let cell = format!("{HEAD}cell_bytes = 500\n{MATRIX}{EXPECT}");
     only(&faults(&cell), "story.toml:5: `cell_bytes` = 500 is no cell; use a power of two, 64 to 4096");
 }
