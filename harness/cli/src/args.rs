@@ -106,6 +106,13 @@ pub struct ListArgs {
     pub format: Format,
 }
 
+/// What is under the file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiskKind {
+    /// QEMU's own virtio disk over a raw image
+    Qemu,
+}
+
 /// How guests are run.
 #[derive(Debug, Clone, Args)]
 pub struct MachineArgs {
@@ -115,19 +122,15 @@ pub struct MachineArgs {
     /// This QEMU (10.2 or later) instead of the host's or the tool root's
     #[arg(long, value_name = "PATH")]
     pub qemu: Option<PathBuf>,
+    /// Disk of the guest
+    #[arg(long, value_enum, default_value_t = DiskKind::Qemu)]
+    pub disk: DiskKind,
     /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
     pub memory: u32,
     /// Guest CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
-}
-
-/// What is under the file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DiskKind {
-    /// QEMU's own virtio disk over a raw image
-    Qemu,
 }
 
 /// Options of `run`.
@@ -160,9 +163,6 @@ pub struct RunArgs {
     /// Seed of everything that is random in the run
     #[arg(long, value_name = "N")]
     pub seed: Option<u32>,
-    /// Disk of the guest
-    #[arg(long, value_enum, default_value_t = DiskKind::Qemu)]
-    pub disk: DiskKind,
 }
 
 /// Options of `shell`.

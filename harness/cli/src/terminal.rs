@@ -3,6 +3,9 @@
 
 use std::io::IsTerminal as _;
 
+/// Columns where nobody says.
+const DEFAULT_WIDTH: u16 = 120;
+
 /// A person watches standard error.
 pub fn stderr_is_live() -> bool {
     std::io::stderr().is_terminal() && !is_dumb()
@@ -13,11 +16,12 @@ pub fn stdout_has_color() -> bool {
     std::io::stdout().is_terminal() && !is_dumb() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-/// Columns of standard output, if it is a terminal.
-pub fn stdout_width() -> Option<u16> {
+/// Columns of standard output: the terminal's, else COLUMNS, else a width that fits logs and documents.
+pub fn stdout_width() -> u16 {
     let stdout = std::io::stdout();
-    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(stdout).ok())??;
-    (size.ws_col > 0).then_some(size.ws_col)
+    let size = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(stdout).ok()).flatten();
+    let columns = || std::env::var("COLUMNS").ok()?.parse().ok();
+    size.map(|size| size.ws_col).filter(|columns| *columns > 0).or_else(columns).unwrap_or(DEFAULT_WIDTH)
 }
 
 fn is_dumb() -> bool {

@@ -3,6 +3,7 @@
 //! disk go to a scratch directory with a short name that is removed at the end.
 
 use super::Machine;
+use crate::args::DiskKind;
 use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::device;
@@ -64,7 +65,9 @@ impl Files {
             kernel: images.kernel.vmlinuz().to_owned(),
             initramfs: images.initramfs.path().to_owned(),
             kernel_args: Vec::new(),
-            disks: vec![Disk { image: self.disk_image.clone(), serial: "longpin".into() }],
+            disks: match machine.disk {
+                DiskKind::Qemu => vec![Disk { image: self.disk_image.clone(), serial: "longpin".into() }],
+            },
             sockets: Sockets { shell: self.sockets.shell.clone().filter(|_| shell), ..self.sockets.clone() },
             console_log: self.console_log.clone(),
         };

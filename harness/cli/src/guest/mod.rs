@@ -5,6 +5,7 @@
 mod files;
 mod processes;
 
+use crate::args::DiskKind;
 use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::device::Device;
@@ -47,6 +48,8 @@ pub struct Machine {
     pub qemu: Qemu,
     /// Execution.
     pub accel: Accel,
+    /// What is under the file systems.
+    pub disk: DiskKind,
     /// Memory.
     pub memory_mib: u32,
     /// CPUs.

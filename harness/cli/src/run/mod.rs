@@ -108,7 +108,8 @@ pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let choice = accel::choose(args.accel, &qemu, scratch.path())?;
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
-    let machine = Machine { images, qemu, accel: choice.accel, memory_mib: args.memory, cpus: args.cpus };
+    let MachineArgs { disk, memory: memory_mib, cpus, .. } = *args;
+    let machine = Machine { images, qemu, accel: choice.accel, disk, memory_mib, cpus };
     Ok(Prepared { machine, notice, interrupt })
 }
 
@@ -124,7 +125,7 @@ fn print(format: Format, result: &RunResult) -> anyhow::Result<()> {
     match format {
         Format::Json => output::json(result),
         Format::Table => {
-            let style = TableStyle { color: terminal::stdout_has_color(), width: terminal::stdout_width() };
+            let style = TableStyle { color: terminal::stdout_has_color(), width: Some(terminal::stdout_width()) };
             output::text(&table(result, style))
         }
     }

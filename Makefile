@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0 OR MIT
+# make demo    from nothing to a table of verdicts
+# make test    the whole check, the same on a laptop and in CI
+# make build   target/release/longpin and target/release/longpin-device
+# make clean   what cargo built; `target/release/longpin image gc --all` removes the images
+
+CARGO ?= cargo
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+# One profile for everything: what is tested is what is shipped, and nothing is built twice.
+PROFILE := --release --locked
+LONGPIN := target/release/longpin
+
+.PHONY: all setup build demo test lint clean
+
+all: build
+
+setup:
+	@scripts/setup
+
+build: setup
+	$(CARGO) build $(PROFILE) --workspace
+
+# What a vendor and a kernel developer ask first: which pins are refused, what is lost, what a driver that sets the
+# page dirty gains, and whether a clone keeps its content.
+demo: build
+	$(LONGPIN) run longterm-refused lost-update late-dirty reflink-bleed --group demo
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- --deny warnings
+
+# The end-to-end tests boot the built program: it must be there before them.
+test: lint build
+	$(LONGPIN) image build
+	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
+
+clean:
+	$(CARGO) clean
