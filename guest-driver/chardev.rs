@@ -229,5 +229,9 @@ unsafe extern "C" fn fops_poll(
     // SAFETY: The file is valid, and the VFS does not use its position meanwhile.
     let file = unsafe { File::from_raw_file(file) };
     // SAFETY: The table is null or valid for this call.
-    open_file.poll(file, &unsafe { PollTable::from_raw(table) })
+    if open_file.poll(file, &unsafe { PollTable::from_raw(table) }) {
+        bindings::POLLIN | bindings::POLLRDNORM
+    } else {
+        0
+    }
 }

@@ -11,6 +11,7 @@
 
 use crate::{
     dma::{
+        MapRequest,
         RequestHeader,
         Response,
         Segment, //
@@ -36,7 +37,8 @@ use kernel::{
 const REQUEST_BYTES: usize = 32 * 1024;
 /// Most segments in a request.
 pub(crate) const SEGMENTS_PER_REQUEST: u32 =
-    ((REQUEST_BYTES - size_of::<RequestHeader>() - 64) / size_of::<Segment>()) as u32;
+    ((REQUEST_BYTES - size_of::<RequestHeader>() - size_of::<MapRequest>()) / size_of::<Segment>())
+        as u32;
 
 /// A message on the control queue.
 pub(crate) type ControlMessage = Message<()>;

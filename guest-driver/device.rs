@@ -17,8 +17,8 @@ use crate::{
         SEGMENTS_PER_REQUEST, //
     },
     dma,
+    mapping::DmaDevice,
     module_parameters,
-    pins::DmaDevice,
     port::Port,
     program::ProgramQueue,
     region::Region, //
@@ -197,7 +197,7 @@ impl Device {
     }
 
     /// Resets a device that cannot be trusted any more.
-    pub(crate) fn declare_broken(&self, why: fmt::Arguments<'_>) {
+    pub(crate) fn declare_broken(&self, why: Arguments<'_>) {
         if self.shut_down() {
             dev_err!(self.dev, "{}: device is broken and was reset\n", why);
         }

@@ -214,8 +214,8 @@ impl OpenFile {
         arg.write(&query)
     }
 
-    /// `poll(2)`.
-    pub(crate) fn poll(&self, file: &File, table: &PollTable<'_>) -> u32 {
+    /// `poll(2)`: whether WAIT would find a program that has ended.
+    pub(crate) fn poll(&self, file: &File, table: &PollTable<'_>) -> bool {
         self.programs.poll(file, table)
     }
 

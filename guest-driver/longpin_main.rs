@@ -13,7 +13,7 @@
 //! * [`file`]: one open file, the owner of regions and programs;
 //! * [`program`]: DMA programs of an open file, waiting for them and polling;
 //! * [`region`]: a pinned, mapped and announced range, and the order in which it is given back;
-//! * [`pins`], [`accounting`]: GUP and the DMA mapping; RLIMIT_MEMLOCK;
+//! * [`pins`], [`mapping`], [`accounting`]: GUP; the DMA mapping; RLIMIT_MEMLOCK;
 //! * [`device`]: the device: limits, regions, the one way down;
 //! * [`control`], [`queue`]: requests with an answer; virtqueues and messages;
 //! * [`port`]: the virtio driver and what `virtio_glue.c` gives.
@@ -35,6 +35,7 @@ mod chardev;
 mod control;
 mod device;
 mod file;
+mod mapping;
 mod pins;
 mod port;
 mod program;

@@ -37,6 +37,19 @@ void longpin_put_page(struct page *page)
 }
 
 /*
+ * Whether a page is the zero page that untouched private memory shares, or of
+ * the huge one. The huge one is not exported to modules; it is known by being a
+ * large folio that belongs to neither a file nor a process.
+ */
+bool longpin_is_zero_page(struct page *page)
+{
+	struct folio *folio = page_folio(page);
+
+	return is_zero_page(page) ||
+	       (folio_test_large(folio) && !READ_ONCE(folio->mapping));
+}
+
+/*
  * A snapshot without locks: the caller's reference keeps the page in its folio,
  * everything else may change while it is read.
  */

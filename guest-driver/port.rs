@@ -15,7 +15,7 @@ use crate::{
         QUEUE_CONTROL,
         QUEUE_DMA, //
     },
-    pins::DmaDevice,
+    mapping::DmaDevice,
     queue::{
         RawQueue,
         VirtQueue, //

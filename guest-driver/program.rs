@@ -23,7 +23,6 @@ use crate::{
     },
 };
 use kernel::{
-    bindings,
     fs::File,
     new_mutex,
     new_poll_condvar,
@@ -271,13 +270,9 @@ impl Programs {
         self.table.lock().len
     }
 
-    /// `poll(2)`: readable as long as an ended program was not collected.
-    pub(crate) fn poll(&self, file: &File, poll_table: &PollTable<'_>) -> u32 {
+    /// Whether an ended program was not collected. `poll_table` is told when that may change.
+    pub(crate) fn poll(&self, file: &File, poll_table: &PollTable<'_>) -> bool {
         poll_table.register_wait(file, &self.changed);
-        if self.table.lock().nr_ended > 0 {
-            bindings::POLLIN | bindings::POLLRDNORM
-        } else {
-            0
-        }
+        self.table.lock().nr_ended > 0
     }
 }

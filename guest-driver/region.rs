@@ -26,10 +26,10 @@ use crate::{
         STATUS_NOT_FOUND,
         STATUS_OK, //
     },
+    mapping::MappedPages,
     pins::{
         killed,
         Access,
-        MappedPages,
         Mode,
         PageFacts,
         PinnedPages, //

@@ -5,14 +5,8 @@ use clap::{ArgGroup, Parser};
 use std::path::PathBuf;
 
 /// Virtual accelerator for QEMU: a vhost-user device that writes into pinned guest pages.
-///
-/// Attach it to QEMU (10.2 or later) with
-///
-///   -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
-///   -chardev socket,id=acc,path=SOCKET
-///   -device vhost-user-test-device-pci,chardev=acc,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
 #[derive(Debug, Parser)]
-#[command(name = "longpin-device", version, after_help = EXIT_CODES)]
+#[command(name = "longpin-device", version, after_help = AFTER_HELP)]
 #[command(group(ArgGroup::new("socket").required(true).args(["socket_path", "fd"])))]
 pub struct Args {
     /// Listen here for the vhost-user front-end (QEMU). A dead socket is replaced, a live one is refused
@@ -44,7 +38,12 @@ pub struct Args {
     pub log_level: String,
 }
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+QEMU (10.2 or later) takes it with:
+  -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
+  -chardev socket,id=acc,path=PATH
+  -device vhost-user-test-device-pci,chardev=acc,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
+
 Exit codes:
   0  the front-end has gone, or SIGTERM, SIGINT or a shutdown request came
   1  could not start, or failed while serving: standard error says why

@@ -45,7 +45,7 @@ fn assert_serves(driver: &mut Driver) {
 fn random_rings_are_survived() {
     let daemon = Daemon::start();
     let mut driver = daemon.connect_with_event_idx();
-    let mut random = Random(2018_12_04);
+    let mut random = Random(20_181_204);
     for round in 0..150 {
         for _ in 0..40 {
             let queue = random.below(2) as usize;

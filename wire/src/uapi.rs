@@ -55,8 +55,8 @@ const _: () = assert!(size_of::<Info>() == 32);
 
 /// `LONGPIN_IOC_PIN`: pin user memory and announce it to the device.
 ///
-/// Errors: EINVAL (constants, alignment, reserved), EFAULT (address, or the kernel refuses a long-term pin of a
-/// file mapping), ENOMEM (memory or RLIMIT_MEMLOCK), EPERM, E2BIG (over 1 GiB), ENOSPC (too many regions),
+/// Errors: EINVAL (constants, alignment, reserved), EFAULT (address; the kernel refuses a long-term pin of a file
+/// mapping; the shared zero page, with [`ACCESS_READ`]), EOPNOTSUPP (DMA addresses are not physical ones), ENOMEM (memory or RLIMIT_MEMLOCK), EPERM, E2BIG (over 1 GiB), ENOSPC (too many regions),
 /// ENODEV (device gone), EIO (device refused), ETIMEDOUT (device silent), EINTR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -47,7 +47,7 @@ const RESPONSE_AT: u64 = 0x11000;
 const EVENT_IDX: u64 = 1 << 29;
 const INDIRECT: u64 = 1 << 28;
 const PROTOCOL: u64 = 1 << 30;
-const VERSION_1: u64 = 1 << 32;
+pub const VERSION_1: u64 = 1 << 32;
 
 /// The daemon, in a thread.
 pub struct Daemon {
@@ -191,7 +191,7 @@ pub struct Driver {
 }
 
 impl Driver {
-    fn connect(path: &Path, features: u64) -> Self {
+    pub fn connect(path: &Path, features: u64) -> Self {
         let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(memfd);
         file.set_len(RAM_BYTES).unwrap();

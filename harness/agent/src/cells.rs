@@ -22,9 +22,18 @@ pub fn validate_cell_bytes(cell_bytes: u32) -> Result<(), StepError> {
     failed!("cell of {cell_bytes} bytes; use a power of two from {MIN_CELL_BYTES} to {MAX_CELL_BYTES}")
 }
 
+/// A range must end below 2^63, as every file does.
+pub fn validate_range(offset: u64, len: u64) -> Result<(), StepError> {
+    match offset.checked_add(len) {
+        Some(end) if end <= i64::MAX as u64 => Ok(()),
+        _ => failed!("{len} bytes from {offset} end beyond any file"),
+    }
+}
+
 /// Check that a fill is made of whole cells.
-pub fn validate_fill(len: u64, fill: &Fill) -> Result<(), StepError> {
+pub fn validate_fill(offset: u64, len: u64, fill: &Fill) -> Result<(), StepError> {
     validate_cell_bytes(fill.cell_bytes)?;
+    validate_range(offset, len)?;
     if len > 0 && len.is_multiple_of(fill.cell_bytes.into()) {
         return Ok(());
     }
@@ -77,6 +86,11 @@ impl<R: FnMut(u64, &mut [u8]) -> SysResult<usize>> CellReader<R> {
             let want = WINDOW_BYTES.min(len - done);
             let mut window = vec![0; want as usize];
             let parts = self.fetch(offset + done, &mut window);
+            if parts.is_empty() {
+                let rest = (len - done).div_ceil(self.cell_bytes.into());
+                self.cells.push(label + done, rest, CellState::Absent);
+                break;
+            }
             self.decode(&window, &parts, label + done);
             done += want;
         }
@@ -160,8 +174,9 @@ mod tests {
             if bad_pages.iter().any(|bad| pages.contains(bad)) {
                 return Err(Errno::IO);
             }
-            let n = out.len().min(bytes.len().saturating_sub(offset as usize));
-            out[..n].copy_from_slice(&bytes[offset as usize..offset as usize + n]);
+            let rest = bytes.get(offset as usize..).unwrap_or_default();
+            let n = out.len().min(rest.len());
+            out[..n].copy_from_slice(&rest[..n]);
             Ok(n)
         }
     }
@@ -202,6 +217,13 @@ mod tests {
     }
 
     #[test]
+    fn a_range_far_beyond_the_end_is_absent_at_once() {
+        let cells = CellReader::new(512, source(&image(4096), &[])).read(0, 1 << 62, 0);
+        assert_eq!(cells.runs[1], CellRun { offset: 4096, count: (1 << 53) - 8, state: CellState::Absent });
+        assert_eq!(cells.runs.len(), 2);
+    }
+
+    #[test]
     fn cells_are_labelled_by_the_caller() {
         let bytes = image(8192);
         let cells = CellReader::new(512, source(&bytes, &[])).read(4096, 4096, 4096);
@@ -216,8 +238,9 @@ mod tests {
         for wrong in [0, 32, 96, 8192] {
             assert!(validate_cell_bytes(wrong).is_err(), "{wrong}");
         }
-        assert!(validate_fill(4096, &FILL).is_ok());
-        assert!(validate_fill(0, &FILL).is_err());
-        assert!(validate_fill(4096 + 100, &FILL).is_err());
+        assert!(validate_fill(512, 4096, &FILL).is_ok());
+        for (offset, len) in [(0, 0), (0, 4096 + 100), (u64::MAX - 511, 512), (1 << 63, 512)] {
+            assert!(validate_fill(offset, len, &FILL).is_err(), "{offset} {len}");
+        }
     }
 }

@@ -13,6 +13,15 @@ pub enum StepError {
     Failed(String),
 }
 
+impl std::fmt::Display for StepError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(errno) => write!(f, "{}: {}", errno.call, errno.name),
+            Self::Failed(message) => f.write_str(message),
+        }
+    }
+}
+
 impl From<StepError> for Outcome {
     fn from(error: StepError) -> Self {
         match error {

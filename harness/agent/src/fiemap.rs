@@ -32,7 +32,7 @@ pub fn extents(file: impl AsFd + Copy) -> Result<Vec<Extent>, StepError> {
 fn collect(file: impl AsFd + Copy) -> Result<Vec<FiemapExtent>, StepError> {
     let mut all: Vec<FiemapExtent> = Vec::new();
     loop {
-        let start = all.last().map_or(0, |last| last.logical + last.length);
+        let start = all.last().map_or(0, |last| last.logical.saturating_add(last.length));
         let head = FiemapHead { start, length: u64::MAX - start, flags: FLAG_SYNC, ..FiemapHead::default() };
         let mut request = Fiemap { head, extents: [FiemapExtent::default(); FIEMAP_BATCH] };
         sys::fiemap(file, &mut request).or_refused("ioctl(FS_IOC_FIEMAP)")?;

@@ -28,7 +28,7 @@ fn open_with(path: &str, oflags: OFlags) -> Result<OwnedFd, StepError> {
 
 /// Write stamped cells by pwrite(2), 1 MiB a call.
 pub fn write_cells(file: impl AsFd, offset: u64, len: u64, fill: &Fill) -> Result<(), StepError> {
-    cells::validate_fill(len, fill)?;
+    cells::validate_fill(offset, len, fill)?;
     let mut buffer = AlignedBuffer::new(cells::WINDOW_BYTES.min(len) as usize);
     for window in (0..len).step_by(cells::WINDOW_BYTES as usize) {
         let bytes = &mut buffer.bytes()[..cells::WINDOW_BYTES.min(len - window) as usize];
@@ -56,6 +56,7 @@ fn write_all_at(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> Result<()
 /// Read cells of a file. Refused only if it cannot be opened.
 pub fn read_cells(path: &str, offset: u64, len: u64, cell_bytes: u32, via: Via) -> Result<Cells, StepError> {
     cells::validate_cell_bytes(cell_bytes)?;
+    cells::validate_range(offset, len)?;
     match via {
         Via::Buffered => {
             let file = open_with(path, OFlags::RDONLY)?;
@@ -88,6 +89,7 @@ pub fn poke_device(device: &str, offset: u64, len: u64, byte: u8) -> Result<(), 
     if len == 0 || len > cells::WINDOW_BYTES {
         return failed!("poke of {len} bytes; use 1 to {}", cells::WINDOW_BYTES);
     }
+    cells::validate_range(offset, len)?;
     let file = open_with(device, OFlags::RDWR | OFlags::DIRECT | OFlags::DSYNC)?;
     let start = offset - offset % PAGE_BYTES;
     let skip = (offset - start) as usize;
@@ -132,11 +134,6 @@ pub fn syncfs(dir: &str) -> Result<(), StepError> {
 pub fn stat(path: &str) -> Result<(u64, u64), StepError> {
     let stat = rustix::fs::stat(path).or_refused("stat")?;
     Ok((stat.st_size as u64, stat.st_blocks as u64))
-}
-
-/// Where the extents of a file are.
-pub fn open_for_extents(path: &str) -> Result<OwnedFd, StepError> {
-    open_with(path, OFlags::RDONLY)
 }
 
 /// sync(2), then drop the page cache, dentries and inodes.

@@ -36,7 +36,7 @@ pub fn mount_all() -> Result<(), StepError> {
     for mount in &MOUNTS {
         match mount.mount() {
             Err(error) if mount.needed => return Err(error),
-            Err(error) => kmsg::note(&format!("{}: not mounted: {error:?}", mount.dir)),
+            Err(error) => kmsg::note(&format!("{}: not mounted: {error}", mount.dir)),
             Ok(()) => {}
         }
     }
@@ -82,7 +82,7 @@ fn mem_total_kib(meminfo: &str) -> u64 {
 pub fn power_off() -> ExitCode {
     rustix::fs::sync();
     if let Err(errno) = rustix::system::reboot(RebootCommand::PowerOff) {
-        kmsg::note(&format!("power off refused: {errno}"));
+        kmsg::last_words(&format!("power off refused: {errno}"));
     }
     ExitCode::FAILURE
 }

@@ -87,12 +87,22 @@ fn hex_byte(digits: &[u8]) -> Option<u8> {
     u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// A note of the agent itself in the kernel log (and so on the console), at level info. Best effort.
+/// A note of the agent itself in the kernel log, at level info. Best effort.
 pub fn note(text: &str) {
-    // Level 6 of facility 1 (user): not taken for a line of the kernel.
-    let _ = std::fs::OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut log| {
-        std::io::Write::write_all(&mut log, format!("<14>longpin-agent: {text}\n").as_bytes())
-    });
+    write_record(6, text);
+}
+
+/// Why the agent ends, at level err: that reaches the console of a quiet kernel too. Best effort.
+pub fn last_words(text: &str) {
+    write_record(3, text);
+}
+
+fn write_record(level: u8, text: &str) {
+    /// Facility "user": not taken for a line of the kernel.
+    const USER: u8 = 1 << 3;
+    let record = format!("<{}>longpin-agent: {text}\n", USER | level);
+    let log = std::fs::OpenOptions::new().write(true).open("/dev/kmsg");
+    let _ = log.and_then(|mut log| std::io::Write::write_all(&mut log, record.as_bytes()));
 }
 
 #[cfg(test)]

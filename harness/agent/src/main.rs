@@ -45,14 +45,11 @@ fn main() -> ExitCode {
         eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(2);
     }
-    std::panic::set_hook(Box::new(|panic| kmsg::note(&format!("panic: {panic}"))));
+    std::panic::set_hook(Box::new(|panic| kmsg::last_words(&format!("panic: {panic}"))));
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(())) => {}
-        Ok(Err(StepError::Failed(message))) => kmsg::note(&format!("cannot go on: {message}")),
-        Ok(Err(StepError::Refused(errno))) => {
-            kmsg::note(&format!("cannot go on: {}: {}", errno.call, errno.name));
-        }
-        Err(_) => kmsg::note("cannot go on after a panic"),
+        Ok(Err(error)) => kmsg::last_words(&format!("cannot go on: {error}")),
+        Err(_) => kmsg::last_words("cannot go on after a panic"),
     }
     init::power_off()
 }

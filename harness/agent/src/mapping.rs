@@ -47,7 +47,7 @@ impl Mapping {
     /// Store stamped cells, labelled with their file offset.
     pub fn store(&mut self, offset: u64, len: u64, fill: &Fill) -> Result<(), StepError> {
         self.validate(offset, len)?;
-        cells::validate_fill(len, fill)?;
+        cells::validate_fill(offset, len, fill)?;
         let mut bytes = vec![0; cells::WINDOW_BYTES as usize];
         for window in (0..len).step_by(cells::WINDOW_BYTES as usize) {
             let bytes = &mut bytes[..cells::WINDOW_BYTES.min(len - window) as usize];

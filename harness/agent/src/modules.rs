@@ -93,11 +93,13 @@ fn insert(module: &Module, parameters: &str) -> Result<(), StepError> {
     };
     let file = std::fs::File::open(&module.path).or_failed(&module.path.display().to_string())?;
     match rustix::system::finit_module(&file, &parameters, 0) {
-        Err(rustix::io::Errno::EXIST) => Ok(()),
+        // Loaded meanwhile; unless the file is another module than the list says.
+        Err(rustix::io::Errno::EXIST) if is_loaded(&module.name) => Ok(()),
         other => other.or_refused(&format!("finit_module({})", module.name)),
     }
 }
 
+/// Loaded or built in.
 fn is_loaded(name: &str) -> bool {
     Path::new("/sys/module").join(name).exists()
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What steps have made and named: files, mappings, regions, programs, mounts; and how all of it is let go.
 
-use crate::error::{StepError, failed};
+use crate::error::{StepError, errno_name, failed};
 use crate::mapping::Mapping;
 use crate::pinner::Pinner;
 use rustix::fd::OwnedFd;
+use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::collections::BTreeMap;
 
@@ -58,6 +59,12 @@ impl<T> Table<T> {
         self.items.is_empty()
     }
 
+    /// Drop every object; one line about each.
+    fn clear(&mut self, done: &str) -> Vec<String> {
+        let items = std::mem::take(&mut self.items);
+        items.keys().map(|name| format!("{} {name}: {done}", self.kind)).collect()
+    }
+
     fn unknown(&self, name: &str) -> StepError {
         let known: Vec<_> = self.items.keys().map(String::as_str).collect();
         StepError::Failed(format!("no {} `{name}`; there are: [{}]", self.kind, known.join(", ")))
@@ -99,10 +106,10 @@ impl Default for Objects {
 impl Objects {
     /// The driver; opened at first use.
     pub fn pinner(&mut self) -> Result<&Pinner, StepError> {
-        if self.pinner.is_none() {
-            self.pinner = Some(Pinner::open()?);
+        match &mut self.pinner {
+            Some(pinner) => Ok(pinner),
+            none => Ok(none.insert(Pinner::open()?)),
         }
-        self.pinner.as_ref().ok_or_else(|| StepError::Failed("driver is not open".into()))
     }
 
     /// Close the driver if nothing depends on it, so that its module can go.
@@ -119,11 +126,8 @@ impl Objects {
         let mut report = Vec::new();
         self.end_programs(&mut report);
         self.release_regions(&mut report);
-        report.extend(
-            std::mem::take(&mut self.maps.items).keys().map(|name| format!("mapping {name}: unmapped")),
-        );
-        report
-            .extend(std::mem::take(&mut self.files.items).keys().map(|name| format!("file {name}: closed")));
+        report.extend(self.maps.clear("unmapped"));
+        report.extend(self.files.clear("closed"));
         self.unmount_all(&mut report);
         if self.mounts.is_empty() {
             return Ok(report.join("\n"));
@@ -138,7 +142,7 @@ impl Objects {
             let _ = pinner.stop(program);
             report.push(match pinner.wait(program, PROGRAM_END_MS) {
                 Ok(end) => format!("program {name}: ended with status {}", end.status),
-                Err(error) => format!("program {name}: {}", text_of(&error)),
+                Err(error) => format!("program {name}: {error}"),
             });
         }
     }
@@ -148,7 +152,7 @@ impl Objects {
         for (name, region) in std::mem::take(&mut self.regions.items) {
             report.push(match pinner.release(region, false) {
                 Ok(()) => format!("region {name}: released clean"),
-                Err(error) => format!("region {name}: {}; left to the close of the driver", text_of(&error)),
+                Err(error) => format!("region {name}: {error}; left to the close of the driver"),
             });
         }
         self.pinner = None;
@@ -158,22 +162,15 @@ impl Objects {
         for dir in std::mem::take(&mut self.mounts).into_iter().rev() {
             match rustix::mount::unmount(dir.as_str(), UnmountFlags::empty()) {
                 Ok(()) => report.push(format!("mount {dir}: unmounted")),
+                // A program of a step did it.
+                Err(Errno::INVAL | Errno::NOENT) => report.push(format!("mount {dir}: gone already")),
                 Err(errno) => {
-                    report.push(format!(
-                        "mount {dir}: stays, {}",
-                        crate::error::errno_name(errno.raw_os_error())
-                    ));
+                    let name = errno_name(errno.raw_os_error());
+                    report.push(format!("mount {dir}: stays, {name}"));
                     self.mounts.insert(0, dir);
                 }
             }
         }
-    }
-}
-
-fn text_of(error: &StepError) -> String {
-    match error {
-        StepError::Refused(errno) => format!("{} {}", errno.call, errno.name),
-        StepError::Failed(message) => message.clone(),
     }
 }
 
@@ -188,10 +185,7 @@ mod tests {
         table.insert("a".into(), 1);
         table.insert("b".into(), 2);
         assert_eq!(table.claim("a"), failed!("file `a` exists already; use another name or let it go first"));
-        assert_eq!(
-            table.get("c"),
-            failed!("no file `c`; there are: [a, b]").as_ref().map(|_: &i32| &0).map_err(Clone::clone)
-        );
+        assert_eq!(table.get("c"), failed!("no file `c`; there are: [a, b]"));
         assert_eq!(table.remove("a"), Ok(1));
         table.claim("a").unwrap();
     }
@@ -201,6 +195,8 @@ mod tests {
         let mut objects = Objects::default();
         objects.files.insert("a".into(), tempfile::tempfile().unwrap().into());
         assert_eq!(objects.release_all().unwrap(), "file a: closed");
+        objects.mounts.push("/no/such/mount".into());
+        assert_eq!(objects.release_all().unwrap(), "mount /no/such/mount: gone already");
         assert_eq!(objects.release_all().unwrap(), "");
         assert!(objects.files.is_empty());
     }

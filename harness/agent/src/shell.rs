@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
 use std::fs::File;
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -17,6 +18,8 @@ use std::time::Duration;
 const PORT_NAME: &str = "longpin.shell";
 /// How long the port may take to appear.
 const PORT_DEADLINE: Duration = Duration::from_secs(5);
+/// Size of the terminal: a serial port cannot tell the peer's, and programs misbehave on one of 0 by 0.
+const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 /// A port without a peer is looked at this often: poll(2) would return at once, for ever, with POLLHUP.
 const PEER_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
@@ -33,6 +36,7 @@ fn spawn() -> Result<(OwnedFd, Child), StepError> {
     let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
         .or_failed("openpt")?;
     rustix::pty::unlockpt(&terminal).or_failed("unlockpt")?;
+    rustix::termios::tcsetwinsize(&terminal, SIZE).or_failed("tcsetwinsize")?;
     let name = rustix::pty::ptsname(&terminal, Vec::new()).or_failed("ptsname")?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let side = rustix::fs::open(&name, flags, Mode::empty()).or_failed("open(pts)")?;

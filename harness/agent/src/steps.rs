@@ -9,7 +9,7 @@ use crate::objects::Objects;
 use crate::pinner::PinRequest;
 use crate::sys::MapSource;
 use crate::{cachestat, exec, fiemap, fsops, mounts, shell, vmstat};
-use longpin_proto::agent::{Backing, Fact, Outcome, Step};
+use longpin_proto::agent::{Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
 use std::time::Duration;
 
@@ -134,7 +134,9 @@ impl Agent {
             Step::ReadMapping { map, offset, len, cell_bytes, file_offset } => {
                 objects.maps.get_mut(&map)?.read(offset, len, cell_bytes, file_offset).map(Fact::Cells)
             }
-            Step::Extents { path } => fiemap::extents(&fsops::open_for_extents(&path)?).map(Fact::Extents),
+            Step::Extents { path } => {
+                fiemap::extents(&fsops::open(&path, OpenFlags::default())?).map(Fact::Extents)
+            }
             Step::Stat { path } => fsops::stat(&path).map(|(size, blocks)| Fact::Stat { size, blocks }),
             Step::DropCaches => fsops::drop_caches().map(nothing),
             Step::Truncate { file, len } => {

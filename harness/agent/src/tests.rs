@@ -168,16 +168,8 @@ fn cleanup_lets_go_of_everything_once() {
 #[test]
 fn anonymous_memory_is_labelled_from_zero() {
     let mut story = Story::new();
-    let map = |story: &mut Story| {
-        story.fact(Step::Map {
-            map: "m".into(),
-            backing: Backing::Anonymous,
-            len: LEN,
-            shared: false,
-            write: true,
-        })
-    };
-    map(&mut story);
+    let backing = Backing::Anonymous;
+    story.fact(Step::Map { map: "m".into(), backing, len: LEN, shared: false, write: true });
     assert_eq!(runs(&story.mapping()), [(0, 128, CellState::Zero)]);
     story.fact(Step::Store { map: "m".into(), offset: 0, len: LEN, fill: fill(5) });
     assert_eq!(runs(&story.mapping()), [(0, 128, written(5))]);

@@ -1,2 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-fn main() {}
+//! `longpin`: the laboratory's command line. Finds out what to do, does it, and tells the shell by exit code; all I/O
+//! of the harness is in this crate, all judgement in `longpin-core`.
+#![deny(unsafe_code)]
+
+mod args;
+mod child;
+mod commands;
+mod deadline;
+mod device;
+mod disk;
+mod error;
+mod guest;
+mod images;
+mod interrupt;
+mod ledger;
+mod library;
+mod link;
+mod output;
+mod quote;
+mod run;
+mod terminal;
+mod vm;
+
+use args::{Cli, Command};
+use clap::Parser as _;
+use error::{Error, Result};
+use longpin_core::exit_code::ExitCode;
+
+fn main() -> std::process::ExitCode {
+    let code = match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command).unwrap_or_else(|error| report(&error)),
+        Err(error) => {
+            // To standard error for mistakes, to standard output for --help and --version.
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::Usage } else { ExitCode::Good }
+        }
+    };
+    code.code().into()
+}
+
+fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Doctor => commands::doctor::doctor(),
+        Command::Image { command } => commands::image::image(command),
+        Command::List(args) => commands::list::list(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Shell(args) => commands::shell::shell(&args),
+    }
+}
+
+fn report(error: &Error) -> ExitCode {
+    eprintln!("longpin: {error}");
+    match error {
+        Error::Usage(_) => ExitCode::Usage,
+        Error::Interrupted | Error::Infra(_) => ExitCode::Error,
+    }
+}

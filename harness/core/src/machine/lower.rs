@@ -3,94 +3,13 @@
 //! spell out offsets, lengths, handles and the clean-up before an unmount.
 
 use super::CaseEnv;
+use super::objects::{Mapping, Objects, Placed, Region};
+use super::op::{DMA_MS, Op, acts};
 use crate::plan::Case;
 use crate::record::Role;
 use crate::scenario::{Act, Against, Backed, PAGE_BYTES, Pages, Point, Release, Step as ScenarioStep};
 use longpin_proto::agent::{Advice, Backing, Fallocate, Fill, OpenFlags, Program, Step, Via};
 use longpin_proto::facts::{Extent, Source};
-use std::collections::BTreeMap;
-
-/// Milliseconds for a step that touches memory or metadata only.
-const QUICK_MS: u64 = 20_000;
-/// Milliseconds for a step that may wait for the disk or for a program of the file system's tools.
-const SLOW_MS: u64 = 60_000;
-/// Milliseconds for a DMA program of a few passes over a few pages.
-const DMA_MS: u32 = 10_000;
-
-/// One step for the agent.
-#[derive(Debug, Clone)]
-pub struct Op {
-    pub line: usize,
-    pub role: Role,
-    pub step: Step,
-    pub timeout_ms: u64,
-    /// Ask again until the pages are clean.
-    pub poll: bool,
-}
-
-impl Op {
-    fn new(role: Role, step: Step) -> Self {
-        let timeout_ms = match &step {
-            Step::Exec { timeout_ms, .. } => u64::from(*timeout_ms) + QUICK_MS,
-            Step::DmaWait { timeout_ms, .. } => u64::from(*timeout_ms) + QUICK_MS,
-            Step::Mkfs { .. }
-            | Step::Mount { .. }
-            | Step::Unmount { .. }
-            | Step::Fsync { .. }
-            | Step::Sync
-            | Step::Syncfs { .. }
-            | Step::DropCaches
-            | Step::Extents { .. }
-            | Step::Cleanup => SLOW_MS,
-            _ => QUICK_MS,
-        };
-        Self { line: 0, role, step, timeout_ms, poll: false }
-    }
-}
-
-/// Before the first act.
-pub fn frame() -> Vec<Op> {
-    vec![
-        Op::new(Role::Frame, Step::ClearWarnOnce),
-        Op::new(Role::Drain, Step::KernelLog),
-        Op::new(Role::Before, Step::PinCounters),
-    ]
-}
-
-/// After the last act, however it ended.
-pub fn tail() -> Vec<Op> {
-    vec![
-        Op::new(Role::Frame, Step::Cleanup),
-        Op::new(Role::After, Step::PinCounters),
-        Op::new(Role::Frame, Step::KernelLog),
-    ]
-}
-
-#[derive(Debug, Clone)]
-struct Mapping {
-    /// File behind it, if there is one.
-    file: Option<String>,
-    /// Offset in the file.
-    offset: u64,
-    len: u64,
-}
-
-#[derive(Debug, Clone)]
-struct Region {
-    map: String,
-    file: Option<String>,
-    /// Offset in the mapping.
-    offset: u64,
-    len: u64,
-}
-
-/// Extent of a program in its region.
-#[derive(Debug, Clone)]
-struct Placed {
-    region: String,
-    offset: u64,
-    len: u64,
-}
 
 /// State of the translation.
 #[derive(Debug)]
@@ -99,12 +18,7 @@ pub struct Lowering {
     point: Point,
     cell_bytes: u32,
     steps: std::vec::IntoIter<ScenarioStep>,
-    files: BTreeMap<String, u64>,
-    handles: BTreeMap<String, String>,
-    maps: BTreeMap<String, Mapping>,
-    regions: BTreeMap<String, Region>,
-    programs: BTreeMap<String, Placed>,
-    extents: BTreeMap<String, Vec<Extent>>,
+    objects: Objects,
 }
 
 impl Lowering {
@@ -115,12 +29,7 @@ impl Lowering {
             point: case.point.clone(),
             cell_bytes: case.scenario.cell_bytes,
             steps: steps.into_iter(),
-            files: BTreeMap::new(),
-            handles: BTreeMap::new(),
-            maps: BTreeMap::new(),
-            regions: BTreeMap::new(),
-            programs: BTreeMap::new(),
-            extents: BTreeMap::new(),
+            objects: Objects::default(),
         }
     }
 
@@ -134,12 +43,12 @@ impl Lowering {
 
     /// Length in bytes that the file at `path` should have.
     pub fn len_of(&self, path: &str) -> u64 {
-        self.files.iter().find(|(file, _)| self.path(file) == path).map_or(0, |(_, len)| *len)
+        self.objects.files.iter().find(|(file, _)| self.path(file) == path).map_or(0, |(_, len)| *len)
     }
 
     /// Remember where a file is on the device.
     pub fn note_extents(&mut self, path: &str, extents: &[Extent]) {
-        self.extents.insert(path.to_owned(), extents.to_vec());
+        self.objects.extents.insert(path.to_owned(), extents.to_vec());
     }
 
     fn lower(&mut self, act: Act) -> Vec<Op> {
@@ -151,24 +60,24 @@ impl Lowering {
             Act::Create { file, pages, generation } => self.create(file, pages, generation),
             Act::CreateHole { file, pages } => self.create_hole(file, pages),
             Act::Open { handle, file, write, direct } => {
-                self.handles.insert(handle.clone(), file.clone());
+                self.objects.handles.insert(handle.clone(), file.clone());
                 vec![self.open(handle, &file, OpenFlags { write, direct, ..Default::default() })]
             }
             Act::Close { handle } => {
-                self.handles.remove(&handle);
+                self.objects.handles.remove(&handle);
                 acts([Step::Close { file: handle }])
             }
             Act::Map { map, backed, pages, shared, write } => self.map(map, backed, pages, shared, write),
             Act::Unmap { map } => {
-                self.maps.remove(&map);
+                self.objects.maps.remove(&map);
                 acts([Step::Unmap { map }])
             }
             Act::Touch { map, pages, access } => {
-                let (offset, len) = pages.bytes(self.map_len(&map));
+                let (offset, len) = pages.bytes(self.objects.map_len(&map));
                 acts([Step::Touch { map, offset, len, access }])
             }
             Act::Store { map, pages, generation } => {
-                let (offset, len) = pages.bytes(self.map_len(&map));
+                let (offset, len) = pages.bytes(self.objects.map_len(&map));
                 acts([Step::Store { map, offset, len, fill: self.fill(generation) }])
             }
             Act::Write { file, pages, generation, direct } => self.write(&file, pages, generation, direct),
@@ -181,7 +90,7 @@ impl Lowering {
             Act::DmaStop { program } => acts([Step::DmaStop { program }]),
             Act::ProveDma { program } => self.prove_dma(&program),
             Act::Release { region, mode } => {
-                self.regions.remove(&region);
+                self.objects.regions.remove(&region);
                 let dirty = mode.unwrap_or(self.point.release) == Release::Dirty;
                 acts([Step::Release { region, dirty }])
             }
@@ -204,7 +113,7 @@ impl Lowering {
             Act::ZeroRange { handle, pages } => self.fallocate(handle, Fallocate::ZeroRange, pages),
             Act::Allocate { handle, pages } => self.fallocate(handle, Fallocate::Allocate, pages),
             Act::Pageout { map, pages } => {
-                let (offset, len) = pages.bytes(self.map_len(&map));
+                let (offset, len) = pages.bytes(self.objects.map_len(&map));
                 acts([Step::Advise { map, offset, len, advice: Advice::Pageout }])
             }
             Act::Reflink { from, to } => self.reflink(&from, to),
@@ -221,18 +130,6 @@ impl Lowering {
 
     fn fill(&self, generation: u64) -> Fill {
         Fill { run: self.env.run, generation, cell_bytes: self.cell_bytes, source: Source::Cpu }
-    }
-
-    fn map_len(&self, map: &str) -> u64 {
-        self.maps.get(map).map_or(0, |mapping| mapping.len)
-    }
-
-    fn file_len(&self, file: &str) -> u64 {
-        self.files.get(file).copied().unwrap_or_default()
-    }
-
-    fn file_of(&self, handle: &str) -> String {
-        self.handles.get(handle).cloned().unwrap_or_default()
     }
 
     fn open(&self, handle: String, file: &str, flags: OpenFlags) -> Op {
@@ -257,8 +154,8 @@ impl Lowering {
 
     /// Let go of mappings and handles.
     fn let_go(&mut self) -> Vec<Op> {
-        let maps = std::mem::take(&mut self.maps).into_keys().map(|map| Step::Unmap { map });
-        let handles = std::mem::take(&mut self.handles).into_keys().map(|file| Step::Close { file });
+        let maps = std::mem::take(&mut self.objects.maps).into_keys().map(|map| Step::Unmap { map });
+        let handles = std::mem::take(&mut self.objects.handles).into_keys().map(|file| Step::Close { file });
         acts(maps.chain(handles).collect::<Vec<_>>())
     }
 
@@ -308,8 +205,8 @@ impl Lowering {
     }
 
     fn new_file(&mut self, file: &str, len: u64) -> Vec<Op> {
-        self.files.insert(file.to_owned(), len);
-        self.handles.insert(file.to_owned(), file.to_owned());
+        self.objects.files.insert(file.to_owned(), len);
+        self.objects.handles.insert(file.to_owned(), file.to_owned());
         let flags = OpenFlags { write: true, create: true, truncate: true, direct: false };
         vec![self.open(file.to_owned(), file, flags)]
     }
@@ -317,20 +214,20 @@ impl Lowering {
     fn map(&mut self, map: String, backed: Backed, pages: Pages, shared: bool, write: bool) -> Vec<Op> {
         let (file, backing, offset, len) = match backed {
             Backed::File(handle) => {
-                let file = self.file_of(&handle);
-                let (offset, len) = pages.bytes(self.file_len(&file));
+                let file = self.objects.file_of(&handle);
+                let (offset, len) = pages.bytes(self.objects.file_len(&file));
                 (Some(file), Backing::File { file: handle, offset }, offset, len)
             }
             Backed::Anonymous => (None, Backing::Anonymous, 0, pages.bytes(0).1),
             Backed::Hugetlb => (None, Backing::Hugetlb, 0, pages.bytes(0).1),
         };
-        self.maps.insert(map.clone(), Mapping { file, offset, len });
+        self.objects.maps.insert(map.clone(), Mapping { file, offset, len });
         acts([Step::Map { map, backing, len, shared, write }])
     }
 
     /// Write through a handle of the step's own: whoever uses O_DIRECT for one write does not want it for the rest.
     fn write(&mut self, file: &str, pages: Pages, generation: u64, direct: bool) -> Vec<Op> {
-        let (offset, len) = pages.bytes(self.file_len(file));
+        let (offset, len) = pages.bytes(self.objects.file_len(file));
         let handle = format!("{file}.write");
         let mut ops =
             vec![self.open(handle.clone(), file, OpenFlags { write: true, direct, ..Default::default() })];
@@ -351,9 +248,9 @@ impl Lowering {
     ) -> Vec<Op> {
         let Some(mode) = mode.or(self.point.pin.mode()) else { return Vec::new() };
         let (file, start, whole) =
-            self.maps.get(&map).map_or((None, 0, 0), |m| (m.file.clone(), m.offset, m.len));
+            self.objects.maps.get(&map).map_or((None, 0, 0), |m| (m.file.clone(), m.offset, m.len));
         let (offset, len) = pages.bytes(whole);
-        self.regions.insert(region.clone(), Region { map: map.clone(), file, offset, len });
+        self.objects.regions.insert(region.clone(), Region { map: map.clone(), file, offset, len });
         let file_offset = start + offset;
         acts([Step::Pin { region, map, offset, len, mode, file_offset, run: self.env.run }])
     }
@@ -367,8 +264,8 @@ impl Lowering {
         passes: u64,
         wait: bool,
     ) -> Vec<Op> {
-        let (offset, len) = pages.bytes(self.regions.get(&region).map_or(0, |r| r.len));
-        self.programs.insert(program.clone(), Placed { region: region.clone(), offset, len });
+        let (offset, len) = pages.bytes(self.objects.regions.get(&region).map_or(0, |r| r.len));
+        self.objects.programs.insert(program.clone(), Placed { region: region.clone(), offset, len });
         let dma = Program {
             offset,
             len,
@@ -394,9 +291,11 @@ impl Lowering {
     }
 
     fn prove_dma(&self, program: &str) -> Vec<Op> {
-        let Some(Placed { region, offset, len }) = self.programs.get(program) else { return Vec::new() };
-        let Some(region) = self.regions.get(region) else { return Vec::new() };
-        let Some(mapping) = self.maps.get(&region.map) else { return Vec::new() };
+        let Some(Placed { region, offset, len }) = self.objects.programs.get(program) else {
+            return Vec::new();
+        };
+        let Some(region) = self.objects.regions.get(region) else { return Vec::new() };
+        let Some(mapping) = self.objects.maps.get(&region.map) else { return Vec::new() };
         let offset = region.offset + offset;
         let step = Step::ReadMapping {
             map: region.map.clone(),
@@ -409,7 +308,7 @@ impl Lowering {
     }
 
     fn read_mapping(&self, map: &str) -> Vec<Op> {
-        let Some(mapping) = self.maps.get(map) else { return Vec::new() };
+        let Some(mapping) = self.objects.maps.get(map) else { return Vec::new() };
         acts([Step::ReadMapping {
             map: map.to_owned(),
             offset: 0,
@@ -420,12 +319,12 @@ impl Lowering {
     }
 
     fn page_state(&self, handle: String) -> Step {
-        let len = self.file_len(&self.file_of(&handle));
+        let len = self.objects.file_len(&self.objects.file_of(&handle));
         Step::PageState { file: handle, offset: 0, len }
     }
 
     fn read_cells(&self, file: &str, via: Via) -> Step {
-        let (path, len) = (self.path(file), self.file_len(file));
+        let (path, len) = (self.path(file), self.objects.file_len(file));
         Step::ReadCells { path, offset: 0, len, cell_bytes: self.cell_bytes, via }
     }
 
@@ -442,19 +341,19 @@ impl Lowering {
     }
 
     fn truncate(&mut self, handle: String, pages: u64) -> Vec<Op> {
-        let (file, len) = (self.file_of(&handle), pages * PAGE_BYTES);
-        self.files.insert(file.clone(), len);
+        let (file, len) = (self.objects.file_of(&handle), pages * PAGE_BYTES);
+        self.objects.files.insert(file.clone(), len);
         let mut ops = acts([Step::Truncate { file: handle, len }]);
         ops.extend(self.query_regions_of(&file));
         ops
     }
 
     fn fallocate(&mut self, handle: String, mode: Fallocate, pages: Pages) -> Vec<Op> {
-        let file = self.file_of(&handle);
-        let (offset, len) = pages.bytes(self.file_len(&file));
+        let file = self.objects.file_of(&handle);
+        let (offset, len) = pages.bytes(self.objects.file_len(&file));
         if mode == Fallocate::Allocate {
-            let end = self.file_len(&file).max(offset + len);
-            self.files.insert(file.clone(), end);
+            let end = self.objects.file_len(&file).max(offset + len);
+            self.objects.files.insert(file.clone(), end);
         }
         let mut ops = acts([Step::Fallocate { file: handle, mode, offset, len }]);
         ops.extend(self.query_regions_of(&file));
@@ -463,21 +362,21 @@ impl Lowering {
 
     /// Whether pinned pages left the file is a fact to be had from the driver, not a guess.
     fn query_regions_of(&self, file: &str) -> Vec<Op> {
-        let of_file = self.regions.iter().filter(|(_, region)| region.file.as_deref() == Some(file));
+        let of_file = self.objects.regions.iter().filter(|(_, region)| region.file.as_deref() == Some(file));
         acts(of_file.map(|(name, _)| Step::QueryRegion { region: name.clone() }).collect::<Vec<_>>())
     }
 
     fn reflink(&mut self, from: &str, to: String) -> Vec<Op> {
         let mut ops = Vec::new();
-        let source = match self.handles.iter().find(|(_, file)| *file == from) {
+        let source = match self.objects.handles.iter().find(|(_, file)| *file == from) {
             Some((handle, _)) => handle.clone(),
             None => {
-                self.handles.insert(from.to_owned(), from.to_owned());
+                self.objects.handles.insert(from.to_owned(), from.to_owned());
                 ops.push(self.open(from.to_owned(), from, OpenFlags::default()));
                 from.to_owned()
             }
         };
-        ops.extend(self.new_file(&to, self.file_len(from)));
+        ops.extend(self.new_file(&to, self.objects.file_len(from)));
         ops.extend(acts([Step::Reflink { from: source, to }]));
         ops
     }
@@ -485,17 +384,8 @@ impl Lowering {
     /// The page's place by the extents taken before the unmount. A page without a place cannot be poked: the step
     /// then goes to offset 0 with length 0, which the agent refuses.
     fn poke(&self, file: &str, page: u64, byte: u8) -> Vec<Op> {
-        let at = page * PAGE_BYTES;
-        let extents = self.extents.get(&self.path(file)).map_or(&[][..], Vec::as_slice);
-        let place = extents.iter().find(|extent| {
-            extent.located && extent.logical <= at && at + PAGE_BYTES <= extent.logical + extent.len
-        });
         let (offset, len) =
-            place.map_or((0, 0), |extent| (extent.physical + (at - extent.logical), PAGE_BYTES));
+            self.objects.place(&self.path(file), page * PAGE_BYTES, PAGE_BYTES).unwrap_or_default();
         acts([Step::PokeDevice { device: self.env.device.clone(), offset, len, byte }])
     }
-}
-
-fn acts(steps: impl IntoIterator<Item = Step>) -> Vec<Op> {
-    steps.into_iter().map(|step| Op::new(Role::Act, step)).collect()
 }

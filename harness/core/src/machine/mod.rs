@@ -10,6 +10,8 @@
 //! Contract: `next` and `feed` alternate; each action gets exactly one input, or an [`Input::Trouble`] instead.
 
 mod lower;
+mod objects;
+mod op;
 mod poll;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,8 @@ use crate::verdict::{self, Refusal};
 use longpin_proto::agent::{Fact, Outcome, Step};
 use longpin_proto::facts::{Cells, Extent};
 use longpin_wire::ledger;
-use lower::{Lowering, Op};
+use lower::Lowering;
+use op::Op;
 use poll::Poll;
 use std::collections::VecDeque;
 
@@ -126,7 +129,7 @@ impl CaseMachine {
     pub fn new(case: &Case, env: CaseEnv) -> Self {
         let record = CaseRecord::new(&case.id, case.attempt, env.run, case.scenario.cell_bytes);
         Self {
-            queue: lower::frame().into(),
+            queue: op::frame().into(),
             patience_percent: env.patience_percent.max(1),
             lowering: Lowering::new(case, env),
             current: None,
@@ -210,7 +213,7 @@ impl CaseMachine {
     }
 
     fn go_to_tail(&mut self) {
-        self.queue = lower::tail().into();
+        self.queue = op::tail().into();
         self.stretch = Stretch::Tail;
     }
 

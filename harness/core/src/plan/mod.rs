@@ -2,6 +2,8 @@
 //! From scenarios and a filter to cases: stable ids, a stable order, attempts, boots.
 
 mod filter;
+#[cfg(test)]
+mod tests;
 
 pub use filter::{Filter, FilterError};
 

@@ -80,12 +80,12 @@ struct Walk<'p> {
     handles: BTreeMap<String, String>,
     /// Mappings and their pages.
     maps: BTreeMap<String, u64>,
-    /// Regions and their pages.
-    regions: BTreeMap<String, u64>,
+    /// Regions, their pages and their mappings.
+    regions: BTreeMap<String, (u64, String)>,
     /// Programs that have not been waited for, with their region.
     running: BTreeMap<String, String>,
-    /// Programs that have run.
-    programs: BTreeSet<String>,
+    /// Programs that have run, with the region.
+    programs: BTreeMap<String, String>,
     snapshots: BTreeSet<String>,
     generations: BTreeSet<u64>,
 }
@@ -117,7 +117,7 @@ impl<'p> Walk<'p> {
             maps: BTreeMap::new(),
             regions: BTreeMap::new(),
             running: BTreeMap::new(),
-            programs: BTreeSet::new(),
+            programs: BTreeMap::new(),
             snapshots: BTreeSet::new(),
             generations: BTreeSet::new(),
         }
@@ -127,6 +127,10 @@ impl<'p> Walk<'p> {
         match &step.action {
             Act::Mkfs { .. } => self.unmounted("mkfs"),
             Act::Mount => self.unmounted("mount").map(|()| self.mounted = true),
+            Act::Umount if !self.point.fs.fs.on_device() => Err(format!(
+                "{} loses its files at an umount; use `remount`, or take it from matrix.fs",
+                self.point.fs
+            )),
             Act::Umount => self.quiet("umount").map(|()| self.mounted = false),
             Act::Remount => self.quiet("remount"),
             Act::Create { file, pages, generation } => {
@@ -178,14 +182,15 @@ impl<'p> Walk<'p> {
                 fresh("region", &self.regions, region)?;
                 let count = pages.count.unwrap_or(whole.saturating_sub(pages.first));
                 within("mapping", map, pages.first + count, whole)?;
-                self.regions.insert(region.clone(), count);
+                self.regions.insert(region.clone(), (count, map.clone()));
                 Ok(())
             }
             Act::QueryRegion { region } => known("region", &self.regions, region).map(drop),
             Act::Dma { program, region, pages, generation, passes, wait } => {
-                let whole = *known("region", &self.regions, region)?;
+                let whole = known("region", &self.regions, region)?.0;
                 within("region", region, pages.first + pages.count.unwrap_or(1), whole)?;
-                if !self.programs.insert(program.clone()) && self.running.contains_key(program) {
+                self.programs.insert(program.clone(), region.clone());
+                if self.running.contains_key(program) {
                     return Err(format!(
                         "program `{program}` is still running; wait for it or name this one"
                     ));
@@ -206,13 +211,7 @@ impl<'p> Walk<'p> {
                 })
             }
             Act::DmaStop { program } => known("running program", &self.running, program).map(drop),
-            Act::ProveDma { program } => match self.programs.contains(program) {
-                true if self.running.contains_key(program) => {
-                    Err(format!("program `{program}` is still running; put a dma-wait before"))
-                }
-                true => Ok(()),
-                false => Err(format!("program `{program}` has not run; put a dma before")),
-            },
+            Act::ProveDma { program } => self.visible(program),
             Act::Release { region, mode } => {
                 if mode.is_none() && self.point.release == Release::None {
                     return Err(
@@ -269,6 +268,19 @@ impl<'p> Walk<'p> {
             Act::Syncfs => self.is_mounted(),
             Act::Sync | Act::Affinity { .. } | Act::WriteSys { .. } | Act::Exec { .. } => Ok(()),
         }
+    }
+
+    /// The program has ended, and its region is still pinned and mapped.
+    fn visible(&self, program: &str) -> Checked {
+        let region = self
+            .programs
+            .get(program)
+            .ok_or_else(|| format!("program `{program}` has not run; put a dma before"))?;
+        if self.running.contains_key(program) {
+            return Err(format!("program `{program}` is still running; put a dma-wait before"));
+        }
+        let (_, map) = known("region", &self.regions, region)?;
+        known("mapping", &self.maps, map).map(drop)
     }
 
     fn unmounted(&self, verb: &str) -> Checked {

@@ -9,10 +9,13 @@ mod matrix;
 mod parse;
 mod parse_step;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub use expect::Expectation;
 pub use fields::Fault;
 pub use matrix::{Condition, Flavour, Fs, Matrix, Pin, Point, Release};
+pub use parse_step::verbs;
 pub use step::{Act, Against, Backed, PAGE_BYTES, Pages, Step};
 
 /// Version of the format, the file's `schema`.

@@ -95,6 +95,11 @@ vocabulary! {
     }
 }
 
+/// Names of all steps.
+pub fn verbs() -> impl Iterator<Item = &'static str> {
+    Verb::ALL.iter().map(|verb| verb.as_str())
+}
+
 /// A step. `default_pages` is the length of a new file that says none.
 pub fn step(fields: &mut Fields<'_, '_>, default_pages: u64) -> Result<Step, Fault> {
     let verb = one(fields, "do", "step", Verb::parse, Verb::list)?.ok_or_else(|| fields.missing("do"))?;

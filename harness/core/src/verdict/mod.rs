@@ -6,7 +6,9 @@ mod content;
 mod dma;
 mod judge;
 mod observe;
+mod pinned;
 mod refusal;
+mod step_name;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -16,4 +18,5 @@ pub use content::Content;
 pub use judge::{Judgement, judge, spoils_boot};
 pub use observe::{Finding, Generations, LogLine, Observed, Problem, Reader, observe};
 pub use refusal::{Refusal, refusal};
+pub use step_name::step_name;
 pub use words::{Cause, Observation, Outcome, documentation};

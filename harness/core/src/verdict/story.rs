@@ -4,7 +4,9 @@
 
 use super::content::{Content, FileContent, content};
 use super::dma::Ledger;
+use super::pinned::Pinned;
 use super::refusal::{Refusal, refusal};
+use super::step_name::step_name;
 use crate::record::{CaseRecord, Evidence, Role, Trouble};
 use longpin_proto::agent::{Backing, Fact, Fallocate, Outcome, Program, Step};
 use longpin_proto::facts::{Cells, DmaResult, Errno, Extent, KernelLine, PinCounters, RegionState};
@@ -44,20 +46,6 @@ struct Mapping {
     offset: u64,
 }
 
-struct Region {
-    file: Option<String>,
-    /// First byte in the file.
-    offset: u64,
-    len: u64,
-    pages: u32,
-    /// Pages that are known to have left the file, by file offset.
-    gone: BTreeSet<u64>,
-    /// Pages that a step has taken from the file, not yet confirmed by the driver.
-    doubtful: BTreeSet<u64>,
-}
-
-const PAGE_BYTES: u64 = crate::scenario::PAGE_BYTES;
-
 /// Everything that was gathered.
 #[derive(Default)]
 pub struct Story<'r> {
@@ -66,7 +54,7 @@ pub struct Story<'r> {
     pub files: BTreeMap<String, FileContent>,
     handles: BTreeMap<String, String>,
     maps: BTreeMap<String, Mapping>,
-    regions: BTreeMap<String, Region>,
+    regions: BTreeMap<String, Pinned>,
     programs: BTreeMap<String, (String, Program)>,
     last_program: Option<Program>,
     snapshots: BTreeMap<String, &'r Cells>,
@@ -109,7 +97,9 @@ impl<'r> Story<'r> {
             Evidence::Step { role, step, outcome, .. } => match outcome {
                 Outcome::Done { fact } => self.done(*role, step, fact),
                 Outcome::Refused(errno) => self.refused(*role, step, errno),
-                Outcome::Failed { message } => self.infra.push(format!("{} failed: {message}", name(step))),
+                Outcome::Failed { message } => {
+                    self.infra.push(format!("{} failed: {message}", step_name(step)))
+                }
             },
             Evidence::Image { path, extents, result } => self.image(path, extents, result),
             Evidence::Ledger { .. } => {}
@@ -124,7 +114,7 @@ impl<'r> Story<'r> {
             _ if matches!(role, Role::Before | Role::After | Role::Drain) => Refusal::Infra,
             refusal => refusal,
         };
-        self.refusals.push(Told { step: name(step), errno: errno.clone(), refusal });
+        self.refusals.push(Told { step: step_name(step), errno: errno.clone(), refusal });
     }
 
     fn done(&mut self, role: Role, step: &Step, fact: &'r Fact) {
@@ -164,10 +154,7 @@ impl<'r> Story<'r> {
             }
             (Step::Pin { region, map, len, offset, .. }, Fact::Region(state)) => {
                 let (file, start) = self.place(map).map_or((None, 0), |(path, start)| (Some(path), start));
-                let (gone, doubtful) = Default::default();
-                let offset = start + offset;
-                let region_state = Region { file, offset, len: *len, pages: state.pages, gone, doubtful };
-                self.regions.insert(region.clone(), region_state);
+                self.regions.insert(region.clone(), Pinned::new(file, start + offset, *len, state.pages));
             }
             (Step::QueryRegion { region }, Fact::Region(state)) => self.resolve(region, state),
             (Step::Dma { program, region, dma, .. }, _) => {
@@ -245,26 +232,13 @@ impl<'r> Story<'r> {
     fn doubt(&mut self, handle: &str, offset: u64, len: u64) {
         let Some(path) = self.handles.get(handle) else { return };
         for region in self.regions.values_mut().filter(|region| region.file.as_ref() == Some(path)) {
-            let (start, end) = (region.offset.max(offset), (region.offset + region.len).min(offset + len));
-            let pages = (start / PAGE_BYTES * PAGE_BYTES..end).step_by(PAGE_BYTES as usize);
-            region.doubtful.extend(pages.filter(|page| !region.gone.contains(page)));
+            region.doubt(offset, len);
         }
     }
 
-    /// The driver says how many pages still belong to a mapping: all doubtful ones left, or none.
     fn resolve(&mut self, name: &str, state: &RegionState) {
         let Some(region) = self.regions.get_mut(name) else { return };
-        let gone = (region.pages.saturating_sub(state.pages_with_mapping)) as usize;
-        let doubtful = std::mem::take(&mut region.doubtful);
-        match gone.checked_sub(region.gone.len()) {
-            Some(0) => {}
-            Some(new) if new == doubtful.len() => region.gone.extend(doubtful),
-            _ => self.unproven.push(format!(
-                "it is not clear which pages left the file: {} were to leave, the driver says that {gone} of {} did",
-                doubtful.len() + region.gone.len(),
-                region.pages
-            )),
-        }
+        self.unproven.extend(region.resolve(state).err());
     }
 
     fn dma(&mut self, name: &str, result: &DmaResult) {
@@ -289,16 +263,10 @@ impl<'r> Story<'r> {
     fn land(&mut self, region: &str, program: &Program) {
         let Some(region) = self.regions.get(region) else { return };
         let Some(path) = region.file.clone() else { return };
-        if !region.doubtful.is_empty() {
-            self.unproven.push(format!(
-                "it was not asked whether {} pinned pages left the file before the DMA",
-                region.doubtful.len()
-            ));
-        }
-        let (gone, ledger) = (region.gone.clone(), self.ledger);
+        self.unproven.extend(region.doubts());
+        let (region, ledger) = (region.clone(), self.ledger);
         for entry in ledger.writes_of(program) {
-            let page = entry.file_offset / PAGE_BYTES * PAGE_BYTES;
-            if gone.contains(&page) {
+            if let Some(page) = region.orphan(entry.file_offset) {
                 self.orphans.insert((path.clone(), page));
                 continue;
             }
@@ -367,52 +335,4 @@ const EXTENT_UNWRITTEN: u32 = 0x800;
 
 fn is_blind(extent: &Extent) -> bool {
     !extent.located && extent.flags & EXTENT_UNWRITTEN == 0
-}
-
-/// Name of a step as a scenario's author knows it.
-pub fn name(step: &Step) -> &'static str {
-    match step {
-        Step::LoadModule { .. } => "load-module",
-        Step::UnloadModule { .. } => "unload-module",
-        Step::Mkfs { .. } => "mkfs",
-        Step::Mount { .. } => "mount",
-        Step::Unmount { .. } => "umount",
-        Step::WriteCells { .. } => "write",
-        Step::Open { .. } => "open",
-        Step::Close { .. } => "close",
-        Step::Map { .. } => "map",
-        Step::Unmap { .. } => "unmap",
-        Step::Touch { .. } => "touch",
-        Step::Store { .. } => "store",
-        Step::Advise { .. } => "madvise",
-        Step::Pin { .. } => "pin",
-        Step::QueryRegion { .. } => "query-region",
-        Step::Dma { .. } => "dma",
-        Step::DmaWait { .. } => "dma-wait",
-        Step::DmaStop { .. } => "dma-stop",
-        Step::Release { .. } => "release",
-        Step::Fsync { .. } => "fsync",
-        Step::Sync => "sync",
-        Step::Syncfs { .. } => "syncfs",
-        Step::PageState { .. } => "page-state",
-        Step::ReadCells { .. } => "read",
-        Step::ReadMapping { .. } => "read-mapping",
-        Step::Extents { .. } => "extents",
-        Step::Stat { .. } => "stat",
-        Step::DropCaches => "drop-caches",
-        Step::Truncate { .. } => "truncate",
-        Step::Fallocate { .. } => "fallocate",
-        Step::Reflink { .. } => "reflink",
-        Step::PokeDevice { .. } => "poke-device",
-        Step::PinCounters => "pin-counters",
-        Step::KernelLog => "kernel-log",
-        Step::ClearWarnOnce => "clear-warn-once",
-        Step::WriteSys { .. } => "write-sys",
-        Step::ReadSys { .. } => "read-sys",
-        Step::Affinity { .. } => "affinity",
-        Step::Exec { .. } => "exec",
-        Step::Cleanup => "cleanup",
-        Step::Shell => "shell",
-        Step::PowerOff => "power-off",
-    }
 }

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The command line: only what was typed. Names are checked against the scenario library later.
+
+use crate::vm::accel::Wish;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What `run` tells the shell.
+const RUN_EXIT_CODES: &str = "\
+Exit codes:
+  0  every outcome is pass, xfail or skip
+  1  a case failed, or passed where a failure was expected (xpass)
+  2  an error of the harness or the guest, an interruption, or a case that never reported
+  3  wrong usage, or a fault in a scenario file
+  4  every case was skipped";
+
+/// Laboratory for long-term DMA pins on page-cache pages.
+#[derive(Debug, Parser)]
+#[command(name = "longpin", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Say what this host lacks, and the command that mends it
+    Doctor,
+    /// Build, list or remove tool root, kernel, driver module and initramfs
+    Image {
+        /// What to do with them
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// List scenarios with their matrix
+    List(ListArgs),
+    /// Run cases and judge them
+    #[command(after_help = RUN_EXIT_CODES)]
+    Run(Box<RunArgs>),
+    /// Boot a guest and give a shell in it
+    Shell(ShellArgs),
+}
+
+/// Subcommands of `image`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build what is missing
+    Build,
+    /// List what is there
+    List {
+        /// Form of the list
+        #[arg(long, value_enum, default_value_t = Format::Table)]
+        format: Format,
+    },
+    /// Remove what would not be used again
+    Gc {
+        /// Remove everything that is not in use
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Form of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For programs: one document on standard output, nothing else there
+    Json,
+}
+
+/// Which scenarios.
+#[derive(Debug, Clone, Args)]
+pub struct LibraryArgs {
+    /// Scenarios by name, whole case ids, or files (a path with a `/` or ending in .toml); none: all
+    #[arg(value_name = "SCENARIO")]
+    pub scenarios: Vec<String>,
+    /// Take the scenario library from this directory instead of the built-in one
+    #[arg(long, value_name = "DIR")]
+    pub scenario_dir: Option<PathBuf>,
+    /// Only these groups
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    pub group: Vec<String>,
+    /// Only these file systems, with or without mount options (ext4, ext4:data=journal)
+    #[arg(long, value_name = "FS", value_delimiter = ',')]
+    pub fs: Vec<String>,
+    /// Only these pin modes
+    #[arg(long, value_name = "MODE", value_delimiter = ',')]
+    pub pin: Vec<String>,
+    /// Only these release modes
+    #[arg(long, value_name = "MODE", value_delimiter = ',')]
+    pub release: Vec<String>,
+}
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Which scenarios
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// Form of the list
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// How guests are run.
+#[derive(Debug, Clone, Args)]
+pub struct MachineArgs {
+    /// KVM, or QEMU's translator
+    #[arg(long, value_enum, default_value_t = Wish::Auto)]
+    pub accel: Wish,
+    /// This QEMU (10.2 or later) instead of the host's or the tool root's
+    #[arg(long, value_name = "PATH")]
+    pub qemu: Option<PathBuf>,
+    /// Guest memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
+    pub memory: u32,
+    /// Guest CPUs
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: u32,
+}
+
+/// What is under the file systems.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DiskKind {
+    /// QEMU's own virtio disk over a raw image
+    Qemu,
+}
+
+/// Options of `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Which scenarios
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// How guests are run
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Run each case this many times
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pub repeat: u32,
+    /// Most cases that share one boot
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pub cases_per_boot: u32,
+    /// Seconds that one case may take
+    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Form of the result on standard output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// Count any observation but `intact` and `refused` as a failure, known-bad rows too
+    #[arg(long)]
+    pub strict: bool,
+    /// Seed of everything that is random in the run
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u32>,
+    /// Disk of the guest
+    #[arg(long, value_enum, default_value_t = DiskKind::Qemu)]
+    pub disk: DiskKind,
+}
+
+/// Options of `shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    /// How guests are run
+    #[command(flatten)]
+    pub machine: MachineArgs,
+}
+
+/// A positive number of seconds, up to a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds @ 1..=86400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("use a number of seconds from 1 to 86400".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn run(line: &[&str]) -> RunArgs {
+        match Cli::try_parse_from([&["longpin", "run"], line].concat()).unwrap().command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn lists_are_separated_by_commas() {
+        let args = run(&["lost-update", "late-dirty", "--fs", "ext4,xfs", "--pin", "pin"]);
+        assert_eq!(args.library.scenarios, ["lost-update", "late-dirty"]);
+        assert_eq!(args.library.fs, ["ext4", "xfs"]);
+        assert_eq!(args.library.pin, ["pin"]);
+        assert_eq!((args.repeat, args.strict, args.format), (1, false, Format::Table));
+    }
+
+    #[test]
+    fn senseless_numbers_are_refused() {
+        for line in
+            [["--timeout", "0"], ["--repeat", "0"], ["--memory", "1"], ["--cpus", "0"], ["--timeout", "x"]]
+        {
+            let parsed = Cli::try_parse_from(["longpin", "run"].iter().chain(&line));
+            assert!(parsed.is_err(), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `longpin doctor`: what this host lacks, each with the command that mends it.
+
+use crate::device;
+use crate::error::Result;
+use crate::output;
+use crate::vm::accel;
+use crate::vm::qemu::Qemu;
+use anyhow::Context as _;
+use longpin_core::exit_code::ExitCode;
+use longpin_images::{Kind, Store};
+use rustix::process::{Resource, getrlimit};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Bytes that tool root, kernel and their build take at most.
+const IMAGE_BYTES: u64 = 8 << 30;
+/// Bytes for scratch disks once images are there: a few boots at a time.
+const SCRATCH_BYTES: u64 = 1 << 30;
+/// KiB of memory for one guest and its processes.
+const MEMORY_KIB: u64 = 1_400_000;
+/// Descriptors that one run uses at most: sockets, logs, locks, with room to spare.
+const DESCRIPTORS: u64 = 256;
+
+/// What a check found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Finding {
+    /// As it should be.
+    Fine(String),
+    /// Runs go without it.
+    Optional { problem: String, remedy: String },
+    /// No run without it.
+    Required { problem: String, remedy: String },
+}
+
+use Finding::{Fine, Optional, Required};
+
+/// Look at everything and say it. Exit code 0, or 2 if something required is missing.
+pub fn doctor() -> Result<ExitCode> {
+    let store = Store::open_default().context("image store cannot be opened")?;
+    let built = store.list().is_ok_and(|list| list.iter().any(|entry| entry.id.kind == Kind::ToolRoot));
+    let checks = [
+        ("bubblewrap", bubblewrap()),
+        ("mmdebstrap", mmdebstrap(built)),
+        ("user namespaces", subordinate_ids()),
+        ("qemu", qemu()),
+        ("kvm", kvm()),
+        ("device daemon", daemon()),
+        ("image store", space(store.path(), if built { SCRATCH_BYTES } else { IMAGE_BYTES })),
+        ("scratch space", space(&std::env::temp_dir(), SCRATCH_BYTES)),
+        ("memory", memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())),
+        ("shared memory", shared_memory()),
+        ("descriptors", descriptors(getrlimit(Resource::Nofile).current)),
+    ];
+    let missing = checks.iter().filter(|(_, finding)| matches!(finding, Required { .. })).count();
+    let (verdict, code) = match missing {
+        0 => ("this host can run longpin".to_owned(), ExitCode::Good),
+        1 => ("one required thing is missing".to_owned(), ExitCode::Error),
+        n => (format!("{n} required things are missing"), ExitCode::Error),
+    };
+    let lines = checks.iter().map(|(name, finding)| line(name, finding)).chain([verdict]);
+    output::text(&lines.map(|line| line + "\n").collect::<String>())?;
+    Ok(code)
+}
+
+fn line(name: &str, finding: &Finding) -> String {
+    match finding {
+        Fine(text) => format!("ok       {name}: {text}"),
+        Optional { problem, remedy } => format!("note     {name}: {problem}\n         mend: {remedy}"),
+        Required { problem, remedy } => format!("missing  {name}: {problem}\n         mend: {remedy}"),
+    }
+}
+
+fn bubblewrap() -> Finding {
+    let remedy = |text: &str| text.to_owned();
+    let Some(path) = find("bwrap") else {
+        return Required {
+            problem: "bwrap is not in PATH".into(),
+            remedy: remedy("apt-get install --yes bubblewrap"),
+        };
+    };
+    let enters = Command::new(&path)
+        .args(["--ro-bind", "/", "/", "--unshare-pid", "--unshare-user", "--", "true"])
+        .stdin(Stdio::null())
+        .output();
+    match enters {
+        Ok(output) if output.status.success() => Fine(path.display().to_string()),
+        Ok(output) => Required {
+            problem: format!("cannot make a namespace: {}", String::from_utf8_lossy(&output.stderr).trim()),
+            remedy: remedy(
+                "sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
+        },
+        Err(error) => Required {
+            problem: format!("{} cannot be started: {error}", path.display()),
+            remedy: remedy("apt-get install --yes --reinstall bubblewrap"),
+        },
+    }
+}
+
+fn mmdebstrap(built: bool) -> Finding {
+    let (problem, remedy) =
+        ("mmdebstrap is not in PATH".to_owned(), "apt-get install --yes mmdebstrap".to_owned());
+    match find("mmdebstrap") {
+        Some(path) => Fine(path.display().to_string()),
+        None if built => Optional { problem: format!("{problem}; the tool root is built already"), remedy },
+        None => Required { problem, remedy },
+    }
+}
+
+/// Only an ordinary user needs them, to make the tool root.
+fn subordinate_ids() -> Finding {
+    if rustix::process::geteuid().is_root() {
+        return Fine("not needed as root".into());
+    }
+    if find("newuidmap").is_none() {
+        return Required {
+            problem: "newuidmap is not in PATH".into(),
+            remedy: "apt-get install --yes uidmap".into(),
+        };
+    }
+    let user = std::env::var("USER").unwrap_or_else(|_| rustix::process::getuid().as_raw().to_string());
+    let listed = |file| std::fs::read_to_string(file).is_ok_and(|text| has_range(&text, &user));
+    match listed("/etc/subuid") && listed("/etc/subgid") {
+        true => Fine(format!("{user} has subordinate ids")),
+        false => Required {
+            problem: format!("{user} has no entry in /etc/subuid and /etc/subgid"),
+            remedy: format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"),
+        },
+    }
+}
+
+/// `USER:FIRST:COUNT`, by name or number.
+fn has_range(text: &str, user: &str) -> bool {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    text.lines().filter_map(|line| line.split(':').next()).any(|name| name == user || name == uid)
+}
+
+fn qemu() -> Finding {
+    match Qemu::of_host() {
+        Some(qemu) => Fine(format!("{} of this host", qemu.origin())),
+        None => Fine("the tool root's, since this host has none of 10.2 or later".into()),
+    }
+}
+
+fn kvm() -> Finding {
+    match accel::kvm_present() {
+        Ok(()) => Fine("there; a probe guest decides at the first run".into()),
+        Err(error) => Optional {
+            problem: format!("not usable, guests run translated (TCG): {error:#}"),
+            remedy: "switch virtualization on in the firmware or for this VM, and join group kvm".into(),
+        },
+    }
+}
+
+fn daemon() -> Finding {
+    match device::program() {
+        Ok(path) => Fine(path.display().to_string()),
+        Err(error) => {
+            Required { problem: format!("{error:#}"), remedy: "cargo build --release --workspace".into() }
+        }
+    }
+}
+
+fn space(dir: &Path, needed: u64) -> Finding {
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+    let remedy = format!(
+        "free space there, or set LONGPIN_CACHE and TMPDIR to a larger file system than {}'s",
+        dir.display()
+    );
+    match rustix::fs::statvfs(dir) {
+        Ok(fs) => match fs.f_bavail.saturating_mul(fs.f_frsize) {
+            free if free >= needed => Fine(format!("{} free in {}", gib(free), dir.display())),
+            free => Required {
+                problem: format!("{} free in {}, {} needed", gib(free), dir.display(), gib(needed)),
+                remedy,
+            },
+        },
+        Err(error) => Required { problem: format!("{}: {error}", dir.display()), remedy },
+    }
+}
+
+fn memory(meminfo: &str) -> Finding {
+    let available = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = available.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
+    match kib >= MEMORY_KIB {
+        true => Fine(format!("{} MiB available", kib / 1024)),
+        false => Required {
+            problem: format!("{} MiB available, {} needed for a guest", kib / 1024, MEMORY_KIB / 1024),
+            remedy: "end other programs, or run with --memory 512".into(),
+        },
+    }
+}
+
+/// Guest memory is a memfd that the daemon maps as well.
+fn shared_memory() -> Finding {
+    match rustix::fs::memfd_create("longpin-doctor", rustix::fs::MemfdFlags::CLOEXEC) {
+        Ok(_) => Fine("memfd works".into()),
+        Err(error) => Required {
+            problem: format!("memfd_create: {error}"),
+            remedy: "leave the sandbox (seccomp) that forbids it".into(),
+        },
+    }
+}
+
+fn descriptors(limit: Option<u64>) -> Finding {
+    match limit {
+        Some(limit) if limit < DESCRIPTORS => Required {
+            problem: format!("{limit} open files allowed, {DESCRIPTORS} needed"),
+            remedy: format!("ulimit -n {DESCRIPTORS}"),
+        },
+        Some(limit) => Fine(format!("{limit} open files allowed")),
+        None => Fine("no limit on open files".into()),
+    }
+}
+
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn little_memory_is_named_with_a_remedy() {
+        assert!(matches!(memory("MemAvailable:    8000000 kB\n"), Fine(_)));
+        let Required { problem, remedy } = memory("MemAvailable: 512000 kB\n") else { panic!("accepted") };
+        assert!(
+            problem.starts_with("500 MiB available, 1367 needed") && remedy.contains("--memory"),
+            "{problem}"
+        );
+    }
+
+    #[test]
+    fn a_low_limit_of_descriptors_is_named_with_the_command() {
+        assert!(matches!(descriptors(None), Fine(_)));
+        assert!(matches!(descriptors(Some(DESCRIPTORS)), Fine(_)));
+        assert!(matches!(descriptors(Some(64)), Required { remedy, .. } if remedy == "ulimit -n 256"));
+    }
+
+    #[test]
+    fn too_little_space_is_required_to_be_mended() {
+        assert!(matches!(space(Path::new("/"), 0), Fine(_)));
+        assert!(matches!(space(Path::new("/"), u64::MAX), Required { .. }));
+        assert!(matches!(space(Path::new("/nonexistent"), 0), Required { .. }));
+    }
+
+    #[test]
+    fn every_finding_but_a_good_one_shows_its_remedy() {
+        let problem = Required { problem: "p".into(), remedy: "r".into() };
+        assert_eq!(line("x", &problem), "missing  x: p\n         mend: r");
+        assert_eq!(line("x", &Fine("f".into())), "ok       x: f");
+    }
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `longpin image build|list|gc`.
+
+use crate::args::{Format, ImageCommand};
+use crate::error::Result;
+use crate::images::Images;
+use crate::output;
+use anyhow::Context as _;
+use longpin_core::exit_code::ExitCode;
+use longpin_images::{Entry, State, Store};
+use serde_json::json;
+
+/// Do it.
+pub fn image(command: ImageCommand) -> Result<ExitCode> {
+    match command {
+        ImageCommand::Build => build(),
+        ImageCommand::List { format } => list(format),
+        ImageCommand::Gc { all } => gc(all),
+    }
+}
+
+fn build() -> Result<ExitCode> {
+    let images = Images::ensure()?;
+    output::text(&format!(
+        "tool root  {}\nkernel     {} ({})\nmodule     {}\ninitramfs  {}\n",
+        images.tool_root.path().display(),
+        images.kernel.vmlinuz().display(),
+        images.kernel.release(),
+        images.module.path().display(),
+        images.initramfs.path().display()
+    ))?;
+    Ok(ExitCode::Good)
+}
+
+fn list(format: Format) -> Result<ExitCode> {
+    let store = Store::open_default().context("image store cannot be opened")?;
+    let entries = store.list().context("image store cannot be listed")?;
+    match format {
+        Format::Json => output::json(&entries.iter().map(document).collect::<Vec<_>>())?,
+        Format::Table => {
+            let total: u64 = entries.iter().map(|entry| entry.manifest.size_bytes).sum();
+            let place = store.path().display();
+            let end = format!("{} images, {} MiB, in {place}\n", entries.len(), total >> 20);
+            output::text(&entries.iter().map(row).chain([end]).collect::<String>())?;
+        }
+    }
+    Ok(ExitCode::Good)
+}
+
+fn document(entry: &Entry) -> serde_json::Value {
+    json!({
+        "id": entry.id.to_string(),
+        "path": entry.path,
+        "state": state(entry),
+        "manifest": entry.manifest,
+    })
+}
+
+fn row(entry: &Entry) -> String {
+    let hours = entry.age().as_secs() / 3600;
+    let size = entry.manifest.size_bytes >> 20;
+    format!("{:<34} {size:>6} MiB {hours:>5} h  {}\n", entry.id.to_string(), state(entry))
+}
+
+fn state(entry: &Entry) -> String {
+    match &entry.state {
+        State::Current => "current".to_owned(),
+        State::Stale(why) => format!("stale: {why}"),
+    }
+}
+
+fn gc(all: bool) -> Result<ExitCode> {
+    let store = Store::open_default().context("image store cannot be opened")?;
+    let collected = store.gc(all).context("image store cannot be cleaned")?;
+    let removed = collected.removed.iter().map(|entry| format!("removed {}\n", entry.id));
+    let busy = collected.busy.iter().map(|entry| format!("kept    {}: in use\n", entry.id));
+    let end = format!(
+        "{} images and {} leftovers removed, {} MiB freed\n",
+        collected.removed.len(),
+        collected.leftovers,
+        collected.freed_bytes >> 20
+    );
+    output::text(&removed.chain(busy).chain([end]).collect::<String>())?;
+    Ok(ExitCode::Good)
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `longpin shell`: a guest with the driver loaded and a shell on a port of its own, in the raw terminal.
+
+use crate::args::ShellArgs;
+use crate::error::{Error, Result};
+use crate::guest::{self, BootError, Guest};
+use crate::run::{self, Prepared};
+use anyhow::Context as _;
+use longpin_core::exit_code::ExitCode;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+/// Ctrl-], as telnet has it: it reaches us and not the guest.
+const ESCAPE: u8 = 0x1d;
+/// What a person finds ready: our driver, the disk, the file systems.
+const MODULES: [&str; 6] = [guest::DRIVER, "virtio_blk", "ext4", "xfs", "btrfs", "f2fs"];
+/// How often an end from outside is looked for; typing wakes us by itself.
+const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// Boot and connect until the shell exits or the escape is typed.
+pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
+    let Prepared { machine, notice, interrupt } = run::prepare(&args.machine)?;
+    notice.iter().for_each(|text| eprintln!("{text}"));
+    let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
+    let mut guest = Guest::boot(&machine, dir.path(), true, &interrupt).map_err(boot_error)?;
+    for module in MODULES {
+        guest.load_module(module).map_err(boot_error)?;
+    }
+    let port = guest.take_shell().context("the guest has no shell port")?;
+    let shell = guest.start_shell().context("the shell cannot be started")?;
+    eprintln!("/dev/longpin0 is there, the disk is /dev/vda; `exit` or Ctrl-] ends the guest");
+    let ended = connect(port, || interrupt.asked() || guest.is_over(shell));
+    drop(guest);
+    ended?;
+    Ok(ExitCode::Good)
+}
+
+fn boot_error(error: BootError) -> Error {
+    match error {
+        BootError::Interrupted => Error::Interrupted,
+        BootError::Failed(error) => Error::Infra(error),
+    }
+}
+
+/// Copy both ways.
+fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Result<()> {
+    let _raw = RawTerminal::enter()?;
+    let (mut stdin, mut stdout) = (std::io::stdin(), std::io::stdout());
+    let mut typing = true;
+    let mut buffer = [0u8; 4096];
+    loop {
+        let mut fds = vec![PollFd::new(&port, PollFlags::IN)];
+        if typing {
+            fds.push(PollFd::new(&stdin, PollFlags::IN));
+        }
+        match poll(&mut fds, Some(&END_CHECK)) {
+            // Nothing more to show: now an end is an end.
+            Ok(0) if over() => return Ok(()),
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(error) => return Err(error).context("terminal cannot be polled"),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if ready[0] {
+            match port.read(&mut buffer).context("shell port cannot be read")? {
+                0 => return Ok(()),
+                n => {
+                    stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).context("standard output")?
+                }
+            }
+        }
+        if ready.get(1) == Some(&true) {
+            let n = stdin.read(&mut buffer).context("standard input")?;
+            let typed = &buffer[..n];
+            if typed.contains(&ESCAPE) {
+                return Ok(());
+            }
+            port.write_all(typed).context("shell port cannot be written")?;
+            // The end of a script: its output is still to come, and the shell is told by an end of file.
+            if n == 0 {
+                typing = false;
+                port.write_all(b"\x04").context("shell port cannot be written")?;
+            }
+        }
+    }
+}
+
+/// The terminal without line editing and signals, put back at the end. Nothing happens if input is no terminal.
+struct RawTerminal(Option<Termios>);
+
+impl RawTerminal {
+    fn enter() -> anyhow::Result<Self> {
+        let stdin = std::io::stdin();
+        if !stdin.is_terminal() {
+            return Ok(Self(None));
+        }
+        let before = tcgetattr(&stdin).context("terminal attributes")?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&stdin, OptionalActions::Now, &raw).context("terminal attributes")?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            // A terminal that is gone needs no restoring.
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One booted guest: device daemon, QEMU, agent, and the directory that they leave behind. Dropping a guest ends its
+//! processes.
+
+mod files;
+mod processes;
+
+use crate::child::Child;
+use crate::deadline::Deadline;
+use crate::device::Device;
+use crate::disk;
+use crate::images::Images;
+use crate::interrupt::Interrupt;
+use crate::link::{AgentLink, Lifelines, LinkError, Reply};
+use crate::vm::qemu::Qemu;
+use crate::vm::qmp::Qmp;
+use crate::vm::spec::Accel;
+use anyhow::Context as _;
+use files::{Files, Listeners};
+use longpin_core::record::Trouble;
+use longpin_proto::agent::{Hello, Outcome, Step};
+use longpin_proto::facts::{Cells, Extent};
+use longpin_wire::ledger::Entry;
+use processes::Processes;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Name of the first virtio disk in the guest.
+pub const DISK_DEVICE: &str = "/dev/vda";
+/// Size of that disk: above the least that each file system accepts (XFS wants 300 MiB), sparse on the host.
+const DISK_BYTES: u64 = 512 << 20;
+/// A guest under TCG on a busy host boots in well under a minute.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
+/// Name of the driver's module.
+pub const DRIVER: &str = "longpin";
+/// A module loads in a moment.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// An orderly power-off: nothing is mounted any more.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What the guests of a run have in common.
+pub struct Machine {
+    /// Kernel, initramfs, tool root.
+    pub images: Images,
+    /// Emulator.
+    pub qemu: Qemu,
+    /// Execution.
+    pub accel: Accel,
+    /// Memory.
+    pub memory_mib: u32,
+    /// CPUs.
+    pub cpus: u32,
+}
+
+/// Why there is no guest.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A signal asked us to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// Something of ours, or the guest's kernel, did not get so far.
+    #[error("{0:#}")]
+    Failed(#[from] anyhow::Error),
+}
+
+/// A running guest. Fields drop in this order: channel, QEMU and daemon, sockets and disk.
+pub struct Guest {
+    link: AgentLink,
+    processes: Processes,
+    shell: Option<UnixStream>,
+    disk_image: PathBuf,
+    hello: Hello,
+    seconds_to_agent: f64,
+    _scratch: tempfile::TempDir,
+}
+
+impl Guest {
+    /// Boot. Logs, ledger and QEMU's command line go to `dir`, which must exist.
+    ///
+    /// Must be called from a thread that outlives the guest: its processes die with that thread.
+    pub fn boot(
+        machine: &Machine,
+        dir: &Path,
+        shell: bool,
+        interrupt: &Interrupt,
+    ) -> Result<Self, BootError> {
+        let started = Instant::now();
+        let files = Files::new(dir)?;
+        disk::create(&files.disk_image, DISK_BYTES)?;
+        let listeners = Listeners::bind(&files, shell)?;
+        let device = Device::start(&files.device)?;
+        let command = files.qemu_command(machine, shell)?;
+        let mut qemu = Child::spawn("qemu", command, &files.dir.join("qemu.log"))?;
+        let sockets = listeners.accept(&qemu).map_err(|error| error.context(qemu.obituary()))?;
+        let lifelines = Lifelines {
+            qemu: qemu.exited().clone(),
+            device: device.exited().clone(),
+            interrupt: interrupt.signalled().clone(),
+        };
+        let qmp = Qmp::handshake(sockets.qmp, Deadline::after(BOOT_TIMEOUT))?;
+        let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;
+        let Files { console_log, disk_image, scratch, .. } = files;
+        let mut processes = Processes { qmp, qemu, device, console_log };
+        let hello = match link.hello(Deadline::after(BOOT_TIMEOUT)) {
+            Ok(hello) => hello,
+            Err(LinkError::Interrupted) => return Err(BootError::Interrupted),
+            Err(error) => return Err(processes.boot_failure(&error).into()),
+        };
+        let seconds_to_agent = started.elapsed().as_secs_f64();
+        Ok(Self {
+            link,
+            processes,
+            shell: sockets.shell,
+            disk_image,
+            hello,
+            seconds_to_agent,
+            _scratch: scratch,
+        })
+    }
+
+    /// The agent's introduction.
+    pub fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    /// From the first process to the agent's greeting.
+    pub fn seconds_to_agent(&self) -> f64 {
+        self.seconds_to_agent
+    }
+
+    /// QEMU's own word.
+    pub fn qemu_version(&self) -> &str {
+        self.processes.qmp.version()
+    }
+
+    /// Give an order. Whatever keeps the answer away is told as the trouble that it is.
+    pub fn call(&mut self, step: Step, timeout: Duration) -> Result<Reply, Trouble> {
+        self.link.call(step, timeout).map_err(|error| self.processes.diagnose(&error))
+    }
+
+    /// Load our driver, or another module of the initramfs.
+    pub fn load_module(&mut self, name: &str) -> Result<(), BootError> {
+        let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
+        let message = match self.call(step, LOAD_TIMEOUT) {
+            Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
+            Ok(Reply { outcome: Outcome::Refused(errno), .. }) => {
+                format!("{} gave {}", errno.call, errno.name)
+            }
+            Ok(Reply { outcome: Outcome::Failed { message }, .. }) => message,
+            Err(Trouble::Interrupted) => return Err(BootError::Interrupted),
+            Err(trouble) => processes::describe(&trouble),
+        };
+        Err(anyhow::anyhow!("module `{name}` cannot be loaded: {message}").into())
+    }
+
+    /// New ledger entries of `run`.
+    pub fn ledger(&mut self, run: u64) -> Result<Vec<Entry>, Trouble> {
+        self.processes.device.ledger(run).map_err(|error| self.processes.device_trouble(&error))
+    }
+
+    /// A file of the guest as the host finds it on the disk.
+    pub fn read_image(&self, extents: &[Extent], len: u64, cell_bytes: u32) -> anyhow::Result<Cells> {
+        disk::read_cells(&self.disk_image, extents, len, cell_bytes)
+    }
+
+    /// The host's end of the shell port; can be taken once.
+    pub fn take_shell(&mut self) -> Option<UnixStream> {
+        self.shell.take()
+    }
+
+    /// Tell the agent to run a shell; the number is for [`Self::is_over`].
+    pub fn start_shell(&mut self) -> Result<u64, LinkError> {
+        self.link.send(Step::Shell)
+    }
+
+    /// Has the shell ended, or the guest?
+    pub fn is_over(&mut self, seq: u64) -> bool {
+        self.link.is_over(seq)
+    }
+
+    /// Power off and wait for the processes' own end; what does not end in time is killed.
+    pub fn power_off(mut self) {
+        if self.link.send(Step::PowerOff).is_ok() {
+            self.processes.qemu.wait(Deadline::after(POWER_OFF_TIMEOUT));
+        }
+        self.processes.qemu.kill();
+        self.processes.device.stop();
+    }
+}
+
+/// Name of a boot's directory.
+pub fn boot_dir(out: &Path, boot: u32) -> anyhow::Result<PathBuf> {
+    let dir = out.join(format!("boot-{boot}"));
+    std::fs::create_dir(&dir).with_context(|| format!("{} cannot be created", dir.display()))?;
+    Ok(dir)
+}

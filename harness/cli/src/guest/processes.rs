@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The processes behind a guest, and who died when it falls silent: a panic of the guest's kernel, a hang, QEMU, the
+//! device daemon, or the agent are different words in a verdict.
+
+use crate::child::Child;
+use crate::deadline::Deadline;
+use crate::device::Device;
+use crate::link::LinkError;
+use crate::vm::console;
+use crate::vm::qmp::{Qmp, Shutdown};
+use longpin_core::record::Trouble;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// When a channel breaks, QEMU's own end and last word follow at once.
+const AFTERMATH: Duration = Duration::from_secs(5);
+/// A daemon whose control socket broke is about to end.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Fields drop in this order: QEMU before the daemon, so that the daemon sees an orderly end of its front end.
+pub struct Processes {
+    pub qmp: Qmp,
+    pub qemu: Child,
+    pub device: Device,
+    pub console_log: PathBuf,
+}
+
+impl Processes {
+    /// What kept an answer away.
+    pub fn diagnose(&mut self, error: &LinkError) -> Trouble {
+        match error {
+            LinkError::Interrupted => Trouble::Interrupted,
+            LinkError::Io(message) => Trouble::Other { message: message.clone() },
+            LinkError::Protocol(_) => Trouble::AgentLost { message: error.to_string() },
+            LinkError::Late { .. } | LinkError::Silent { .. } => self.of_silence(error),
+            LinkError::DeviceGone => Trouble::DeviceLost { message: self.device.obituary() },
+            LinkError::Closed => self.of_closed_port(),
+        }
+    }
+
+    /// The same for a guest that has not said hello.
+    pub fn boot_failure(&mut self, error: &LinkError) -> anyhow::Error {
+        let trouble = self.diagnose(error);
+        anyhow::anyhow!("guest does not boot: {}; see {}", describe(&trouble), self.console_log.display())
+    }
+
+    /// A request to the daemon failed: because it is gone, or for a reason of its own.
+    pub fn device_trouble(&mut self, error: &anyhow::Error) -> Trouble {
+        match self.device.ends_by(Deadline::after(GOODBYE)) {
+            true => Trouble::DeviceLost { message: self.device.obituary() },
+            false => Trouble::Other { message: format!("{error:#}") },
+        }
+    }
+
+    fn of_silence(&mut self, error: &LinkError) -> Trouble {
+        let console = console::tail(&self.console_log);
+        match console::panic_line(&self.console_log) {
+            Some(_) => Trouble::Panic { console },
+            None => Trouble::Hang { waited: error.to_string(), console },
+        }
+    }
+
+    /// The port closes when QEMU ends. A daemon that dies can take QEMU with it, so it is asked first.
+    fn of_closed_port(&mut self) -> Trouble {
+        self.qemu.wait(Deadline::after(AFTERMATH));
+        let console = console::tail(&self.console_log);
+        if console::panic_line(&self.console_log).is_some() {
+            return Trouble::Panic { console };
+        }
+        if self.device.died() {
+            return Trouble::DeviceLost { message: self.device.obituary() };
+        }
+        if self.qemu.ended().is_none() {
+            return Trouble::AgentLost { message: "the agent closed its port while QEMU runs on".into() };
+        }
+        match self.qmp.shutdown() {
+            // A reset without a word on the console: a triple fault, or a console that lost its last lines.
+            Some(Shutdown::Reset) => Trouble::Panic { console },
+            Some(Shutdown::PowerOff) => {
+                Trouble::AgentLost { message: format!("the guest powered itself off: {}", last(&console)) }
+            }
+            Some(Shutdown::Host) | None => Trouble::QemuExited { message: self.qemu.obituary() },
+        }
+    }
+}
+
+/// One line for people.
+pub fn describe(trouble: &Trouble) -> String {
+    match trouble {
+        Trouble::Panic { console } => {
+            let line = console.iter().find(|line| line.contains("Kernel panic"));
+            format!("guest kernel panicked: {}", line.map_or_else(|| last(console), |line| line.as_str()))
+        }
+        Trouble::Hang { waited, .. } => format!("guest hangs: {waited}"),
+        Trouble::AgentLost { message }
+        | Trouble::DeviceLost { message }
+        | Trouble::QemuExited { message }
+        | Trouble::Other { message } => message.clone(),
+        Trouble::Interrupted => "interrupted".to_owned(),
+    }
+}
+
+fn last(console: &[String]) -> &str {
+    console.last().map_or("(no console output)", String::as_str)
+}

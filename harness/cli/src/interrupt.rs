@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! SIGINT, SIGTERM and SIGHUP as a condition that every wait can watch. The first one asks for an orderly end; the
+//! second ends the process at once, and the children with it (their parent-death signal).
+
+use anyhow::Context as _;
+use crossbeam_channel::{Receiver, bounded};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Handle on the wish to stop. Clones watch the same wish.
+#[derive(Debug, Clone)]
+pub struct Interrupt {
+    asked: Arc<AtomicBool>,
+    /// Disconnects when the first signal comes; nothing is ever sent.
+    signalled: Receiver<()>,
+}
+
+impl Interrupt {
+    /// Install the handlers. Once per process.
+    pub fn install() -> anyhow::Result<Self> {
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers cannot be installed")?;
+        let asked = Arc::new(AtomicBool::new(false));
+        let (keep, signalled) = bounded(0);
+        let flag = Arc::clone(&asked);
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                let mut keep = Some(keep);
+                for signal in signals.forever() {
+                    if keep.is_none() {
+                        std::process::exit(128 + signal);
+                    }
+                    flag.store(true, Ordering::SeqCst);
+                    keep = None;
+                }
+            })
+            .context("signal thread cannot be started")?;
+        Ok(Self { asked, signalled })
+    }
+
+    /// Was the process asked to stop?
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Becomes ready (disconnected) when the process is asked to stop.
+    pub fn signalled(&self) -> &Receiver<()> {
+        &self.signalled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_first_signal_asks_for_an_orderly_end() {
+        let interrupt = Interrupt::install().unwrap();
+        assert!(!interrupt.asked());
+        signal_hook::low_level::raise(SIGTERM).unwrap();
+        let woken = interrupt.signalled().recv_timeout(Duration::from_secs(30));
+        assert_eq!(woken, Err(crossbeam_channel::RecvTimeoutError::Disconnected));
+        assert!(interrupt.asked());
+    }
+}

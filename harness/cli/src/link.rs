@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The channel to the agent: one command at a time, each with a deadline. Every line in both directions goes to the
+//! agent log before anything is made of it. Owns the socket; judges nothing.
+
+use crate::deadline::Deadline;
+use anyhow::Context as _;
+use crossbeam_channel::{Receiver, select, unbounded};
+use longpin_proto::agent::{Command, Hello, Message, Outcome, Step, VERSION};
+use longpin_proto::line::{self, LineError};
+use serde::Serialize;
+use std::fs::File;
+use std::io::{self, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A guest that says nothing for so long, not even that a step is still running, is dead. Heartbeats come every
+/// second of guest time; a host that runs several translated guests may stretch that tenfold.
+const SILENCE: Duration = Duration::from_secs(30);
+/// Time for the guest to take a command from the socket.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why no answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    /// The user or the system asked us to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// QEMU ended, or the agent closed the port.
+    #[error("agent port closed by the guest")]
+    Closed,
+    /// The device daemon ended.
+    #[error("device daemon ended")]
+    DeviceGone,
+    /// The step did not end in its time, though the agent lives.
+    #[error("step `{step}` did not end within {seconds} s")]
+    Late {
+        /// Name of the step.
+        step: String,
+        /// Its deadline.
+        seconds: u64,
+    },
+    /// Neither an answer nor a heartbeat.
+    #[error("agent silent for {seconds} s during step `{step}`")]
+    Silent {
+        /// Name of the step.
+        step: String,
+        /// How long.
+        seconds: u64,
+    },
+    /// What came is not what the protocol says.
+    #[error("agent broke the protocol: {0}")]
+    Protocol(String),
+    /// Our own side: the log or the socket cannot be written.
+    #[error("{0}")]
+    Io(String),
+}
+
+/// What else can end a wait.
+#[derive(Debug, Clone)]
+pub struct Lifelines {
+    /// Disconnects when QEMU ends.
+    pub qemu: Receiver<()>,
+    /// Disconnects when the device daemon ends.
+    pub device: Receiver<()>,
+    /// Disconnects when we are asked to stop.
+    pub interrupt: Receiver<()>,
+}
+
+/// An answered command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// Microseconds it took the agent.
+    pub elapsed_us: u64,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// The connected agent.
+pub struct AgentLink {
+    writer: UnixStream,
+    incoming: Receiver<Result<Message, LineError>>,
+    lifelines: Lifelines,
+    log: LineLog,
+    last_seq: u64,
+}
+
+impl AgentLink {
+    /// Take over a connected socket. Every line goes to `log`.
+    pub fn new(stream: UnixStream, lifelines: Lifelines, log: &Path) -> anyhow::Result<Self> {
+        stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+        let reader = stream.try_clone().context("agent socket cannot be cloned")?;
+        let (sender, incoming) = unbounded();
+        std::thread::Builder::new()
+            .name("agent-link".into())
+            .spawn(move || {
+                let mut reader = BufReader::new(reader);
+                loop {
+                    let message = line::receive(&mut reader);
+                    // A line that is no message does not end the stream; a broken stream does.
+                    let last = matches!(message, Err(ref e) if !matches!(e, LineError::Syntax { .. }));
+                    if sender.send(message).is_err() || last {
+                        break;
+                    }
+                }
+            })
+            .context("agent reader thread cannot be started")?;
+        Ok(Self { writer: stream, incoming, lifelines, log: LineLog::create(log)?, last_seq: 0 })
+    }
+
+    /// Wait for the agent's introduction.
+    pub fn hello(&mut self, deadline: Deadline) -> Result<Hello, LinkError> {
+        let started = Instant::now();
+        let late = || LinkError::Silent { step: "boot".into(), seconds: started.elapsed().as_secs() };
+        match self.next(deadline)?.ok_or_else(late)? {
+            Message::Hello(hello) if hello.version == VERSION => Ok(hello),
+            Message::Hello(hello) => Err(LinkError::Protocol(format!(
+                "it speaks version {}, this harness speaks {VERSION}; rebuild the image",
+                hello.version
+            ))),
+            other => Err(LinkError::Protocol(format!("a greeting was due and {other:?} came"))),
+        }
+    }
+
+    /// Give one order and wait for its answer.
+    pub fn call(&mut self, step: Step, timeout: Duration) -> Result<Reply, LinkError> {
+        let deadline = Deadline::after(timeout);
+        let name = step_name(&step);
+        let seq = self.send(step)?;
+        let mut heard = Instant::now();
+        loop {
+            let patience = Deadline::after(SILENCE.saturating_sub(heard.elapsed()));
+            match self.next(deadline.min(patience))? {
+                Some(Message::Heartbeat { seq: s, .. }) if s == seq => heard = Instant::now(),
+                Some(Message::Reply { seq: s, elapsed_us, outcome }) if s == seq => {
+                    return Ok(Reply { elapsed_us, outcome });
+                }
+                Some(other) => {
+                    return Err(LinkError::Protocol(format!("during command {seq} ({name}) came {other:?}")));
+                }
+                None if deadline.passed() => {
+                    return Err(LinkError::Late { step: name, seconds: timeout.as_secs() });
+                }
+                None => return Err(LinkError::Silent { step: name, seconds: SILENCE.as_secs() }),
+            }
+        }
+    }
+
+    /// Give an order that has no answer.
+    pub fn send(&mut self, step: Step) -> Result<u64, LinkError> {
+        self.last_seq += 1;
+        let command = Command { seq: self.last_seq, step };
+        self.log.write('>', &command).map_err(log_error)?;
+        line::send(&mut self.writer, &command).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LinkError::Closed,
+            io::ErrorKind::WouldBlock => {
+                LinkError::Silent { step: step_name(&command.step), seconds: WRITE_TIMEOUT.as_secs() }
+            }
+            _ => LinkError::Io(format!("agent socket cannot be written: {error}")),
+        })?;
+        Ok(self.last_seq)
+    }
+
+    /// Has the answer to command `seq` come, or can none come any more? Does not block.
+    pub fn is_over(&mut self, seq: u64) -> bool {
+        loop {
+            match self.next(Deadline::after(Duration::ZERO)) {
+                Ok(Some(Message::Reply { seq: s, .. })) if s == seq => return true,
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+                Err(_) => return true,
+            }
+        }
+    }
+
+    /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
+    fn next(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
+        let received = match self.incoming.try_recv() {
+            Ok(received) => Some(received),
+            Err(_) => select! {
+                recv(self.incoming) -> received => received.ok(),
+                recv(self.lifelines.interrupt) -> _ => return Err(LinkError::Interrupted),
+                recv(self.lifelines.device) -> _ => return Err(LinkError::DeviceGone),
+                recv(self.lifelines.qemu) -> _ => return Err(LinkError::Closed),
+                default(deadline.left()) => return Ok(None),
+            },
+        };
+        match received {
+            Some(Ok(message)) => {
+                self.log.write('<', &message).map_err(log_error)?;
+                Ok(Some(message))
+            }
+            Some(Err(LineError::Syntax { source, excerpt })) => {
+                Err(LinkError::Protocol(format!("{source}: {excerpt}")))
+            }
+            Some(Err(_)) | None => Err(LinkError::Closed),
+        }
+    }
+}
+
+/// The word of a step on the wire.
+fn step_name(step: &Step) -> String {
+    let value = serde_json::to_value(step).unwrap_or_default();
+    value.get("op").and_then(|op| op.as_str()).unwrap_or("step").to_owned()
+}
+
+fn log_error(error: io::Error) -> LinkError {
+    LinkError::Io(format!("agent log cannot be written: {error}"))
+}
+
+/// `SECONDS > JSON` or `SECONDS < JSON`, one line a message.
+struct LineLog {
+    file: File,
+    start: Instant,
+}
+
+impl LineLog {
+    fn create(path: &Path) -> anyhow::Result<Self> {
+        let file = File::create(path).with_context(|| format!("{} cannot be created", path.display()))?;
+        Ok(Self { file, start: Instant::now() })
+    }
+
+    fn write(&mut self, direction: char, message: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(message)?;
+        self.file
+            .write_all(format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64()).as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{Sender, never};
+    use longpin_proto::agent::Fact;
+
+    struct Peer {
+        stream: UnixStream,
+        _interrupt: Sender<()>,
+        dir: tempfile::TempDir,
+    }
+
+    fn pair() -> (AgentLink, Peer) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (interrupt, watched) = crossbeam_channel::bounded(0);
+        let lifelines = Lifelines { qemu: never(), device: never(), interrupt: watched };
+        let link = AgentLink::new(ours, lifelines, &dir.path().join("agent.log")).unwrap();
+        (link, Peer { stream: theirs, _interrupt: interrupt, dir })
+    }
+
+    fn done(seq: u64) -> Message {
+        Message::Reply { seq, elapsed_us: 5, outcome: Outcome::Done { fact: Fact::Nothing } }
+    }
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn an_order_gets_its_answer_across_heartbeats_and_both_are_logged() {
+        let (mut link, mut peer) = pair();
+        line::send(&mut peer.stream, &Message::Heartbeat { seq: 1, elapsed_ms: 1000 }).unwrap();
+        line::send(&mut peer.stream, &done(1)).unwrap();
+        let reply = link.call(Step::Sync, SOON).unwrap();
+        assert_eq!(reply, Reply { elapsed_us: 5, outcome: Outcome::Done { fact: Fact::Nothing } });
+        let log = std::fs::read_to_string(peer.dir.path().join("agent.log")).unwrap();
+        let kinds: Vec<char> =
+            log.lines().map(|l| l.split_whitespace().nth(1).unwrap().chars().next().unwrap()).collect();
+        assert_eq!(kinds, ['>', '<', '<'], "{log}");
+    }
+
+    #[test]
+    fn an_agent_that_lives_and_does_not_answer_is_late() {
+        let (mut link, _peer) = pair();
+        let error = link.call(Step::Sync, Duration::from_millis(50)).unwrap_err();
+        assert_eq!(error.to_string(), "step `sync` did not end within 0 s");
+    }
+
+    #[test]
+    fn an_answer_to_another_order_breaks_the_protocol() {
+        let (mut link, mut peer) = pair();
+        line::send(&mut peer.stream, &done(9)).unwrap();
+        assert!(matches!(link.call(Step::Sync, SOON), Err(LinkError::Protocol(_))));
+    }
+
+    #[test]
+    fn garbage_breaks_the_protocol_and_a_closed_port_is_closed() {
+        let (mut link, mut peer) = pair();
+        peer.stream.write_all(b"\xff garbage\n").unwrap();
+        assert!(matches!(link.call(Step::Sync, SOON), Err(LinkError::Protocol(_))));
+        drop(peer);
+        assert!(matches!(link.call(Step::Sync, SOON), Err(LinkError::Closed)));
+    }
+
+    #[test]
+    fn a_newer_agent_is_refused_with_both_versions() {
+        let (mut link, mut peer) = pair();
+        let hello = Hello {
+            version: VERSION + 1,
+            kernel_release: "7.3.4".into(),
+            kernel_version: "#1".into(),
+            cmdline: String::new(),
+            cpus: 2,
+            memory_kib: 1,
+            uptime_us: 1,
+        };
+        line::send(&mut peer.stream, &Message::Hello(hello)).unwrap();
+        let text = link.hello(Deadline::after(SOON)).unwrap_err().to_string();
+        assert!(text.contains("speaks version 2") && text.contains("speaks 1"), "{text}");
+    }
+
+    #[test]
+    fn each_lifeline_ends_a_wait_with_its_own_word() {
+        let gone = || crossbeam_channel::bounded::<()>(0).1;
+        for (lifelines, word) in [
+            (
+                Lifelines { qemu: gone(), device: never(), interrupt: never() },
+                "agent port closed by the guest",
+            ),
+            (Lifelines { qemu: never(), device: gone(), interrupt: never() }, "device daemon ended"),
+            (Lifelines { qemu: never(), device: never(), interrupt: gone() }, "interrupted"),
+        ] {
+            let (mut link, _peer) = pair();
+            link.lifelines = lifelines;
+            assert_eq!(link.call(Step::Sync, SOON).unwrap_err().to_string(), word);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Standard output. A reader that has seen enough (`longpin list | head`) is no error.
+
+use anyhow::Context as _;
+use serde::Serialize;
+use std::io::{ErrorKind, Write as _};
+
+/// Print text as it is.
+pub fn text(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("standard output cannot be written"),
+    }
+}
+
+/// Print a document.
+pub fn json(document: &impl Serialize) -> anyhow::Result<()> {
+    let mut words = serde_json::to_string_pretty(document).context("document cannot be written as JSON")?;
+    words.push('\n');
+    text(&words)
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Where a run takes place: versions of everything that can change a verdict.
+
+use crate::guest::{Guest, Machine};
+use anyhow::Context as _;
+use longpin_core::report::{Environment, HostInfo, KernelInfo, ModuleInfo, QemuInfo};
+
+/// What is known before the first boot.
+pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
+    let images = &machine.images;
+    let module = images.module.path();
+    let bytes = std::fs::read(module).with_context(|| format!("{} cannot be read", module.display()))?;
+    Ok(Environment {
+        kernel: KernelInfo {
+            release: images.kernel.release().to_owned(),
+            version: String::new(),
+            source: kernel_source(machine),
+        },
+        qemu: QemuInfo { version: String::new(), path: machine.qemu.origin() },
+        accel: machine.accel.to_string(),
+        module: ModuleInfo {
+            name: module.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            hash: blake3::hash(&bytes).to_hex().to_string(),
+        },
+        tool_root: images.tool_root.key().to_string(),
+        seed: u64::from(seed),
+        host: host(),
+    })
+}
+
+/// Add what the first guest told.
+pub fn complete(environment: &mut Environment, guest: &Guest) {
+    environment.kernel.release = guest.hello().kernel_release.clone();
+    environment.kernel.version = guest.hello().kernel_version.clone();
+    environment.qemu.version = guest.qemu_version().to_owned();
+}
+
+fn kernel_source(machine: &Machine) -> String {
+    let kernel = &machine.images.kernel;
+    match (kernel.package_version(), kernel.build_dir()) {
+        (Some(version), _) => format!("Debian package {version}"),
+        (None, Some(dir)) => dir.display().to_string(),
+        (None, None) => kernel.vmlinuz().display().to_string(),
+    }
+}
+
+fn host() -> HostInfo {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    HostInfo {
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
+        cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
+        memory_kib: field(&meminfo, "MemTotal")
+            .and_then(|text| text.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0),
+    }
+}
+
+/// Value of the first `NAME : VALUE` line.
+fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let line = text.lines().find(|line| line.split(':').next().is_some_and(|key| key.trim() == name))?;
+    line.split_once(':').map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        let text = "model\t\t: 85\nmodel name\t: Some CPU: fast\nMemTotal:  1024 kB\n";
+        assert_eq!(field(text, "model name"), Some("Some CPU: fast"));
+        assert_eq!(field(text, "MemTotal"), Some("1024 kB"));
+        assert_eq!(field(text, "absent"), None);
+    }
+
+    #[test]
+    fn this_host_is_described() {
+        let host = host();
+        assert!(!host.kernel.is_empty() && host.cpus > 0 && host.memory_kib > 0, "{host:?}");
+    }
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Runs cases in boots: one boot serves many cases, the controls first; after a splat, a hang, a panic or a loss the
+//! boot is thrown away and the rest goes on in a new one.
+
+use super::case::{self, Limits};
+use super::environment;
+use super::result_dir::ResultDir;
+use super::story::Story;
+use crate::guest::{self, BootError, Guest, Machine};
+use crate::interrupt::Interrupt;
+use anyhow::Context as _;
+use longpin_core::controls;
+use longpin_core::events::EventKind;
+use longpin_core::plan::Case;
+use longpin_core::record::{Evidence, Trouble};
+use longpin_core::report::{BootResult, CaseResult, Environment};
+use longpin_core::verdict::{self, Judgement, Observed};
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Instant;
+
+/// Boots in a row that may fail before the first case. More would fail as well: the cause is ours.
+const MAX_FAILED_BOOTS: u32 = 2;
+
+/// Everything that a run needs.
+pub struct Executor<'a> {
+    pub machine: &'a Machine,
+    pub out: &'a ResultDir,
+    pub interrupt: &'a Interrupt,
+    pub story: &'a mut Story,
+    pub limits: Limits,
+    pub cases_per_boot: usize,
+    pub environment: Environment,
+    /// Makes the labels of one run differ from those of another.
+    pub seed: u32,
+    /// Attempts so far.
+    pub attempts: u32,
+}
+
+/// How a boot ended.
+enum End {
+    /// It did all that it was given.
+    Done,
+    /// It is not fit for another case; others may run in a new boot.
+    Spoiled(String),
+    /// It never got to a case.
+    Failed(String),
+    /// We were asked to stop.
+    Interrupted,
+}
+
+/// How a case ended.
+enum CaseEnd {
+    Good,
+    Spoils(String),
+    Interrupted,
+}
+
+impl Executor<'_> {
+    /// Run all cases. Errors: the result directory cannot be written.
+    pub fn run(&mut self, cases: Vec<Case>) -> anyhow::Result<()> {
+        let mut pending = VecDeque::from(cases);
+        let mut failed = 0;
+        for boot in 1.. {
+            if pending.is_empty() || failed >= MAX_FAILED_BOOTS {
+                break;
+            }
+            let began = Instant::now();
+            self.story.tell(EventKind::BootStarted { boot })?;
+            let mut result = BootResult { boot, ..BootResult::default() };
+            let end = self.boot(&mut pending, &mut result)?;
+            result.seconds = began.elapsed().as_secs_f64();
+            failed = if matches!(end, End::Failed(_)) { failed + 1 } else { 0 };
+            let interrupted = matches!(end, End::Interrupted);
+            result.ended = match end {
+                End::Done => "done".to_owned(),
+                End::Spoiled(why) | End::Failed(why) => why,
+                End::Interrupted => "interrupted".to_owned(),
+            };
+            self.story.tell(EventKind::BootEnded(result))?;
+            if interrupted {
+                return self.story.tell(EventKind::Interrupted);
+            }
+        }
+        Ok(())
+    }
+
+    /// One boot: as many of the pending cases as it can take.
+    fn boot(&mut self, pending: &mut VecDeque<Case>, result: &mut BootResult) -> anyhow::Result<End> {
+        let dir = guest::boot_dir(self.out.path(), result.boot)?;
+        let mut guest = match self.start(&dir) {
+            Ok(guest) => guest,
+            Err(BootError::Interrupted) => return Ok(End::Interrupted),
+            Err(BootError::Failed(error)) => return Ok(End::Failed(format!("{error:#}"))),
+        };
+        let seconds = guest.seconds_to_agent();
+        result.seconds_to_agent = Some(seconds);
+        self.story.tell(EventKind::BootReady { boot: result.boot, seconds })?;
+        self.introduce(&guest)?;
+        match self.controls(&mut guest, result)? {
+            End::Done => {}
+            End::Spoiled(control) => return self.spoil(pending, result, &control),
+            end => return Ok(end),
+        }
+        for _ in 0..self.cases_per_boot {
+            let Some(case) = pending.pop_front() else { break };
+            match self.case(&mut guest, &case, result)? {
+                CaseEnd::Good => {}
+                CaseEnd::Spoils(why) => return Ok(End::Spoiled(why)),
+                CaseEnd::Interrupted => return Ok(End::Interrupted),
+            }
+        }
+        guest.power_off();
+        Ok(End::Done)
+    }
+
+    fn start(&self, dir: &Path) -> Result<Guest, BootError> {
+        let mut guest = Guest::boot(self.machine, dir, false, self.interrupt)?;
+        guest.load_module(guest::DRIVER)?;
+        Ok(guest)
+    }
+
+    /// The first guest tells what was not known before.
+    fn introduce(&mut self, guest: &Guest) -> anyhow::Result<()> {
+        let before = self.environment.clone();
+        environment::complete(&mut self.environment, guest);
+        if self.environment == before {
+            return Ok(());
+        }
+        self.story.tell(EventKind::EnvironmentKnown { environment: Box::new(self.environment.clone()) })
+    }
+
+    /// `Spoiled` with the control's name if one of them was not passed, `Failed` if the guest died in one.
+    fn controls(&mut self, guest: &mut Guest, result: &mut BootResult) -> anyhow::Result<End> {
+        let controls =
+            controls::cases().map_err(|faults| anyhow::anyhow!("built-in controls: {faults:?}"))?;
+        for control in controls {
+            let (seen, judgement, end) = self.attempt(guest, &control, result)?;
+            match end {
+                CaseEnd::Interrupted => return Ok(End::Interrupted),
+                CaseEnd::Spoils(why) if seen.problem.is_some() => return Ok(End::Failed(why)),
+                _ if !controls::passed(&control, &seen, &judgement) => return Ok(End::Spoiled(control.id)),
+                CaseEnd::Spoils(why) => return Ok(End::Failed(why)),
+                CaseEnd::Good => {}
+            }
+        }
+        Ok(End::Done)
+    }
+
+    /// A control failed: what this boot would have run becomes an error.
+    fn spoil(
+        &mut self,
+        pending: &mut VecDeque<Case>,
+        result: &BootResult,
+        control: &str,
+    ) -> anyhow::Result<End> {
+        let judgement = controls::spoiled(control);
+        let count = self.cases_per_boot.min(pending.len());
+        for case in pending.drain(..count) {
+            let case = CaseResult::new(&case, result.boot, &Observed::default(), &judgement, 0.0);
+            self.story.tell(EventKind::CaseFinished(Box::new(case)))?;
+        }
+        Ok(End::Spoiled(judgement.reason))
+    }
+
+    /// Label of the current attempt in stamps and ledger: 20 bits of the seed and a counter, together below 2^53, so
+    /// that every JSON reader takes it as it is.
+    fn label(&self) -> u64 {
+        u64::from(self.seed & 0xf_ffff) << 32 | u64::from(self.attempts)
+    }
+
+    fn case(&mut self, guest: &mut Guest, case: &Case, result: &mut BootResult) -> anyhow::Result<CaseEnd> {
+        self.attempt(guest, case, result).map(|(_, _, end)| end)
+    }
+
+    /// Run a case, judge it, tell it.
+    fn attempt(
+        &mut self,
+        guest: &mut Guest,
+        case: &Case,
+        result: &mut BootResult,
+    ) -> anyhow::Result<(Observed, Judgement, CaseEnd)> {
+        let began = Instant::now();
+        self.story.tell(EventKind::CaseStarted { case: case.label(), boot: result.boot })?;
+        self.attempts += 1;
+        let label = case.label();
+        let mut told = Ok(());
+        let record = case::run(guest, case, self.label(), self.limits, self.interrupt, |line| {
+            let progress = EventKind::CaseProgress { case: label.clone(), line };
+            told = std::mem::replace(&mut told, Ok(())).and_then(|()| self.story.tell(progress));
+        });
+        told?;
+        result.cases += 1;
+        let seen = verdict::observe(&record);
+        let expected = case.expectation().with_context(|| format!("{} has no expectation", case.id))?;
+        let judgement = verdict::judge(&seen, expected);
+        let name = if case.control { format!("boot-{}.{}", result.boot, case.id) } else { case.label() };
+        self.out.write_case(&name, &record)?;
+        if record.evidence.iter().any(|e| matches!(e, Evidence::Trouble(Trouble::Interrupted))) {
+            return Ok((seen, judgement, CaseEnd::Interrupted));
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        let reported = CaseResult::new(case, result.boot, &seen, &judgement, seconds);
+        self.story.tell(EventKind::CaseFinished(Box::new(reported)))?;
+        let end = match verdict::spoils_boot(&record, &seen) {
+            true => CaseEnd::Spoils(format!("{}: {}", case.label(), judgement.reason)),
+            false => CaseEnd::Good,
+        };
+        Ok((seen, judgement, end))
+    }
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A run: from the command line to a result directory, a table or a document, and an exit code.
+
+mod case;
+mod environment;
+mod executor;
+mod repeat_line;
+mod result_dir;
+mod screen;
+mod story;
+
+use crate::args::{Format, MachineArgs, RunArgs};
+use crate::error::Result;
+use crate::guest::Machine;
+use crate::images::Images;
+use crate::interrupt::Interrupt;
+use crate::library::Library;
+use crate::output;
+use crate::terminal;
+use crate::vm::accel;
+use crate::vm::qemu::Qemu;
+use crate::vm::spec::Accel;
+use anyhow::Context as _;
+use case::Limits;
+use executor::Executor;
+use longpin_core::events::EventKind;
+use longpin_core::exit_code::ExitCode;
+use longpin_core::plan::Case;
+use longpin_core::report::{RunResult, TableStyle, table};
+use result_dir::ResultDir;
+use screen::Screen;
+use story::Story;
+
+/// Run and report. The exit code is that of the verdicts.
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    let cases = Library::load(&args.library)?.cases(args.repeat);
+    let seed = args.seed.unwrap_or_else(random_seed);
+    let out = ResultDir::create(args.out.as_deref(), seed)?;
+    let Prepared { machine, notice, interrupt } = match prepare(&args.machine) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            out.remove_if_empty();
+            return Err(error);
+        }
+    };
+    let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live()))?;
+    let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
+    let result = story.result();
+    drop(story);
+    let written = told.and_then(|()| out.write_json("result.json", &result));
+    print(args.format, &result)?;
+    eprintln!("results: {}", out.path().display());
+    eprintln!("repeat:  {}", result.command);
+    written?;
+    Ok(result.exit_code(args.strict))
+}
+
+/// Everything between the first event and the last.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a private continuation of `run`, split for its error handling"
+)]
+fn tell(
+    args: &RunArgs,
+    seed: u32,
+    cases: Vec<Case>,
+    machine: &Machine,
+    notice: Option<String>,
+    out: &ResultDir,
+    interrupt: &Interrupt,
+    story: &mut Story,
+) -> anyhow::Result<()> {
+    let environment = environment::collect(machine, seed)?;
+    let command = repeat_line::repeat_line(std::env::args().skip(1), seed);
+    out.write("repeat.sh", format!("#!/bin/sh\n{command}\n").as_bytes())?;
+    story.tell(EventKind::RunStarted {
+        environment: Box::new(environment.clone()),
+        cases: cases.iter().map(Case::label).collect(),
+        started: jiff::Timestamp::now().to_string(),
+        command,
+    })?;
+    if let Some(text) = notice {
+        story.tell(EventKind::Notice { text })?;
+    }
+    let limits = Limits { patience_percent: patience_percent(machine.accel), timeout: args.timeout };
+    let cases_per_boot = args.cases_per_boot as usize;
+    Executor { machine, out, interrupt, story, limits, cases_per_boot, environment, seed, attempts: 0 }
+        .run(cases)?;
+    story.tell(EventKind::RunFinished)
+}
+
+/// What must be there before the first boot.
+pub struct Prepared {
+    /// What guests are made of.
+    pub machine: Machine,
+    /// What people should know about the choice of accelerator.
+    pub notice: Option<String>,
+    /// Signals are caught from now on.
+    pub interrupt: Interrupt,
+}
+
+/// Images, emulator, accelerator. While images are built a signal ends us at once: the store copes with that, and
+/// there is nothing else to tidy up yet.
+pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
+    let images = Images::ensure()?;
+    let interrupt = Interrupt::install()?;
+    let qemu = Qemu::choose(args.qemu.as_deref(), &images.tool_root)?;
+    let scratch = tempfile::tempdir().context("no scratch directory")?;
+    let choice = accel::choose(args.accel, &qemu, scratch.path())?;
+    let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
+    let machine = Machine { images, qemu, accel: choice.accel, memory_mib: args.memory, cpus: args.cpus };
+    Ok(Prepared { machine, notice, interrupt })
+}
+
+/// Deadlines are made for hardware; a translated guest on a busy host is several times slower.
+fn patience_percent(accel: Accel) -> u64 {
+    match accel {
+        Accel::Kvm => 100,
+        Accel::Tcg => 300,
+    }
+}
+
+fn print(format: Format, result: &RunResult) -> anyhow::Result<()> {
+    match format {
+        Format::Json => output::json(result),
+        Format::Table => {
+            let style = TableStyle { color: terminal::stdout_has_color(), width: terminal::stdout_width() };
+            output::text(&table(result, style))
+        }
+    }
+}
+
+/// Small enough to be typed again.
+fn random_seed() -> u32 {
+    let mut bytes = [0u8; 4];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(4) => u32::from_le_bytes(bytes),
+        // Never on a kernel that is up; the clock is as good for telling runs apart.
+        _ => jiff::Timestamp::now().as_microsecond() as u32,
+    }
+}

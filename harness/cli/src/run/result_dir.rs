@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The directory that a run leaves behind, and `latest` beside it.
+
+use crate::error::{Error, Result};
+use anyhow::Context as _;
+use serde::Serialize;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Parent of directories that we name ourselves.
+const DEFAULT_PARENT: &str = "longpin-results";
+/// Link to the last of them.
+const LATEST: &str = "latest";
+
+/// A result directory of our own.
+#[derive(Debug)]
+pub struct ResultDir {
+    path: PathBuf,
+}
+
+impl ResultDir {
+    /// Make `given`, which must be empty or absent, or a new directory named after time and seed.
+    pub fn create(given: Option<&Path>, seed: u32) -> Result<Self> {
+        let path = match given {
+            Some(path) => {
+                fs::create_dir_all(path).map_err(|error| cannot_create(path, &error))?;
+                let mut entries = fs::read_dir(path).map_err(|error| cannot_create(path, &error))?;
+                if entries.next().is_some() {
+                    return Err(Error::Usage(format!(
+                        "--out {}: the directory is not empty; name another one or remove its content",
+                        path.display()
+                    )));
+                }
+                path.to_owned()
+            }
+            None => Self::create_default(Path::new(DEFAULT_PARENT), seed)?,
+        };
+        let cases = path.join("cases");
+        fs::create_dir(&cases).map_err(|error| cannot_create(&cases, &error))?;
+        Ok(Self { path })
+    }
+
+    fn create_default(parent: &Path, seed: u32) -> Result<PathBuf> {
+        let name = format!("{}-{seed}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
+        let path = parent.join(&name);
+        fs::create_dir_all(parent).map_err(|error| cannot_create(parent, &error))?;
+        fs::create_dir(&path).map_err(|error| cannot_create(&path, &error))?;
+        point_to(parent, &name).with_context(|| format!("link {}/{LATEST}", parent.display()))?;
+        Ok(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Write a document.
+    pub fn write_json(&self, name: &str, document: &impl Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_vec_pretty(document).context("document cannot be written as JSON")?;
+        text.push(b'\n');
+        self.write(name, &text)
+    }
+
+    /// Write a file. It is there whole or not at all.
+    pub fn write(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
+        let path = self.path.join(name);
+        let write = || -> io::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(&self.path))?;
+            file.write_all(content)?;
+            file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write().with_context(|| format!("{} cannot be written", path.display()))
+    }
+
+    /// Write the record of a case. `name` may hold any character.
+    pub fn write_case(&self, name: &str, record: &impl Serialize) -> anyhow::Result<()> {
+        self.write_json(&format!("cases/{}.json", file_name(name)), record)
+    }
+
+    /// Take it away again if nothing came of the run.
+    pub fn remove_if_empty(self) {
+        // Directories that hold something stay: remove_dir refuses.
+        let _ = fs::remove_dir(self.path.join("cases"));
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+fn cannot_create(path: &Path, error: &io::Error) -> Error {
+    Error::Infra(anyhow::anyhow!("result directory {} cannot be created: {error}", path.display()))
+}
+
+/// Make `parent/latest` point to `name`, in one step.
+fn point_to(parent: &Path, name: &str) -> io::Result<()> {
+    let new = parent.join(format!(".{LATEST}-{}", std::process::id()));
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::os::unix::fs::symlink(name, &new)?;
+    fs::rename(&new, parent.join(LATEST))
+}
+
+/// `lost-update/ext4/pin/clean#2` -> `lost-update.ext4.pin.clean#2`; what a shell would mind becomes `_`.
+fn file_name(label: &str) -> String {
+    let safe = |c: char| match c {
+        '/' => '.',
+        c if c.is_ascii_alphanumeric() || "-_.#=:".contains(c) => c,
+        _ => '_',
+    };
+    label.chars().map(safe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_with_content_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("mine"), "x").unwrap();
+        match ResultDir::create(Some(dir.path()), 1) {
+            Err(Error::Usage(text)) => assert!(text.contains("not empty"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn latest_points_to_the_newest() {
+        let parent = tempfile::tempdir().unwrap();
+        for seed in [1, 2] {
+            let path = ResultDir::create_default(parent.path(), seed).unwrap();
+            let latest = parent.path().join(LATEST).canonicalize().unwrap();
+            assert_eq!(latest, path.canonicalize().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_directory_that_stayed_empty_goes_and_one_with_results_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("r");
+        ResultDir::create(Some(&path), 1).unwrap().remove_if_empty();
+        assert!(!path.exists());
+        let dir = ResultDir::create(Some(&path), 1).unwrap();
+        dir.write_case("a/b#2", &1).unwrap();
+        dir.remove_if_empty();
+        assert_eq!(fs::read_to_string(path.join("cases/a.b#2.json")).unwrap(), "1\n");
+    }
+
+    #[test]
+    fn a_case_label_becomes_one_file_name() {
+        assert_eq!(
+            file_name("x/ext4:data=journal,noatime/pin/clean#2"),
+            "x.ext4:data=journal_noatime.pin.clean#2"
+        );
+    }
+}

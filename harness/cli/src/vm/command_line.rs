@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! QEMU's arguments as a pure function of a [`VmSpec`].
+
+use super::spec::{Accel, Disk, VmSpec};
+use longpin_proto::agent;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+
+/// Virtio id of the accelerator. QEMU aborts for an id that it has no name for; 38 has a name and no Linux driver.
+const VIRTIO_ID: u32 = 38;
+/// Queues of the accelerator; must not exceed what the daemon offers.
+const QUEUES: u32 = 2;
+/// Entries of each queue.
+const QUEUE_SIZE: u32 = 256;
+/// Bytes of the accelerator's configuration space.
+const CONFIG_BYTES: u32 = 64;
+/// Name of the port on which the agent gives a shell.
+pub const SHELL_PORT: &str = "longpin.shell";
+
+/// Kernel words that every guest gets. None of them touches memory management or file systems:
+/// * `panic=-1` with `-no-reboot` ends QEMU at a panic, so that a dead guest is noticed at once;
+/// * `loglevel=4` keeps informational lines off the serial line, which is slow to emulate; they stay in /dev/kmsg,
+///   where the agent reads them, and warnings, errors and backtraces still reach the console log;
+/// * `printk.devkmsg=on` lifts the rate limit of /dev/kmsg for the agent's own marks;
+/// * `oops=panic` is absent on purpose: an oops is evidence that the run wants to report and survive.
+const KERNEL_ARGS: [&str; 4] = ["console=ttyS0", "panic=-1", "loglevel=4", "printk.devkmsg=on"];
+
+/// Everything after the name of the program.
+pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
+    let mut line = Line::default();
+    line.option("-machine", "q35,memory-backend=mem")
+        .option("-object", format!("memory-backend-memfd,id=mem,size={}M,share=on", spec.memory_mib))
+        .option("-accel", accel(spec.accel))
+        .option("-cpu", cpu(spec.accel))
+        .option("-smp", spec.cpus.to_string())
+        .option("-display", "none");
+    for flag in ["-nodefaults", "-no-user-config", "-no-reboot"] {
+        line.flag(flag);
+    }
+    line.path("-kernel", &spec.kernel).path("-initrd", &spec.initramfs).option("-append", append(spec));
+    line.keyed("-chardev", "file,id=console,path=", &spec.console_log).option("-serial", "chardev:console");
+    line.keyed("-chardev", "socket,id=qmp,path=", &spec.sockets.qmp)
+        .option("-mon", "chardev=qmp,mode=control");
+    line.option("-device", "virtio-serial-pci");
+    port(&mut line, "agent", &spec.sockets.agent, agent::PORT_NAME);
+    if let Some(path) = &spec.sockets.shell {
+        port(&mut line, "shell", path, SHELL_PORT);
+    }
+    if let Some(path) = &spec.sockets.accelerator {
+        line.keyed("-chardev", "socket,id=accelerator,path=", path)
+            .option("-device", format!("vhost-user-test-device-pci,chardev=accelerator,virtio-id={VIRTIO_ID},num_vqs={QUEUES},vq_size={QUEUE_SIZE},config_size={CONFIG_BYTES}"));
+    }
+    for (index, disk) in spec.disks.iter().enumerate() {
+        drive(&mut line, index, disk);
+    }
+    line.0
+}
+
+fn accel(accel: Accel) -> &'static str {
+    match accel {
+        Accel::Kvm => "kvm",
+        Accel::Tcg => "tcg,thread=multi",
+    }
+}
+
+/// The plain CPU has no RDRAND, without which the guest's random generator is not seeded for seconds, and every mkfs
+/// waits for it to choose a UUID.
+fn cpu(accel: Accel) -> &'static str {
+    match accel {
+        Accel::Kvm => "host",
+        Accel::Tcg => "qemu64,+rdrand,+rdseed",
+    }
+}
+
+fn append(spec: &VmSpec) -> String {
+    KERNEL_ARGS
+        .iter()
+        .copied()
+        .chain(spec.kernel_args.iter().map(String::as_str))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn port(line: &mut Line, id: &str, socket: &Path, name: &str) {
+    line.keyed("-chardev", &format!("socket,id={id},path="), socket)
+        .option("-device", format!("virtserialport,chardev={id},name={name}"));
+}
+
+/// The host's page cache stays in between (`cache.direct=off`), so that the harness reads from the image what the
+/// guest has written, without asking QEMU.
+fn drive(line: &mut Line, index: usize, disk: &Disk) {
+    line.keyed(
+        "-blockdev",
+        &format!("driver=raw,node-name=disk{index},discard=unmap,file.driver=file,file.discard=unmap,file.cache.direct=off,file.filename="),
+        &disk.image,
+    )
+    .option("-device", format!("virtio-blk-pci,drive=disk{index},serial={}", disk.serial));
+}
+
+/// Arguments under construction.
+#[derive(Default)]
+struct Line(Vec<OsString>);
+
+impl Line {
+    fn flag(&mut self, flag: &str) -> &mut Self {
+        self.0.push(flag.into());
+        self
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<String>) -> &mut Self {
+        self.0.push(name.into());
+        self.0.push(value.into().into());
+        self
+    }
+
+    fn path(&mut self, name: &str, path: &Path) -> &mut Self {
+        self.0.push(name.into());
+        self.0.push(path.into());
+        self
+    }
+
+    /// An option whose value ends with a path: a comma in it must be doubled.
+    fn keyed(&mut self, name: &str, prefix: &str, path: &Path) -> &mut Self {
+        let mut value = prefix.as_bytes().to_vec();
+        for byte in path.as_os_str().as_bytes() {
+            value.extend(std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }));
+        }
+        self.0.push(name.into());
+        self.0.push(OsString::from_vec(value));
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::spec::Sockets;
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            accel: Accel::Tcg,
+            memory_mib: 1024,
+            cpus: 2,
+            kernel: "/k/vmlinuz".into(),
+            initramfs: "/k/initramfs".into(),
+            kernel_args: vec!["quiet".into()],
+            disks: vec![Disk { image: "/s/a,b.img".into(), serial: "case".into() }],
+            sockets: Sockets {
+                qmp: "/s/qmp".into(),
+                agent: "/s/agent".into(),
+                shell: None,
+                accelerator: Some("/s/accel".into()),
+            },
+            console_log: "/r/console.log".into(),
+        }
+    }
+
+    fn text(spec: &VmSpec) -> Vec<String> {
+        command_line(spec).into_iter().map(|arg| arg.into_string().expect("test paths are UTF-8")).collect()
+    }
+
+    #[test]
+    fn the_whole_line_is_as_documented() {
+        let expected = "\
+-machine q35,memory-backend=mem
+-object memory-backend-memfd,id=mem,size=1024M,share=on
+-accel tcg,thread=multi
+-cpu qemu64,+rdrand,+rdseed
+-smp 2
+-display none
+-nodefaults
+-no-user-config
+-no-reboot
+-kernel /k/vmlinuz
+-initrd /k/initramfs
+-append console=ttyS0 panic=-1 loglevel=4 printk.devkmsg=on quiet
+-chardev file,id=console,path=/r/console.log
+-serial chardev:console
+-chardev socket,id=qmp,path=/s/qmp
+-mon chardev=qmp,mode=control
+-device virtio-serial-pci
+-chardev socket,id=agent,path=/s/agent
+-device virtserialport,chardev=agent,name=longpin.agent
+-chardev socket,id=accelerator,path=/s/accel
+-device vhost-user-test-device-pci,chardev=accelerator,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
+-blockdev driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.discard=unmap,file.cache.direct=off,file.filename=/s/a,,b.img
+-device virtio-blk-pci,drive=disk0,serial=case";
+        let mut lines: Vec<String> = Vec::new();
+        for arg in text(&spec()) {
+            match lines.last_mut() {
+                Some(last) if !arg.starts_with('-') => *last += &format!(" {arg}"),
+                _ => lines.push(arg),
+            }
+        }
+        assert_eq!(lines.join("\n"), expected);
+    }
+
+    #[test]
+    fn kvm_brings_the_hosts_cpu() {
+        let kvm = text(&VmSpec { accel: Accel::Kvm, ..spec() });
+        assert!(kvm.windows(2).any(|pair| pair == ["-accel", "kvm"]));
+        assert!(kvm.windows(2).any(|pair| pair == ["-cpu", "host"]));
+    }
+
+    #[test]
+    fn a_machine_without_accelerator_or_disk_has_neither_device() {
+        let mut bare = spec();
+        bare.disks.clear();
+        bare.sockets.accelerator = None;
+        let line = text(&bare).join(" ");
+        assert!(!line.contains("vhost-user") && !line.contains("virtio-blk"), "{line}");
+    }
+
+    #[test]
+    fn the_shell_has_its_own_port() {
+        let mut with_shell = spec();
+        with_shell.sockets.shell = Some("/s/shell".into());
+        let line = text(&with_shell).join(" ");
+        assert!(line.contains("virtserialport,chardev=shell,name=longpin.shell"), "{line}");
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The kernel's console log, read after the fact: did the guest panic, and what were its last words? Only the words
+//! of `kernel/panic.c` count; warnings are judged from the kernel log that the agent reads.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+/// How much of a log is looked at: a panic with its backtrace stands at the end.
+const WINDOW_BYTES: u64 = 256 << 10;
+/// Lines of a log that go into evidence.
+const TAIL_LINES: usize = 40;
+/// First words of `panic()`.
+const PANIC: &str = "Kernel panic - not syncing";
+
+/// The line in which the guest says that it panicked.
+pub fn panic_line(log: &Path) -> Option<String> {
+    window(log).lines().find(|line| line.contains(PANIC)).map(without_time)
+}
+
+/// Last lines, without empty ones.
+pub fn tail(log: &Path) -> Vec<String> {
+    let text = window(log);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// A log that cannot be read has no lines: that the guest died is known without it.
+fn window(log: &Path) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = std::fs::File::open(log) {
+        let len = file.metadata().map_or(0, |meta| meta.len());
+        let _ = file.seek(SeekFrom::Start(len.saturating_sub(WINDOW_BYTES)));
+        let _ = file.take(WINDOW_BYTES).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// `[    1.853] text` -> `text`.
+fn without_time(line: &str) -> String {
+    let line = line.trim();
+    match line.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+        Some((_, text)) => text.to_owned(),
+        None => line.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_panic_is_found_and_told_without_its_time() {
+        let file = log(
+            "[    1.85] List of all bdev filesystems:\r\n[    1.853324] Kernel panic - not syncing: sysrq triggered crash\r\n[    1.9] CPU: 0\r\n",
+        );
+        assert_eq!(
+            panic_line(file.path()).as_deref(),
+            Some("Kernel panic - not syncing: sysrq triggered crash")
+        );
+    }
+
+    #[test]
+    fn a_warning_is_no_panic_and_an_absent_log_is_empty() {
+        let file = log("[    1.0] WARNING: CPU: 0 PID: 1 at mm/gup.c:1 foo\n");
+        assert_eq!(panic_line(file.path()), None);
+        assert_eq!(panic_line(Path::new("/nonexistent/console.log")), None);
+        assert!(tail(Path::new("/nonexistent/console.log")).is_empty());
+    }
+
+    #[test]
+    fn the_tail_is_bounded_and_ends_with_the_last_line() {
+        let text: String = (0..20_000).map(|n| format!("line {n}\n\n")).collect();
+        let lines = tail(log(&text).path());
+        assert_eq!(lines.len(), TAIL_LINES);
+        assert_eq!(lines.last().map(String::as_str), Some("line 19999"));
+    }
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+use super::{Filter, boots, cases};
+use crate::scenario::Scenario;
+use std::sync::Arc;
+
+fn scenario(name: &str, group: &str) -> Arc<Scenario> {
+    let text = format!(
+        "schema = 1\nname = \"{name}\"\ntitle = \"t\"\nmechanism = \"m\"\ngroups = [\"{group}\"]\n\
+         matrix.fs = [\"ext4\", \"ext4:data=journal\", \"tmpfs\"]\nmatrix.pin = [\"pin\", \"get\"]\n\
+         matrix.release = [\"clean\"]\nmatrix.variant = [\"x\", \"y\"]\n\
+         matrix.exclude = [{{ pin = \"get\", variant = \"y\" }}]\n\
+         [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n"
+    );
+    Arc::new(Scenario::parse(&format!("{name}.toml"), &text).expect("valid"))
+}
+
+fn library() -> Vec<Arc<Scenario>> {
+    vec![scenario("one", "quick"), scenario("two", "slow")]
+}
+
+fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn filter(scenarios: &[&str], groups: &[&str], fs: &[&str], pin: &[&str]) -> Result<Filter, String> {
+    Filter::parse(&library(), &words(scenarios), &words(groups), &words(fs), &words(pin), &[])
+        .map_err(|error| error.to_string())
+}
+
+fn ids(filter: &Filter) -> Vec<String> {
+    cases(&library(), filter, 1).into_iter().map(|case| case.id).collect()
+}
+
+#[test]
+fn the_matrix_is_expanded_in_the_order_of_the_file() {
+    let ids = ids(&filter(&["one"], &[], &["tmpfs"], &[]).expect("valid"));
+    assert_eq!(ids, ["one/tmpfs/pin/clean/x", "one/tmpfs/pin/clean/y", "one/tmpfs/get/clean/x"]);
+}
+
+#[test]
+fn a_file_system_names_all_its_flavours_and_a_flavour_itself() {
+    assert_eq!(ids(&filter(&["one"], &[], &["ext4"], &[]).expect("valid")).len(), 6);
+    let journal = ids(&filter(&["one"], &[], &["ext4:data=journal"], &["get"]).expect("valid"));
+    assert_eq!(journal, ["one/ext4:data=journal/get/clean/x"]);
+}
+
+#[test]
+fn a_case_can_be_asked_for_by_its_id_or_the_start_of_it() {
+    assert_eq!(
+        ids(&filter(&["one/ext4/pin/clean/y"], &[], &[], &[]).expect("valid")),
+        ["one/ext4/pin/clean/y"]
+    );
+    assert_eq!(ids(&filter(&["one/ext4/pin"], &[], &[], &[]).expect("valid")).len(), 2);
+    assert_eq!(ids(&filter(&[], &["slow"], &["tmpfs"], &["get"]).expect("valid")), ["two/tmpfs/get/clean/x"]);
+}
+
+#[test]
+fn words_that_name_nothing_are_errors() {
+    let error = |got: Result<Filter, String>| got.expect_err("an error");
+    assert_eq!(error(filter(&["three"], &[], &[], &[])), "scenario `three` is unknown; use one of one, two");
+    assert_eq!(
+        error(filter(&[], &["fast"], &[], &[])),
+        "group `fast` has no scenario; use one of quick, slow"
+    );
+    assert_eq!(
+        error(filter(&[], &[], &["ntfs"], &[])),
+        "file system `ntfs` is unknown; use one of ext4, xfs, btrfs, f2fs, tmpfs"
+    );
+    assert_eq!(
+        error(filter(&[], &[], &[], &["rw"])),
+        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, none"
+    );
+    assert_eq!(
+        error(filter(&["one"], &[], &["xfs"], &[])),
+        "no case matches; `longpin list` shows the matrix of each scenario"
+    );
+}
+
+#[test]
+fn repeats_are_whole_attempts_with_the_same_ids() {
+    let all = cases(&library(), &Filter::default(), 3);
+    assert_eq!(all.len(), 3 * 18);
+    assert_eq!(
+        (all[0].label(), all[18].label()),
+        ("one/ext4/pin/clean/x".into(), "one/ext4/pin/clean/x#2".into())
+    );
+    assert_eq!(all[0].id, all[36].id);
+}
+
+#[test]
+fn boots_keep_the_order() {
+    let all = cases(&library(), &Filter::default(), 1);
+    let ids: Vec<String> = all.iter().map(|case| case.id.clone()).collect();
+    let boots = boots(all, 5);
+    assert_eq!(boots.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 5, 3]);
+    assert_eq!(boots.concat().into_iter().map(|case| case.id).collect::<Vec<_>>(), ids);
+}

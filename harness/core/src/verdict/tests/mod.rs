@@ -1,0 +1,323 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Every word and every outcome from hand-made evidence.
+
+mod outcomes;
+mod tale;
+mod unproven;
+
+use super::{Generations, Observation, Observed, Reader, observe};
+use crate::record::{Role, Trouble};
+use longpin_proto::agent::Step;
+use longpin_proto::facts::{CellState, PinCounters, Source, Writer};
+use tale::{LEN, RUN, Tale, by_dma, cells, cpu, path};
+
+fn words(seen: &Observed) -> Vec<&'static str> {
+    assert_eq!(seen.problem, None, "{}", seen.reason);
+    seen.observations.iter().map(|word| word.as_str()).collect()
+}
+
+fn verdict(tale: Tale) -> Observed {
+    observe(&tale.end())
+}
+
+fn fsync() -> Step {
+    Step::Fsync { file: "a".into(), data_only: false }
+}
+
+#[test]
+fn the_last_dma_in_the_file_is_intact() {
+    let mut tale = Tale::of_an_update();
+    tale.compare("a", |_| by_dma(101));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["intact"]);
+    let all = Some(101);
+    assert_eq!(seen.generations, Generations { device: all, guest: all, host: all });
+    assert_eq!(seen.reason, "guest and host read DMA generation 101");
+}
+
+#[test]
+fn a_pin_without_dma_is_intact_if_the_file_is_as_the_cpu_wrote_it() {
+    let mut tale = Tale::of_a_pin();
+    tale.release();
+    tale.remount();
+    tale.compare("a", |_| cpu(1));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["intact"]);
+    assert_eq!(seen.generations, Generations { device: None, guest: Some(1), host: Some(1) });
+}
+
+#[test]
+fn a_denied_pin_is_refused_and_names_its_errno() {
+    let mut tale = Tale::of_a_file();
+    tale.map(true);
+    tale.refused(Tale::pin_step(), "EFAULT");
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["refused"]);
+    assert_eq!(seen.errno.as_deref(), Some("EFAULT"));
+}
+
+#[test]
+fn a_completed_dma_that_is_absent_is_lost_with_both_generations() {
+    let mut tale = Tale::of_an_update();
+    tale.compare("a", |_| by_dma(100));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["lost"]);
+    assert_eq!(seen.generations, Generations { device: Some(101), guest: Some(100), host: Some(100) });
+    assert_eq!(
+        seen.reason,
+        "guest and host find DMA generation 100 where DMA generation 101 should be, in 16 cells of /mnt/a, \
+         the first at byte 0"
+    );
+}
+
+#[test]
+fn one_lost_cell_is_found_at_its_byte() {
+    let mut tale = Tale::of_an_update();
+    tale.compare("a", |offset| if offset == 4608 { by_dma(100) } else { by_dma(101) });
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["lost"]);
+    assert_eq!((seen.findings[0].first_byte, seen.findings[0].cells), (4608, 1));
+}
+
+#[test]
+fn a_file_that_ends_too_early_or_reads_zeros_is_lost() {
+    for state in [CellState::Absent, CellState::Zero] {
+        let mut tale = Tale::of_an_update();
+        tale.compare("a", |_| state.clone());
+        assert_eq!(words(&verdict(tale)), ["lost"], "{state:?}");
+    }
+}
+
+#[test]
+fn a_loss_that_was_told_is_detected() {
+    let mut by_errno = Tale::of_an_update();
+    by_errno.refused(fsync(), "EIO");
+    by_errno.compare("a", |_| by_dma(100));
+    let seen = verdict(by_errno);
+    assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["detected"], Some("EIO")));
+
+    let mut by_log = Tale::of_an_update();
+    by_log.log.push("EXT4-fs warning (device vda): page 0 does not have buffers attached".into());
+    by_log.compare("a", |_| by_dma(100));
+    assert_eq!(words(&verdict(by_log)), ["detected"]);
+
+    let mut by_read = Tale::of_an_update();
+    by_read.guest_reads(Role::CompareWrites, "a", |_| CellState::Unreadable { errno: 5 });
+    by_read.host_reads(Role::CompareWrites, "a", true, |_| by_dma(101));
+    let seen = verdict(by_read);
+    assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["detected"], Some("EIO")));
+}
+
+#[test]
+fn dma_into_pages_that_left_the_file_is_orphaned() {
+    let mut tale = Tale::of_a_pin();
+    tale.truncate(0);
+    tale.query(0);
+    tale.truncate(LEN);
+    tale.query(0);
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.compare("a", |_| CellState::Zero);
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["orphaned"]);
+    assert_eq!(seen.generations, Generations { device: Some(100), guest: None, host: None });
+    assert!(seen.reason.contains("2 pages that had left /mnt/a"), "{}", seen.reason);
+}
+
+#[test]
+fn a_direct_write_orphans_only_if_the_driver_says_so() {
+    for (pages_with_mapping, content, word) in [(0, cpu(5), "orphaned"), (2, by_dma(100), "intact")] {
+        let mut tale = Tale::of_a_pin();
+        tale.write("a", 5);
+        tale.query(pages_with_mapping);
+        tale.dma(100);
+        tale.release();
+        tale.remount();
+        tale.compare("a", |_| content.clone());
+        assert_eq!(words(&verdict(tale)), [word]);
+    }
+}
+
+#[test]
+fn a_hole_beside_takes_a_large_folio_away_as_a_whole() {
+    let mut tale = Tale::of_a_pin();
+    tale.punch(0, 4096);
+    tale.query(0);
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.compare("a", |offset| if offset < 4096 { CellState::Zero } else { cpu(1) });
+    assert_eq!(words(&verdict(tale)), ["orphaned"]);
+}
+
+#[test]
+fn a_loss_beside_an_orphan_is_seen_as_well() {
+    let mut tale = Tale::of_a_pin();
+    tale.punch(0, 4096);
+    tale.query(1);
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.compare("a", |offset| if offset < 4096 { CellState::Zero } else { cpu(1) });
+    assert_eq!(words(&verdict(tale)), ["lost", "orphaned"]);
+}
+
+#[test]
+fn orphaned_bytes_that_come_back_into_the_file_are_a_bleed() {
+    let mut tale = Tale::of_a_pin();
+    tale.punch(0, LEN);
+    tale.query(0);
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.compare("a", |offset| if offset == 0 { by_dma(100) } else { CellState::Zero });
+    assert_eq!(words(&verdict(tale)), ["orphaned", "bleed"]);
+}
+
+#[test]
+fn bytes_that_were_cut_off_and_are_back_are_a_bleed() {
+    let mut tale = Tale::of_a_file();
+    tale.truncate(0);
+    tale.truncate(LEN);
+    tale.remount();
+    tale.compare("a", |_| cpu(1));
+    assert_eq!(words(&verdict(tale)), ["bleed"]);
+}
+
+#[test]
+fn a_half_written_cell_and_bytes_of_nobody_are_torn() {
+    let half = CellState::Torn {
+        writer: Writer { run: RUN, region: 3, generation: 101, source: Source::Dma },
+        first_bad_byte: 256,
+    };
+    for (state, byte) in [(half, 512 + 256), (CellState::Foreign { head: "eeee".into() }, 512)] {
+        let mut tale = Tale::of_an_update();
+        tale.compare("a", |offset| if offset == 512 { state.clone() } else { by_dma(101) });
+        let seen = verdict(tale);
+        assert_eq!(words(&seen), ["torn"]);
+        assert_eq!(seen.findings[0].first_byte, byte);
+    }
+}
+
+#[test]
+fn dma_in_a_file_that_was_not_pinned_is_a_bleed() {
+    let mut tale = Tale::of_a_pin().create("b", 2);
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.compare("a", |_| by_dma(100));
+    tale.compare("b", |offset| if offset == 0 { by_dma(100) } else { cpu(2) });
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["bleed"]);
+    assert_eq!(seen.findings[0].path, path("b"));
+    assert_eq!(seen.generations, Generations { device: Some(100), guest: Some(100), host: Some(100) });
+}
+
+#[test]
+fn a_clone_that_changes_against_its_snapshot_is_a_bleed() {
+    for (content, word) in [(by_dma(100), "bleed"), (cpu(1), "intact")] {
+        let mut tale = Tale::of_a_pin().create("b", 2);
+        tale.done(Step::Reflink { from: "a".into(), to: "b".into() });
+        tale.snapshot("b", |_| cpu(1));
+        tale.dma(100);
+        tale.release();
+        tale.remount();
+        tale.compare("a", |_| by_dma(100));
+        tale.guest_reads(Role::CompareSnapshot, "b", |_| content.clone());
+        tale.host_reads(Role::CompareSnapshot, "b", true, |_| content.clone());
+        assert_eq!(words(&verdict(tale)), [word]);
+    }
+}
+
+#[test]
+fn bytes_of_another_case_are_a_bleed() {
+    let stale = CellState::Whole(Writer { run: RUN - 1, region: 0, generation: 1, source: Source::Cpu });
+    let mut tale = Tale::of_an_update();
+    tale.compare("a", |offset| if offset == 0 { stale.clone() } else { by_dma(101) });
+    assert_eq!(words(&verdict(tale)), ["bleed"]);
+}
+
+#[test]
+fn a_warning_in_the_log_is_a_splat() {
+    let mut tale = Tale::of_an_update();
+    tale.log
+        .push("WARNING: fs/ext4/inode.c:3937 at ext4_dirty_folio+0x6c/0xa0 [ext4], CPU#0: longpin/1".into());
+    tale.compare("a", |_| by_dma(101));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["splat"]);
+    assert!(seen.reason.starts_with("kernel log: WARNING"), "{}", seen.reason);
+}
+
+#[test]
+fn pins_that_are_not_given_back_are_a_leak() {
+    let mut tale = Tale::of_an_update();
+    tale.pins_after = PinCounters { acquired: 12, released: 10 };
+    tale.compare("a", |_| by_dma(101));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["leak"]);
+    assert_eq!(seen.reason, "0 pins were held before the case and 2 after it");
+}
+
+#[test]
+fn a_panic_and_a_hang_end_the_case_with_their_words() {
+    let mut tale = Tale::of_a_pin();
+    let console = vec![
+        "BUG: kernel NULL pointer dereference, address: 0000000000000008".into(),
+        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009".into(),
+    ];
+    tale.trouble(Trouble::Panic { console });
+    assert_eq!(words(&observe(&tale.record)), ["splat", "panic"]);
+
+    let mut tale = Tale::of_a_pin();
+    let waited = "20 s for step fsync".to_owned();
+    tale.trouble(Trouble::Hang { waited, console: Vec::new() });
+    let seen = observe(&tale.record);
+    assert_eq!(words(&seen), ["hang"]);
+    assert_eq!(seen.reason, "no answer: 20 s for step fsync");
+}
+
+#[test]
+fn several_things_are_several_words_and_the_gravest_leads() {
+    let mut tale = Tale::of_an_update();
+    tale.log.push("WARNING: fs/ext4/inode.c:1 at x".into());
+    tale.log.push("EXT4-fs warning (device vda): page 0 does not have buffers attached".into());
+    tale.compare("a", |_| by_dma(100));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["detected", "splat"]);
+    assert_eq!(seen.headline(), Some(Observation::Splat));
+}
+
+#[test]
+fn dma_through_a_private_mapping_does_not_belong_to_the_file() {
+    let mut tale = Tale::of_a_file();
+    tale.map(false);
+    tale.pin();
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.compare("a", |_| cpu(1));
+    assert_eq!(words(&verdict(tale)), ["intact"]);
+}
+
+#[test]
+fn a_place_that_the_host_cannot_see_is_not_judged_by_the_host() {
+    let mut tale = Tale::of_an_update();
+    tale.guest_reads(Role::CompareWrites, "a", |_| by_dma(101));
+    tale.host_reads(Role::CompareWrites, "a", false, |_| CellState::Zero);
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["intact"]);
+    assert!(seen.findings.iter().all(|finding| finding.reader == Reader::Guest));
+}
+
+#[test]
+fn the_order_of_gravity_is_the_documented_one() {
+    let order = Observation::list();
+    assert_eq!(
+        order,
+        "intact, refused, lost, orphaned, unstable, torn, detected, bleed, splat, leak, panic, hang"
+    );
+    let good = Observation::ALL.iter().filter(|word| !word.is_bad());
+    assert_eq!(good.count(), 2);
+    assert_eq!(cells(|_| CellState::Zero).runs.len(), 1);
+}

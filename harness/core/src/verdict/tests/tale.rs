@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A made-up case: builds the record that a machine would have made, one call a step.
+
+use crate::record::{CaseRecord, Evidence, LedgerEntry, Role, Trouble};
+use longpin_proto::agent::{Backing, Fact, Fallocate, Fill, OpenFlags, Outcome, PinMode, Program, Step, Via};
+use longpin_proto::facts::{
+    CellState, Cells, DmaResult, Errno, Extent, KernelLine, PinCounters, RegionState, Source, Writer,
+};
+use longpin_wire::{dma, ledger};
+
+pub const RUN: u64 = 7;
+pub const CELL: u32 = 512;
+pub const PAGES: u64 = 2;
+pub const LEN: u64 = PAGES * 4096;
+pub const REGION: u32 = 3;
+
+pub struct Tale {
+    pub record: CaseRecord,
+    pub ledger: Vec<LedgerEntry>,
+    pub log: Vec<String>,
+    pub pins_after: PinCounters,
+    images: Vec<Evidence>,
+    time_ns: u64,
+}
+
+pub fn cpu(generation: u64) -> CellState {
+    CellState::Whole(Writer { run: RUN, region: 0, generation, source: Source::Cpu })
+}
+
+pub fn by_dma(generation: u64) -> CellState {
+    CellState::Whole(Writer { run: RUN, region: REGION, generation, source: Source::Dma })
+}
+
+pub fn errno(name: &str, call: &str) -> Errno {
+    Errno { errno: 5, name: name.into(), call: call.into() }
+}
+
+/// Cells of a whole file, by offset.
+pub fn cells(state: impl Fn(u64) -> CellState) -> Cells {
+    let mut cells = Cells { cell_bytes: CELL, runs: Vec::new(), hash: String::new() };
+    for offset in (0..LEN).step_by(CELL as usize) {
+        cells.push(offset, 1, state(offset));
+    }
+    cells
+}
+
+pub fn path(file: &str) -> String {
+    format!("/mnt/{file}")
+}
+
+impl Tale {
+    /// The frame of every case, and a file `a` of generation 1.
+    pub fn of_a_file() -> Self {
+        let mut tale = Self {
+            record: CaseRecord::new("tale/ext4/pin/clean", 1, RUN, CELL),
+            ledger: Vec::new(),
+            log: Vec::new(),
+            pins_after: PinCounters { acquired: 12, released: 12 },
+            images: Vec::new(),
+            time_ns: 0,
+        };
+        tale.seen(Role::Before, Step::PinCounters, Fact::Pins(PinCounters { acquired: 10, released: 10 }));
+        tale.create("a", 1)
+    }
+
+    /// `of_a_file`, mapped and pinned.
+    pub fn of_a_pin() -> Self {
+        let mut tale = Self::of_a_file();
+        tale.map(true);
+        tale.pin();
+        tale
+    }
+
+    /// `of_a_pin`, with DMA 100, an fsync and DMA 101 into the clean page, released.
+    pub fn of_an_update() -> Self {
+        let mut tale = Self::of_a_pin();
+        tale.dma(100);
+        tale.done(Step::Fsync { file: "a".into(), data_only: false });
+        tale.dma(101);
+        tale.release();
+        tale.remount();
+        tale
+    }
+
+    pub fn evidence(&mut self, role: Role, step: Step, outcome: Outcome) {
+        self.record.evidence.push(Evidence::Step { line: 1, role, step, outcome, elapsed_us: 10 });
+    }
+
+    pub fn seen(&mut self, role: Role, step: Step, fact: Fact) {
+        self.evidence(role, step, Outcome::Done { fact });
+    }
+
+    pub fn done(&mut self, step: Step) {
+        self.seen(Role::Act, step, Fact::Nothing);
+    }
+
+    pub fn refused(&mut self, step: Step, name: &str) {
+        self.evidence(Role::Act, step, Outcome::Refused(errno(name, "call(2)")));
+    }
+
+    pub fn create(mut self, file: &str, generation: u64) -> Self {
+        let flags = OpenFlags { write: true, create: true, truncate: true, direct: false };
+        self.done(Step::Open { file: file.into(), path: path(file), flags });
+        self.write(file, generation);
+        self
+    }
+
+    pub fn write(&mut self, file: &str, generation: u64) {
+        let fill = Fill { run: RUN, generation, cell_bytes: CELL, source: Source::Cpu };
+        self.done(Step::WriteCells { file: file.into(), offset: 0, len: LEN, fill });
+    }
+
+    pub fn map(&mut self, shared: bool) {
+        let backing = Backing::File { file: "a".into(), offset: 0 };
+        self.done(Step::Map { map: "m".into(), backing, len: LEN, shared, write: true });
+    }
+
+    pub fn pin_step() -> Step {
+        Step::Pin {
+            region: "r".into(),
+            map: "m".into(),
+            offset: 0,
+            len: LEN,
+            mode: PinMode::Pin,
+            file_offset: 0,
+            run: RUN,
+        }
+    }
+
+    fn region(pages_with_mapping: u32) -> Fact {
+        let pages = PAGES as u32;
+        Fact::Region(RegionState {
+            pages,
+            segments: 1,
+            running: 0,
+            pages_with_mapping,
+            zone: 2,
+            folio_pages: 1,
+        })
+    }
+
+    pub fn pin(&mut self) {
+        self.seen(Role::Act, Self::pin_step(), Self::region(PAGES as u32));
+    }
+
+    /// The driver says how many of the pinned pages are still in the file.
+    pub fn query(&mut self, pages_with_mapping: u32) {
+        self.seen(Role::Act, Step::QueryRegion { region: "r".into() }, Self::region(pages_with_mapping));
+    }
+
+    fn entry(&mut self, kind: u32) -> LedgerEntry {
+        self.time_ns += 1000;
+        LedgerEntry {
+            time_ns: self.time_ns,
+            kind,
+            region: REGION,
+            dma_addr: 0x1000,
+            len: 4096,
+            generation: 0,
+            file_offset: 0,
+            run: RUN,
+            program: 1,
+            detail: 0,
+        }
+    }
+
+    /// The device writes one page.
+    pub fn device_writes(&mut self, generation: u64, file_offset: u64) {
+        let entry = self.entry(ledger::KIND_DMA_WRITE);
+        self.ledger.push(LedgerEntry { generation, file_offset, ..entry });
+    }
+
+    /// A program over the whole region, in the ledger and reported as done.
+    pub fn dma(&mut self, generation: u64) {
+        self.dma_unrecorded(generation);
+        for page in 0..PAGES {
+            self.device_writes(generation, page * 4096);
+        }
+    }
+
+    /// A program that is reported as done and of which the ledger knows nothing.
+    pub fn dma_unrecorded(&mut self, generation: u64) {
+        self.dma_with_status(generation, dma::STATUS_OK);
+    }
+
+    pub fn dma_with_status(&mut self, generation: u64, status: u32) {
+        let program = Program {
+            offset: 0,
+            len: LEN,
+            generation,
+            passes: 1,
+            random_seed: None,
+            cell_bytes: CELL,
+            rate_cells_per_s: 0,
+            duration_us: 0,
+            start_delay_us: 0,
+            fill_byte: None,
+        };
+        self.done(Step::Dma { program: "p".into(), region: "r".into(), dma: program, run: RUN });
+        let result = DmaResult {
+            status,
+            cells_done: LEN / u64::from(CELL),
+            last_generation: generation,
+            started_ns: 1,
+            finished_ns: 2,
+        };
+        self.seen(Role::Act, Step::DmaWait { program: "p".into(), timeout_ms: 1000 }, Fact::Dma(result));
+    }
+
+    pub fn prove_dma(&mut self, state: impl Fn(u64) -> CellState) {
+        let step =
+            Step::ReadMapping { map: "m".into(), offset: 0, len: LEN, cell_bytes: CELL, file_offset: 0 };
+        self.seen(Role::ProveDma, step, Fact::Cells(cells(state)));
+    }
+
+    pub fn release(&mut self) {
+        self.done(Step::Release { region: "r".into(), dirty: false });
+        let entry = self.entry(ledger::KIND_UNMAP);
+        self.ledger.push(entry);
+    }
+
+    pub fn truncate(&mut self, len: u64) {
+        self.done(Step::Truncate { file: "a".into(), len });
+    }
+
+    pub fn punch(&mut self, offset: u64, len: u64) {
+        self.done(Step::Fallocate { file: "a".into(), mode: Fallocate::PunchHole, offset, len });
+    }
+
+    pub fn remount(&mut self) {
+        self.done(Step::Unmount { dir: "/mnt".into() });
+        self.done(Step::Mount {
+            fs: "ext4".into(),
+            device: "/dev/vda".into(),
+            dir: "/mnt".into(),
+            options: String::new(),
+        });
+    }
+
+    fn read_step(file: &str) -> Step {
+        Step::ReadCells { path: path(file), offset: 0, len: LEN, cell_bytes: CELL, via: Via::Buffered }
+    }
+
+    pub fn snapshot(&mut self, file: &str, state: impl Fn(u64) -> CellState) {
+        self.seen(Role::Snapshot, Self::read_step(file), Fact::Cells(cells(state)));
+    }
+
+    pub fn guest_reads(&mut self, role: Role, file: &str, state: impl Fn(u64) -> CellState) {
+        self.seen(role, Self::read_step(file), Fact::Cells(cells(state)));
+    }
+
+    pub fn host_reads(&mut self, role: Role, file: &str, located: bool, state: impl Fn(u64) -> CellState) {
+        let extents = vec![Extent { logical: 0, physical: 1 << 20, len: LEN, flags: 0, located }];
+        self.seen(role, Step::Extents { path: path(file) }, Fact::Extents(extents.clone()));
+        self.images.push(Evidence::Image { path: path(file), extents, result: Ok(cells(state)) });
+    }
+
+    /// Guest and host read the same.
+    pub fn compare(&mut self, file: &str, state: impl Fn(u64) -> CellState) {
+        self.guest_reads(Role::CompareWrites, file, &state);
+        self.host_reads(Role::CompareWrites, file, true, &state);
+    }
+
+    pub fn trouble(&mut self, trouble: Trouble) {
+        self.record.evidence.push(Evidence::Trouble(trouble));
+    }
+
+    /// Clean-up, counters, log, images, ledger.
+    pub fn end(mut self) -> CaseRecord {
+        self.seen(Role::Frame, Step::Cleanup, Fact::Text(String::new()));
+        self.seen(Role::After, Step::PinCounters, Fact::Pins(self.pins_after));
+        let lines = self.log.iter().enumerate();
+        let lines = lines
+            .map(|(seq, text)| KernelLine { seq: seq as u64, level: 4, time_us: 0, text: text.clone() })
+            .collect();
+        self.seen(Role::Frame, Step::KernelLog, Fact::Log(lines));
+        self.record.evidence.append(&mut self.images);
+        self.record.evidence.push(Evidence::Ledger { entries: self.ledger });
+        self.record
+    }
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The document and the table are views of the events, and of nothing else.
+
+use longpin_core::events::{EventKind, RunEvent};
+use longpin_core::exit_code::ExitCode;
+use longpin_core::plan::{self, Case, Filter};
+use longpin_core::report::{BootResult, CaseResult, Environment, RunResult, TableStyle, table};
+use longpin_core::scenario::Scenario;
+use longpin_core::verdict::{Cause, Generations, Judgement, Observation, Observed, Outcome, Problem};
+use std::sync::Arc;
+
+const SCENARIO: &str = r#"
+schema = 1
+name = "lost-update"
+title = "t"
+mechanism = "m"
+matrix.fs = ["ext4", "tmpfs"]
+matrix.pin = ["pin"]
+matrix.release = ["clean"]
+[[expect]]
+fs = "ext4"
+observe = "lost"
+reason = "no dirty bit"
+[[expect]]
+observe = "intact"
+reason = "the page is the file"
+"#;
+
+fn cases() -> Vec<Case> {
+    let scenario = Scenario::parse("lost-update.toml", SCENARIO).expect("valid");
+    plan::cases(&[Arc::new(scenario)], &Filter::default(), 1)
+}
+
+fn event(at_ms: u64, kind: EventKind) -> RunEvent {
+    RunEvent { at_ms, kind }
+}
+
+fn finished(case: &Case, seen: &Observed, outcome: Outcome, cause: Option<Cause>) -> EventKind {
+    let judgement = Judgement { outcome, cause, reason: seen.reason.clone() };
+    EventKind::CaseFinished(Box::new(CaseResult::new(case, 1, seen, &judgement, 1.5)))
+}
+
+fn lost() -> Observed {
+    Observed {
+        observations: [Observation::Lost].into(),
+        generations: Generations { device: Some(101), guest: Some(100), host: Some(100) },
+        reason: "guest and host find generation 100".into(),
+        ..Observed::default()
+    }
+}
+
+/// A run of two cases of which the last entries can be changed.
+fn story(last: impl Fn(&Case) -> Option<EventKind>) -> Vec<RunEvent> {
+    let cases = cases();
+    let environment = Box::new(Environment { accel: "tcg".into(), ..Environment::default() });
+    let started = EventKind::RunStarted {
+        environment,
+        cases: cases.iter().map(Case::label).collect(),
+        started: "2027-01-01T00:00:00Z".into(),
+        command: "longpin run lost-update".into(),
+    };
+    let boot =
+        BootResult { boot: 1, seconds_to_agent: Some(6.0), seconds: 12.0, cases: 2, ended: "done".into() };
+    let mut events = vec![
+        event(0, started),
+        event(6_000, EventKind::BootReady { boot: 1, seconds: 6.0 }),
+        event(9_000, finished(&cases[0], &lost(), Outcome::Xfail, None)),
+    ];
+    events.extend(last(&cases[1]).map(|kind| event(12_000, kind)));
+    events.push(event(13_000, EventKind::BootEnded(boot)));
+    events.push(event(14_000, EventKind::RunFinished));
+    events
+}
+
+fn intact(case: &Case) -> Option<EventKind> {
+    let seen = Observed {
+        observations: [Observation::Intact].into(),
+        generations: Generations { device: Some(101), guest: Some(101), host: None },
+        reason: "guest reads DMA generation 101".into(),
+        ..Observed::default()
+    };
+    Some(finished(case, &seen, Outcome::Pass, None))
+}
+
+#[test]
+fn the_document_counts_what_happened() {
+    let run = RunResult::from_events(&story(intact));
+    let summary = &run.summary;
+    assert_eq!((summary.planned, summary.pass, summary.xfail, summary.error), (2, 1, 1, 0));
+    assert_eq!((summary.seconds, summary.cases_per_minute), (14.0, 20.0));
+    assert!(run.missing.is_empty());
+    assert_eq!(run.boots[0].seconds_to_agent, Some(6.0));
+    assert_eq!((run.exit_code(false), run.exit_code(true)), (ExitCode::Good, ExitCode::Bad));
+}
+
+#[test]
+fn a_case_that_never_reported_is_missing_and_an_error() {
+    let run = RunResult::from_events(&story(|_| None));
+    assert_eq!(run.missing, ["lost-update/tmpfs/pin/clean"]);
+    assert_eq!(run.summary.error, 1);
+    assert_eq!(run.exit_code(false), ExitCode::Error);
+}
+
+#[test]
+fn controls_are_kept_apart_from_cases() {
+    let run = RunResult::from_events(&story(|case| intact(&Case { control: true, ..case.clone() })));
+    assert_eq!((run.cases.len(), run.controls.len()), (1, 1));
+}
+
+#[test]
+fn the_document_has_the_fields_that_are_documented() {
+    let run = RunResult::from_events(&story(intact));
+    let json = serde_json::to_value(&run).expect("json");
+    assert_eq!(json["schema"], 1);
+    assert_eq!(json["environment"]["accel"], "tcg");
+    for key in ["kernel", "qemu", "accel", "module", "tool_root", "seed", "host"] {
+        assert!(json["environment"].get(key).is_some(), "environment.{key}");
+    }
+    let case = &json["cases"][0];
+    assert_eq!(case["id"], "lost-update/ext4/pin/clean");
+    assert_eq!(case["observations"], serde_json::json!(["lost"]));
+    assert_eq!((&case["headline"], &case["outcome"]), (&"lost".into(), &"xfail".into()));
+    assert_eq!(case["generations"], serde_json::json!({"device": 101, "guest": 100, "host": 100}));
+    for key in ["scenario", "fs", "pin", "release", "reason", "errno", "seconds", "log"] {
+        assert!(case.get(key).is_some(), "cases[].{key}");
+    }
+    for key in ["pass", "fail", "xfail", "xpass", "skip", "error", "seconds", "cases_per_minute"] {
+        assert!(json["summary"].get(key).is_some(), "summary.{key}");
+    }
+    let again: RunResult = serde_json::from_value(json).expect("the document reads back");
+    assert_eq!(again, run);
+}
+
+#[test]
+fn every_field_of_the_document_is_in_its_description() {
+    let page = include_str!("../../../docs/result-schema.md");
+    let problem = Some(Problem { cause: Cause::Unproven, message: "not shown".into() });
+    let run = RunResult::from_events(&story(|case| {
+        Some(finished(
+            case,
+            &Observed { problem: problem.clone(), ..lost() },
+            Outcome::Error,
+            Some(Cause::Unproven),
+        ))
+    }));
+    let json = serde_json::to_value(&run).expect("json");
+    let mut keys = Vec::new();
+    collect(&json, &mut keys);
+    for key in keys {
+        assert!(page.contains(&format!("`{key}`")), "docs/result-schema.md does not describe `{key}`");
+    }
+}
+
+fn collect(value: &serde_json::Value, keys: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                keys.push(key.clone());
+                collect(value, keys);
+            }
+        }
+        serde_json::Value::Array(list) => list.iter().for_each(|value| collect(value, keys)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_table_has_a_row_a_case_and_the_numbers() {
+    let run = RunResult::from_events(&story(intact));
+    let text = table(&run, TableStyle { color: false, width: None });
+    let row = text.lines().find(|line| line.contains("ext4")).expect("a row");
+    for part in ["lost-update", "pin", "clean", "lost", "xfail", "101/100/100"] {
+        assert!(row.contains(part), "{row}");
+    }
+    assert!(text.contains("101/101/-"), "{text}");
+    assert!(text.ends_with("2 of 2 cases: 1 pass, 1 xfail; 14.0 s, 20 cases a minute\n"), "{text}");
+    assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn colour_and_width_are_the_callers() {
+    let run = RunResult::from_events(&story(intact));
+    assert!(table(&run, TableStyle { color: true, width: None }).contains('\x1b'));
+    let narrow = table(&run, TableStyle { color: false, width: Some(80) });
+    assert!(narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What bad things get: the right word, the documented exit code, the artifacts kept, nothing left behind.
+
+use longpin_e2e::processes::{self, signal};
+use longpin_e2e::scenario::{self, FIRST_STEP_LINE};
+use longpin_e2e::{Lab, RUN_DEADLINE, only_case, wait_for};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// A step that does not end while a test looks at the run.
+const LONG_STEP: &str = "{ do = \"exec\", argv = [\"sleep\", \"600\"], timeout_ms = 600000 }";
+
+/// A run that stands in the long step of scenario `waiting`.
+fn waiting(lab: &Lab) -> longpin_e2e::Running {
+    let file = scenario::write(&lab.path(""), "waiting", &["\"mkfs\"", LONG_STEP], "intact");
+    let running = lab.start_run(&[&file, "--timeout", "3600"]);
+    lab.wait_for_line("waiting", FIRST_STEP_LINE + 1);
+    running
+}
+
+fn error_of_only_case(lab: &Lab) -> Value {
+    let result = lab.result();
+    let case = only_case(&result);
+    assert_eq!(case["outcome"], "error", "{case}");
+    assert_eq!(case["error"]["cause"], "infra", "{case}");
+    case["reason"].clone()
+}
+
+fn artifacts_are_kept(lab: &Lab) {
+    for file in ["console.log", "agent.log", "device.log", "qemu.cmd"] {
+        assert!(lab.out().join("boot-1").join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
+fn a_killed_qemu_is_an_infrastructure_error() {
+    let lab = Lab::new();
+    let running = waiting(&lab);
+    let qemu = processes::find(&lab.tmp(), "qemu-system-x86_64").expect("QEMU runs");
+    signal(qemu.pid as u32, Signal::KILL);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    let reason = error_of_only_case(&lab).to_string();
+    assert!(reason.contains("qemu"), "{reason}");
+    artifacts_are_kept(&lab);
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_killed_device_daemon_is_an_infrastructure_error_of_its_own() {
+    let lab = Lab::new();
+    let running = waiting(&lab);
+    let daemon = processes::find(&lab.tmp(), "longpin-device").expect("the daemon runs");
+    signal(daemon.pid as u32, Signal::KILL);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    let reason = error_of_only_case(&lab).to_string();
+    assert!(reason.contains("longpin-device was killed by signal 9"), "{reason}");
+    artifacts_are_kept(&lab);
+    lab.assert_tidy();
+}
+
+#[test]
+fn an_interrupt_ends_the_run_and_keeps_what_there_is() {
+    for stop in [Signal::INT, Signal::TERM] {
+        let lab = Lab::new();
+        let running = waiting(&lab);
+        signal(running.id(), stop);
+        let ended = running.end();
+        assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+        let result = lab.result();
+        assert_eq!(result["interrupted"], true);
+        assert_eq!(result["missing"], json!(["waiting/tmpfs/none/none"]));
+        assert!(ended.stderr.contains("interrupted"), "{}", ended.stderr);
+        artifacts_are_kept(&lab);
+        lab.assert_tidy();
+    }
+}
+
+#[test]
+fn a_killed_harness_takes_its_children_along() {
+    let lab = Lab::new();
+    let running = waiting(&lab);
+    assert!(processes::find(&lab.tmp(), "qemu-system-x86_64").is_some());
+    signal(running.id(), Signal::KILL);
+    wait_for("the children to be gone", RUN_DEADLINE, || {
+        processes::mentioning(&lab.tmp()).is_empty().then_some(())
+    });
+    assert_eq!(running.end().code, None);
+}
+
+#[test]
+fn a_guest_panic_is_a_word_of_its_own_and_the_rest_goes_on_in_a_new_boot() {
+    let lab = Lab::new();
+    let crash = "{ do = \"write-sys\", path = \"/proc/sysrq-trigger\", value = \"c\" }";
+    let file = scenario::write(&lab.path(""), "crashing", &["\"mkfs\"", crash], "panic");
+    let ended = lab.run(&[&file, "--repeat", "2"]);
+    let result = lab.result();
+    assert_eq!(result["cases"].as_array().map(Vec::len), Some(2), "{}", ended.stderr);
+    for (index, boot) in [(0, 1), (1, 2)] {
+        let case = &result["cases"][index];
+        assert_eq!((&case["boot"], &case["headline"]), (&json!(boot), &json!("panic")), "{case}");
+        assert!(result["boots"][index]["ended"].as_str().is_some_and(|why| why.contains("crashing")));
+    }
+    let console = std::fs::read_to_string(lab.out().join("boot-1/console.log")).expect("the console is kept");
+    assert!(console.contains("sysrq triggered crash"), "{console}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_step_that_does_not_end_is_a_hang_by_the_users_deadline() {
+    let lab = Lab::new();
+    let file = scenario::write(&lab.path(""), "hanging", &[LONG_STEP], "hang");
+    let ended = lab.run(&[&file, "--timeout", "10"]);
+    let result = lab.result();
+    let case = only_case(&result);
+    assert_eq!(case["headline"], "hang", "{case}, {}", ended.stderr);
+    assert_eq!(case["outcome"], "xfail", "{case}");
+    assert_eq!(ended.code, Some(0));
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_full_result_directory_is_named_and_ends_the_run() {
+    let lab = Lab::new();
+    let out = lab.out();
+    std::fs::create_dir(&out).expect("the place is new");
+    let Some(_mounted) = TinyDisk::mount(&out) else {
+        eprintln!("skip: mounting a tmpfs needs root");
+        return;
+    };
+    let ended = lab.run(&["lost-update", "--fs", "tmpfs", "--repeat", "50"]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    assert!(ended.stderr.contains("No space left on device"), "{}", ended.stderr);
+    lab.assert_tidy();
+}
+
+/// A tmpfs with room for the start of a run only.
+struct TinyDisk<'a>(&'a std::path::Path);
+
+impl<'a> TinyDisk<'a> {
+    fn mount(at: &'a std::path::Path) -> Option<Self> {
+        let status = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=200k", "tmpfs"])
+            .arg(at)
+            .stderr(std::process::Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for TinyDisk<'_> {
+    fn drop(&mut self) {
+        // A process that has just been killed gives its files back a little later than its arguments.
+        wait_for("the file system to be unmounted", RUN_DEADLINE, || {
+            let umount = std::process::Command::new("umount").arg(self.0).output();
+            umount.is_ok_and(|output| output.status.success()).then_some(())
+        });
+    }
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Verdicts of a real kernel, by the whole chain.
+
+use longpin_e2e::Lab;
+use serde_json::{Value, json};
+
+fn case<'r>(result: &'r Value, id: &str) -> &'r Value {
+    let cases = result["cases"].as_array().expect("cases is a list");
+    cases.iter().find(|case| case["id"] == id).unwrap_or_else(|| panic!("{id} did not report"))
+}
+
+#[test]
+fn a_lost_update_is_shown_by_three_generations_and_the_printed_document_is_the_one_on_disk() {
+    let lab = Lab::new();
+    let ended = lab.run(&["lost-update", "--fs", "ext4,tmpfs", "--pin", "pin", "--format", "json"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let printed: Value = serde_json::from_str(&ended.stdout).expect("standard output is one document");
+    assert_eq!(printed, lab.result());
+
+    let ext4 = case(&printed, "lost-update/ext4/pin/clean");
+    assert_eq!((&ext4["headline"], &ext4["outcome"]), (&json!("lost"), &json!("xfail")), "{ext4}");
+    let generation = |reader: &str| ext4["generations"][reader].as_u64().expect("a generation");
+    assert!(generation("device") > generation("guest"), "{ext4}");
+    assert_eq!(generation("guest"), generation("host"), "{ext4}");
+
+    let tmpfs = case(&printed, "lost-update/tmpfs/pin/clean");
+    assert_eq!((&tmpfs["headline"], &tmpfs["outcome"]), (&json!("intact"), &json!("pass")), "{tmpfs}");
+    assert_eq!(tmpfs["generations"]["device"], tmpfs["generations"]["guest"], "{tmpfs}");
+    assert_eq!(printed["summary"]["planned"], 2);
+    lab.assert_tidy();
+}
+
+#[test]
+fn each_boot_ran_both_controls_and_the_planted_corruption_was_found_by_guest_and_host() {
+    let lab = Lab::new();
+    let ended =
+        lab.run(&["lost-update", "--fs", "tmpfs", "--pin", "pin", "--repeat", "2", "--cases-per-boot", "1"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    for boot in [1, 2] {
+        let controls = result["controls"].as_array().expect("controls is a list").iter();
+        let of_boot: Vec<&Value> = controls.filter(|control| control["boot"] == boot).collect();
+        let words: Vec<&Value> = of_boot.iter().map(|control| &control["headline"]).collect();
+        assert_eq!(words, [&json!("intact"), &json!("torn")], "boot {boot}");
+        let findings = of_boot[1]["findings"].as_array().expect("findings is a list");
+        for reader in ["guest", "host"] {
+            assert!(findings.iter().any(|finding| finding["reader"] == reader), "{reader}: {findings:?}");
+        }
+    }
+    lab.assert_tidy();
+}
+
+#[test]
+fn strict_makes_a_known_loss_a_failure() {
+    let lab = Lab::new();
+    let ended = lab.run(&["lost-update", "--fs", "ext4", "--pin", "pin", "--strict"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(lab.result()["summary"]["xfail"], 1);
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_long_term_pin_is_refused_on_a_disk_file_system_and_not_on_tmpfs() {
+    let lab = Lab::new();
+    let ended = lab.run(&["longterm-refused", "--fs", "xfs,tmpfs", "--pin", "longterm", "--format", "json"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    let xfs = case(&result, "longterm-refused/xfs/longterm/clean/shared");
+    assert_eq!((&xfs["headline"], &xfs["errno"]), (&json!("refused"), &json!("EFAULT")), "{xfs}");
+    let tmpfs = case(&result, "longterm-refused/tmpfs/longterm/clean/shared");
+    assert_eq!((&tmpfs["headline"], &tmpfs["errno"]), (&json!("intact"), &Value::Null), "{tmpfs}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_run_leaves_all_that_is_needed_to_understand_and_repeat_it() {
+    let lab = Lab::new();
+    let ended = lab.run(&["lost-update", "--fs", "tmpfs", "--pin", "pin", "--seed", "7"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for file in ["console.log", "agent.log", "device.log", "ledger.bin", "qemu.cmd", "qemu.log"] {
+        assert!(lab.out().join("boot-1").join(file).is_file(), "{file}");
+    }
+    assert!(lab.out().join("cases/lost-update.tmpfs.pin.clean.json").is_file());
+    let repeat = std::fs::read_to_string(lab.out().join("repeat.sh")).expect("repeat.sh is there");
+    assert!(repeat.ends_with("longpin run lost-update --fs tmpfs --pin pin --seed 7\n"), "{repeat}");
+    let result = lab.result();
+    assert_eq!(result["environment"]["seed"], 7);
+    for place in ["/kernel/release", "/qemu/version", "/accel", "/module/hash", "/tool_root", "/host/kernel"]
+    {
+        let value = result["environment"].pointer(place).and_then(Value::as_str);
+        assert!(value.is_some_and(|text| !text.is_empty()), "{place}: {value:?}");
+    }
+    assert!(result["boots"][0]["seconds_to_agent"].as_f64().is_some_and(|seconds| seconds > 0.0));
+    assert!(ended.stdout.contains("1 of 1 cases: 1 pass"), "{}", ended.stdout);
+    lab.assert_tidy();
+}
+
+#[test]
+fn two_runs_at_once_do_not_disturb_each_other() {
+    let labs = [Lab::new(), Lab::new()];
+    let args = ["lost-update", "--fs", "ext4", "--pin", "pin"];
+    let running: Vec<_> = labs.iter().map(|lab| lab.start_run(&args)).collect();
+    for (lab, running) in labs.iter().zip(running) {
+        let ended = running.end();
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert_eq!(lab.result()["summary"]["xfail"], 1);
+        lab.assert_tidy();
+    }
+}
