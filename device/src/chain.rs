@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Descriptor chain to checked request: the only parser of bytes that the guest made.
 //!
-//! Three steps. The chain is walked ([`layout`]): readable part, then writable part, no loops, nothing outside the
+//! Three steps. The chain is walked (`layout`): readable part, then writable part, no loops, nothing outside the
 //! guest's memory. Its readable bytes are copied once, so the guest cannot change them between check and use. Then
 //! the copy is parsed: lengths, reserved fields, constants. What a request refers to (regions, programs) is checked
 //! by the engine.

@@ -117,6 +117,11 @@ impl View<'_> {
 
     /// Copy `bytes` into the guest's memory, all or nothing.
     pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), BadAddress> {
+        // Nearly always one range of memory, found once; the rest is for buffers that lie across two.
+        if let Ok(slice) = GuestMemoryBackend::get_slice(self.map(), GuestAddress(gpa.0), bytes.len()) {
+            slice.copy_from(bytes);
+            return Ok(());
+        }
         let bad = BadAddress { gpa, len: bytes.len() as u64 };
         self.check(gpa, bad.len)?;
         self.map().write_slice(bytes, GuestAddress(gpa.0)).map_err(|_| bad)

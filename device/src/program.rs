@@ -208,7 +208,7 @@ pub struct Schedule {
 impl Schedule {
     /// The next run of at most `max_cells` (not zero); `None` when all passes are done.
     pub fn next_run(&mut self, max_cells: u64) -> Option<Run> {
-        if self.passes != 0 && self.pass == self.passes {
+        if self.is_finished() {
             return None;
         }
         let (first, cells) = match &self.permutation {
@@ -224,6 +224,11 @@ impl Schedule {
             self.begin_pass();
         }
         Some(Run { offset: self.offset + start, len, cells, generation, ends_pass })
+    }
+
+    /// Whether all passes are done.
+    pub fn is_finished(&self) -> bool {
+        self.passes != 0 && self.pass == self.passes
     }
 
     /// Cells from `next` on that fit wholly into the page of the region where `next` begins; at least one.

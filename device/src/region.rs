@@ -103,10 +103,22 @@ impl Region {
         offset.checked_add(len).is_some_and(|end| end <= self.label.total_bytes)
     }
 
+    /// Index of the segment that holds `offset`.
+    fn segment_at(&self, offset: u64) -> usize {
+        let holds = |segment: &Segment| segment.offset <= offset && offset - segment.offset < segment.len;
+        // Right at once where all segments have one length, as base pages do. No overflow: a region has at most
+        // 2^30 bytes, and so no more segments.
+        let guess = (offset * self.segments.len() as u64 / self.label.total_bytes) as usize;
+        if self.segments.get(guess).is_some_and(holds) {
+            return guess;
+        }
+        // Else the last that begins at or before it.
+        self.segments.partition_point(|segment| segment.offset <= offset).saturating_sub(1)
+    }
+
     /// The range (which the region contains), cut at segments and at 4 KiB pages of guest memory.
     pub fn pieces(&self, offset: u64, len: u64) -> impl Iterator<Item = Segment> {
-        // The segment that holds `offset`: the last that begins at or before it.
-        let mut index = self.segments.partition_point(|segment| segment.offset <= offset).saturating_sub(1);
+        let mut index = self.segment_at(offset);
         let (mut at, end) = (offset, offset + len);
         std::iter::from_fn(move || {
             let segment = self.segments.get(index).filter(|_| at < end)?;

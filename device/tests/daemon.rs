@@ -116,6 +116,8 @@ fn signals_and_a_request_end_it_with_and_without_a_guest() {
                 let mut driver = program.driver();
                 driver.map(1, &[(DATA, 0x1000)]);
                 driver.start(1, &endless(1, 0x1000));
+                let mut control = program.control();
+                wait_for("the program to run", || control.status().cells > 0);
                 driver
             });
             match how {

@@ -115,7 +115,8 @@ impl OwnModule {
 
 fn inputs(root: &ToolRoot, kernel: &Kernel, spec: &InitramfsSpec, own: &[OwnModule]) -> Result<Inputs> {
     let mut inputs = Inputs::new(1);
-    inputs.value("installed", root.packages_hash()?).value("kernel", kernel.key().as_str());
+    root.add_to(&mut inputs)?;
+    inputs.value("kernel", kernel.key().as_str());
     inputs.bytes("recipe", InitramfsRecipe::text().as_bytes()).bytes("stage", STAGE.as_bytes());
     inputs.value("kernel modules", &spec.kernel_modules.join(" ")).bytes("agent", &spec.agent);
     for module in own {

@@ -73,10 +73,15 @@ impl Kernel {
         &self.artifact.manifest
     }
 
-    /// The build tree as a command in the tool root sees it.
-    pub(crate) fn build_bind(&self) -> Option<(Bind, &Path)> {
+    /// The build tree as a command in the tool root sees it, and its path there.
+    pub(crate) fn build_binds(&self) -> Option<(Vec<Bind>, &Path)> {
         let (outside, inside) = self.build_dir.as_ref()?;
-        Some((Bind::read_only(outside).at(inside), inside))
+        let mut binds = vec![Bind::read_only(outside).at(inside)];
+        // A `make O=` directory leads to its source by this link.
+        if let Ok(source) = std::fs::canonicalize(outside.join("source")) {
+            binds.push(Bind::read_only(source));
+        }
+        Some((binds, inside))
     }
 }
 
@@ -127,11 +132,11 @@ impl Store {
     }
 }
 
-/// The Rust metadata of a kernel is only good for the very compiler that made it, so the root's packages are part of
-/// the key, and not only the root's recipe.
+/// The Rust metadata of a kernel is only good for the very compiler that made it, so the root is part of the key.
 fn inputs(root: &ToolRoot, choice: &Choice) -> Result<Inputs> {
     let mut inputs = Inputs::new(1);
-    inputs.value("installed", root.packages_hash()?).bytes("recipe", KernelRecipe::text().as_bytes());
+    root.add_to(&mut inputs)?;
+    inputs.bytes("recipe", KernelRecipe::text().as_bytes());
     inputs.bytes("unpack", kernel_build::UNPACK.as_bytes());
     choice.add_to(&mut inputs);
     Ok(inputs)

@@ -67,12 +67,14 @@ impl Store {
         source: Option<&Path>,
         reporter: &dyn Reporter,
     ) -> Result<Module> {
+        check_buildable(root, kernel)?;
         let files = match source {
             Some(dir) => read_sources(dir)?,
             None => embedded(EMBEDDED)?,
         };
         let mut inputs = Inputs::new(1);
-        inputs.value("kernel", kernel.key().as_str()).value("installed", root.packages_hash()?);
+        root.add_to(&mut inputs)?;
+        inputs.value("kernel", kernel.key().as_str());
         for (name, bytes) in &files {
             inputs.bytes(name, bytes);
         }
@@ -125,15 +127,44 @@ fn complete(files: Sources, dir: &Path) -> Result<Sources> {
     Ok(files)
 }
 
-fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources) -> Result<()> {
-    let Some((tree, inside)) = kernel.build_bind() else {
-        return Err(Error::UnfitKernel {
-            kernel: kernel.release().to_owned(),
-            problem: "it came without a build directory, so nothing can be built for it".to_owned(),
-            remedy: "give its longpin.ko with --module KO, or its build directory with --kernel DIR"
-                .to_owned(),
-        });
+/// Whether the root's compilers can build a Rust module for this kernel: its metadata is of one compiler version only.
+fn check_buildable(root: &ToolRoot, kernel: &Kernel) -> Result<()> {
+    let unfit = |problem: String, remedy: &str| Error::UnfitKernel {
+        kernel: kernel.release().to_owned(),
+        problem,
+        remedy: remedy.to_owned(),
     };
+    let Some(dir) = kernel.build_dir() else {
+        let problem = "it came without a build directory, so no driver can be built for it".to_owned();
+        return Err(unfit(
+            problem,
+            "give a longpin.ko for it with --module KO, or its build directory with --kernel DIR",
+        ));
+    };
+    let path = dir.join(".config");
+    let config = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    if let Some(problem) = rust_problem(&config, root.rustc_version()?) {
+        return Err(unfit(problem, "build that kernel with it, or give a longpin.ko with --module KO"));
+    }
+    if !dir.join("rust/libkernel.rmeta").is_file() {
+        let problem = "its directory has no rust/libkernel.rmeta".to_owned();
+        return Err(unfit(problem, "build it there: make prepare modules_prepare"));
+    }
+    Ok(())
+}
+
+fn rust_problem(config: &str, rustc: &str) -> Option<String> {
+    if !config.lines().any(|line| line == "CONFIG_RUST=y") {
+        return Some("its configuration has no CONFIG_RUST=y".to_owned());
+    }
+    let text = config.lines().find_map(|line| line.strip_prefix("CONFIG_RUSTC_VERSION_TEXT="))?;
+    let text = text.trim_matches('"');
+    (text != rustc).then(|| format!("it was built by `{text}`, and the tool root has `{rustc}`"))
+}
+
+fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources) -> Result<()> {
+    let (mut binds, inside) =
+        kernel.build_binds().expect("a kernel without build directory was refused before");
     build.reporter.step(&format!("driver: building for {}", kernel.release()));
     let source = build.dir.join("source");
     for (name, bytes) in files {
@@ -142,7 +173,8 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources
         fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         fs::write(&path, bytes).map_err(Error::io("write", &path))?;
     }
-    let mut command = root.command("make", &[tree, Bind::read_write(&source).at(INSIDE)]);
+    binds.push(Bind::read_write(&source).at(INSIDE));
+    let mut command = root.command("make", &binds);
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     command.arg(format!("-j{jobs}")).arg("-C").arg(inside).arg(format!("M={INSIDE}/{DRIVER}"));
     if let Some(localversion) = kernel.manifest().facts.get("localversion") {
@@ -221,6 +253,17 @@ mod tests {
         put(dir.path(), &["guest-driver/Kbuild"]);
         let files = read_sources(&dir.path().join("guest-driver")).unwrap();
         assert!(names(&files).contains(&"wire/src/dma.rs"), "{:?}", names(&files));
+    }
+
+    #[test]
+    fn a_kernel_of_another_compiler_or_without_rust_is_refused() {
+        let rustc = "rustc 1.85.1 (4eb161250 2025-03-15)";
+        let config = |text: &str| format!("CONFIG_RUST=y\nCONFIG_RUSTC_VERSION_TEXT=\"{text}\"\n");
+        assert_eq!(rust_problem(&config(rustc), rustc), None);
+        let problem = rust_problem(&config("rustc 1.99.0"), rustc).unwrap();
+        assert!(problem.contains("`rustc 1.99.0`") && problem.contains(rustc), "{problem}");
+        let problem = rust_problem("# CONFIG_RUST is not set\n", rustc).unwrap();
+        assert!(problem.contains("CONFIG_RUST=y"), "{problem}");
     }
 
     #[test]

@@ -83,6 +83,11 @@ pub(crate) fn name_of(path: &str) -> String {
     file.split(".ko").next().unwrap_or(file).replace('-', "_")
 }
 
+/// A module's file, compressed or not.
+pub(crate) fn is_module(path: &str) -> bool {
+    [".ko", ".ko.xz", ".ko.zst", ".ko.gz"].iter().any(|suffix| path.ends_with(suffix))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

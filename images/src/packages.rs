@@ -83,7 +83,7 @@ impl Store {
         reporter: &dyn Reporter,
     ) -> Result<Packages> {
         let mut inputs = Inputs::new(1);
-        inputs.value("tool root", root.key().as_str()).value("installed", root.packages_hash()?);
+        root.add_to(&mut inputs)?;
         inputs.bytes("recipe", KernelRecipe::text().as_bytes());
         let plan = Plan {
             kind: Kind::Packages,

@@ -317,8 +317,8 @@ mod tests {
         ];
         judge(&mut entries, &new);
         assert_eq!(stale(&entries), [&module, &kernel, &old]);
-        assert_eq!(entries[2].used_by, [kernel.clone()]);
-        assert_eq!(entries[1].used_by, [module.clone()]);
+        assert_eq!(entries[2].used_by.iter().collect::<Vec<_>>(), [&kernel]);
+        assert_eq!(entries[1].used_by.iter().collect::<Vec<_>>(), [&module]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use crate::artifact::{Artifact, Build, Plan};
 use crate::error::{Error, Result};
 use crate::job::{self, Watch};
-use crate::key::Key;
+use crate::key::{Inputs, Key};
 use crate::manifest::{ArtifactId, Kind, Manifest};
 use crate::recipe::{self, ToolRootRecipe};
 use crate::report::Reporter;
@@ -66,9 +66,11 @@ impl ToolRoot {
         self.artifact.manifest.fact("rustc")
     }
 
-    /// Hash of every installed package with its version: two roots of one recipe differ when the suite moved on.
-    pub(crate) fn packages_hash(&self) -> Result<&str> {
-        self.artifact.manifest.fact("packages")
+    /// Makes the root an input: its recipe, and what the suite gave for it at that time.
+    pub(crate) fn add_to(&self, inputs: &mut Inputs) -> Result<()> {
+        inputs.value("tool root", self.key().as_str());
+        inputs.value("installed", self.artifact.manifest.fact("packages")?);
+        Ok(())
     }
 
     /// `program` inside the root: `/usr` and `/etc` are the root's and read-only, the rest is empty but for `binds`.

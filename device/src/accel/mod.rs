@@ -73,8 +73,10 @@ impl Accelerator {
             for (reply, request) in dma.into_iter().chain(control) {
                 self.dispatcher.send(reply, request);
             }
+            // Every queue asks for kicks again, also if another has more.
+            let more = vrings.iter().fold(false, |more, vring| listen(vring) | more);
             // Without progress there is nothing to come back for: an unusable ring always claims to hold more.
-            if taken + taken_dma == 0 || !vrings.iter().any(listen) {
+            if !more || taken + taken_dma == 0 {
                 return;
             }
         }
@@ -87,12 +89,12 @@ impl Accelerator {
         };
         let (mut requests, mut refused) = (Vec::new(), Vec::new());
         let view = self.engine.ram().view();
-        let chains = self.available(vring, queue, &view);
+        let (chains, size) = self.available(vring, queue, &view);
         let count = chains.len();
         for chain in chains {
             self.counters.took_request();
             let head = chain.head_index();
-            if !self.heads.take(queue, head) {
+            if head >= size || !self.heads.take(queue, head) {
                 self.refuse(queue, || format!("head {head} is out of range, or with the device already"));
                 continue;
             }
@@ -113,16 +115,23 @@ impl Accelerator {
         (count, requests)
     }
 
-    fn available<'v>(&self, vring: &Vring, queue: u32, view: &'v View<'_>) -> Vec<DescriptorChain<&'v Map>> {
+    /// What the driver has published on a queue, and the queue's size.
+    fn available<'v>(
+        &self,
+        vring: &Vring,
+        queue: u32,
+        view: &'v View<'_>,
+    ) -> (Vec<DescriptorChain<&'v Map>>, u16) {
         let mut state = vring.get_mut();
+        let size = state.get_queue().size();
         if !state.is_enabled() || !state.get_queue().ready() {
-            return Vec::new();
+            return (Vec::new(), size);
         }
         match state.get_queue_mut().iter(view.map()) {
-            Ok(chains) => chains.collect(),
+            Ok(chains) => (chains.collect(), size),
             Err(error) => {
                 self.complaints.warn(|| format!("queue {queue}: available ring is unusable: {error}"));
-                Vec::new()
+                (Vec::new(), size)
             }
         }
     }

@@ -16,16 +16,18 @@
 //! Lock order: the engine's state, then the ledger's locks. No completion is called under a lock.
 
 mod pace;
+mod refusal;
 mod stop;
 mod worker;
 
+pub use refusal::Refusal;
+
 use crate::clock;
 use crate::counters::Counters;
-use crate::ledger::{self, Ledger, LedgerError, Producer};
-use crate::mem::{BadAddress, GuestRam};
+use crate::ledger::{self, Ledger, Producer};
+use crate::mem::GuestRam;
 use crate::program::Program;
-use crate::region::{Closed, MapPart, Mapped, Region, RegionError, RegionTable};
-use longpin_wire::dma;
+use crate::region::{Closed, MapPart, Mapped, Region, RegionTable};
 use longpin_wire::ledger::{Entry, KIND_MAP, KIND_RESET, KIND_SEGMENT, KIND_UNMAP};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
@@ -36,61 +38,6 @@ use stop::StopSignal;
 
 /// Most programs running or waiting at once: as many as a queue of 256 entries can hold.
 pub const MAX_PROGRAMS: usize = 256;
-
-/// Why a request was refused, or a program ended early.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Refusal {
-    /// About the region.
-    #[error(transparent)]
-    Region(#[from] RegionError),
-    /// Not in guest memory.
-    #[error(transparent)]
-    Address(#[from] BadAddress),
-    /// The program's range is not in its region.
-    #[error("range {offset}+{length} is not in region {region}")]
-    OutsideRegion {
-        /// Region.
-        region: u32,
-        /// First byte.
-        offset: u64,
-        /// Bytes.
-        length: u64,
-    },
-    /// A program of this name runs.
-    #[error("program {0} runs already")]
-    ProgramExists(u64),
-    /// No such program runs.
-    #[error("there is no program {0}")]
-    NoProgram(u64),
-    /// [`MAX_PROGRAMS`].
-    #[error("{MAX_PROGRAMS} programs run already")]
-    TooManyPrograms,
-    /// The device is being reset.
-    #[error("the device is being reset")]
-    Resetting,
-    /// The ledger does not take entries.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The host gives no thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(Arc<std::io::Error>),
-}
-
-impl Refusal {
-    /// The `dma::STATUS_` constant for the driver.
-    pub fn status(&self) -> u32 {
-        match self {
-            Self::Region(RegionError::Exists(_) | RegionError::Incomplete(_)) => dma::STATUS_BUSY,
-            Self::Region(RegionError::NotFound(_)) | Self::NoProgram(_) => dma::STATUS_NOT_FOUND,
-            Self::Region(RegionError::Contradiction(_) | RegionError::Length { .. }) => dma::STATUS_INVALID,
-            Self::Region(RegionError::Limit) | Self::TooManyPrograms => dma::STATUS_LIMIT,
-            Self::Address(_) | Self::OutsideRegion { .. } => dma::STATUS_BAD_ADDRESS,
-            Self::ProgramExists(_) => dma::STATUS_BUSY,
-            Self::Resetting | Self::Ledger(LedgerError::Stopped) => dma::STATUS_STOPPED,
-            Self::Ledger(_) | Self::Thread(_) => dma::STATUS_DEVICE_ERROR,
-        }
-    }
-}
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -213,25 +160,35 @@ impl Engine {
 
     fn record_map(&self, region: &Region) -> Result<(), Refusal> {
         let label = &region.label;
-        let base = Entry { region: label.region, run: label.run, ..ledger::entry(0, clock::monotonic_ns()) };
-        for segment in &region.segments {
+        let of_region =
+            |kind, time_ns| Entry { region: label.region, run: label.run, ..ledger::entry(kind, time_ns) };
+        for segments in region.segments.chunks(ledger::BUFFER_ENTRIES) {
             self.events.make_room(None)?;
-            self.events.record(Entry {
-                kind: KIND_SEGMENT,
-                dma_addr: segment.gpa.0,
-                len: segment.len,
-                file_offset: label.file_offset.wrapping_add(segment.offset),
-                ..base
+            let mut log = self.events.begin();
+            let now = clock::monotonic_ns();
+            segments.iter().for_each(|segment| {
+                log.record(Entry {
+                    dma_addr: segment.gpa.0,
+                    len: segment.len,
+                    file_offset: label.file_offset.wrapping_add(segment.offset),
+                    ..of_region(KIND_SEGMENT, now)
+                });
             });
         }
-        self.events.record(Entry {
-            kind: KIND_MAP,
+        self.record_event(|now| Entry {
             len: label.total_bytes,
             file_offset: label.file_offset,
             detail: label.pin_mode,
-            ..base
+            ..of_region(KIND_MAP, now)
         });
         Ok(())
+    }
+
+    /// Record an event of the engine. The time is taken under the buffer's lock, so the engine's entries are in the
+    /// order of their times, whichever thread they come from.
+    fn record_event(&self, entry: impl FnOnce(u64) -> Entry) {
+        let mut log = self.events.begin();
+        log.record(entry(clock::monotonic_ns()));
     }
 
     /// Stop the programs of a region and forget it; `done` is called when it is quiet. Does not block.
@@ -255,13 +212,13 @@ impl Engine {
     fn unmapped(&self, unmap: Unmap, region: Option<&Region>) {
         // An incomplete region was never announced in the ledger.
         if let Some(Region { label, .. }) = region {
-            self.events.record(Entry {
+            self.record_event(|now| Entry {
                 region: label.region,
                 len: label.total_bytes,
                 file_offset: label.file_offset,
                 run: label.run,
                 detail: unmap.release,
-                ..ledger::entry(KIND_UNMAP, clock::monotonic_ns())
+                ..ledger::entry(KIND_UNMAP, now)
             });
         }
         (unmap.done)(Ok(()));
@@ -344,7 +301,7 @@ impl Engine {
         let used = std::mem::take(&mut state.used);
         drop(state);
         if used {
-            self.events.record(ledger::entry(KIND_RESET, clock::monotonic_ns()));
+            self.record_event(|now| ledger::entry(KIND_RESET, now));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::*;
 use crate::mem::{AtomicMap, Gpa, Map};
 use crate::program::{Op, Payload};
 use crate::region::Label;
+use longpin_wire::dma;
 use longpin_wire::ledger::{Header, KIND_DMA_WRITE};
 use longpin_wire::stamp::{self, Cell};
 use std::path::Path;

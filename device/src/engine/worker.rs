@@ -5,7 +5,7 @@ use super::pace::{Due, Pace};
 use super::stop::StopSignal;
 use super::{Engine, ProgramDone, ProgramEnd, Refusal};
 use crate::clock;
-use crate::ledger::{self, Producer};
+use crate::ledger::{self, Batch, Producer};
 use crate::mem::{BadAddress, View};
 use crate::program::{Op, PAGE_BYTES, Payload, Program, Run, Schedule};
 use crate::region::Region;
@@ -34,10 +34,10 @@ pub(super) fn spawn(
     let completion = slot.clone();
     let body = move || {
         let admitted = admitted;
-        let mut transfer = Transfer::new(&engine, &program, &region, &stop);
-        let end = transfer.execute();
-        // Its last entries leave with it, before anybody hears that the program has ended.
-        drop(transfer);
+        let producer = engine.ledger.producer();
+        let end = Transfer::new(&engine, &program, &region, &stop).execute(&producer);
+        // The last entries leave before anybody hears that the program has ended.
+        drop(producer);
         engine.retire(program.tag);
         if let Some(done) = completion.lock().take() {
             done(Ok(end));
@@ -91,10 +91,12 @@ struct Transfer<'a> {
     program: &'a Program,
     region: &'a Region,
     stop: &'a StopSignal,
-    producer: Producer,
     page: Box<[u8; PAGE_BYTES as usize]>,
     /// Of the pass that is being read.
     crc32c: u32,
+    bytes: u64,
+    /// Cells and bytes that the device's counters know.
+    counted: (u64, u64),
     end: ProgramEnd,
 }
 
@@ -104,12 +106,22 @@ impl<'a> Transfer<'a> {
         if let Op::WriteToMemory(Payload::Fill(byte)) = program.op {
             page.fill(byte);
         }
-        let producer = engine.ledger.producer();
-        Self { engine, program, region, stop, producer, page, crc32c: 0, end: ProgramEnd::default() }
+        Self {
+            engine,
+            program,
+            region,
+            stop,
+            page,
+            crc32c: 0,
+            bytes: 0,
+            counted: (0, 0),
+            end: ProgramEnd::default(),
+        }
     }
 
-    fn execute(&mut self) -> ProgramEnd {
-        let outcome = self.run();
+    fn execute(mut self, producer: &Producer) -> ProgramEnd {
+        let outcome = self.run(producer);
+        self.publish_counts();
         self.end.finished_ns = clock::monotonic_ns();
         self.end.status = match outcome {
             Ok(()) | Err(Break::TimeIsUp) => STATUS_OK,
@@ -120,7 +132,7 @@ impl<'a> Transfer<'a> {
             }
         };
         let status = self.end.status;
-        self.record(Entry {
+        producer.record(Entry {
             generation: self.end.last_generation,
             detail: status,
             ..self.event(KIND_PROGRAM_END)
@@ -132,22 +144,22 @@ impl<'a> Transfer<'a> {
         self.end
     }
 
-    fn run(&mut self) -> Result<(), Break> {
+    fn run(&mut self, producer: &Producer) -> Result<(), Break> {
         let delay_ns = self.program.start_delay_us.saturating_mul(1000);
         if delay_ns > 0 {
             self.stop.sleep_until(clock::monotonic_ns().saturating_add(delay_ns));
         }
-        self.make_room()?;
+        self.make_room(producer)?;
         self.check_stop()?;
         self.end.started_ns = clock::monotonic_ns();
-        self.record(self.event(KIND_PROGRAM_START));
+        producer.record(self.event(KIND_PROGRAM_START));
         let limit_ns = match self.program.duration_us {
             0 => u64::MAX,
             us => self.end.started_ns.saturating_add(us.saturating_mul(1000)),
         };
         let pace = Pace::new(self.program.rate_cells_per_s, self.end.started_ns);
         let mut schedule = self.program.schedule();
-        loop {
+        while !schedule.is_finished() {
             self.check_stop()?;
             let now = clock::monotonic_ns();
             if now >= limit_ns {
@@ -156,34 +168,34 @@ impl<'a> Transfer<'a> {
             match pace.due(now, self.end.cells_done) {
                 Due::NotBefore(then) => self.stop.sleep_until(then.min(limit_ns)),
                 Due::Cells(cells) => {
-                    self.make_room()?;
-                    if self.batch(&mut schedule, cells)? {
-                        return Ok(());
-                    }
+                    self.make_room(producer)?;
+                    self.batch(producer, &mut schedule, cells)?;
                 }
             }
         }
+        Ok(())
     }
 
-    /// Some runs under one view of the memory; true when the schedule is at its end.
-    fn batch(&mut self, schedule: &mut Schedule, mut cells: u64) -> Result<bool, Break> {
+    /// At most `cells` cells under one view of the memory.
+    fn batch(&mut self, producer: &Producer, schedule: &mut Schedule, mut cells: u64) -> Result<(), Break> {
         let view = self.engine.ram.view();
+        let mut log = producer.begin();
         for _ in 0..BATCH_RUNS {
-            if cells == 0 || self.producer.is_full() {
-                return Ok(false);
+            if cells == 0 || log.is_full() {
+                break;
             }
             self.check_stop()?;
-            let Some(run) = schedule.next_run(cells) else {
-                return Ok(true);
-            };
+            let Some(run) = schedule.next_run(cells) else { break };
             cells -= run.cells;
-            self.transfer(&view, &run)?;
+            self.transfer(&view, &mut log, &run)?;
             self.account(&run);
         }
-        Ok(false)
+        drop((log, view));
+        self.publish_counts();
+        Ok(())
     }
 
-    fn transfer(&mut self, view: &View<'_>, run: &Run) -> Result<(), BadAddress> {
+    fn transfer(&mut self, view: &View<'_>, log: &mut Batch<'_>, run: &Run) -> Result<(), BadAddress> {
         if self.program.op == Op::WriteToMemory(Payload::Stamp) {
             self.stamp(run);
         }
@@ -201,7 +213,7 @@ impl<'a> Transfer<'a> {
                     KIND_DMA_READ
                 }
             };
-            self.record(Entry {
+            log.record(Entry {
                 dma_addr: piece.gpa.0,
                 len: piece.len,
                 generation: run.generation,
@@ -229,9 +241,7 @@ impl<'a> Transfer<'a> {
 
     fn account(&mut self, run: &Run) {
         self.end.cells_done += run.cells;
-        if self.program.op != Op::ReadFromMemory {
-            self.engine.counters.wrote(run.cells, run.len);
-        }
+        self.bytes += run.len;
         if run.ends_pass {
             self.end.last_generation = run.generation;
             if self.program.op == Op::ReadFromMemory {
@@ -240,12 +250,21 @@ impl<'a> Transfer<'a> {
         }
     }
 
+    /// Counters once a batch: an atomic addition for each page costs as much as its region lookup.
+    fn publish_counts(&mut self) {
+        let (cells, bytes) = (self.end.cells_done - self.counted.0, self.bytes - self.counted.1);
+        self.counted = (self.end.cells_done, self.bytes);
+        if self.program.op != Op::ReadFromMemory {
+            self.engine.counters.wrote(cells, bytes);
+        }
+    }
+
     fn check_stop(&self) -> Result<(), Break> {
         if self.stop.is_set() { Err(Break::Stopped) } else { Ok(()) }
     }
 
-    fn make_room(&self) -> Result<(), Break> {
-        self.producer.make_room(Some(self.stop.flag())).map_err(|error| Refusal::from(error).into())
+    fn make_room(&self, producer: &Producer) -> Result<(), Break> {
+        producer.make_room(Some(self.stop.flag())).map_err(|error| Refusal::from(error).into())
     }
 
     fn event(&self, kind: u32) -> Entry {
@@ -255,9 +274,5 @@ impl<'a> Transfer<'a> {
             program: self.program.tag as u32,
             ..ledger::entry(kind, clock::monotonic_ns())
         }
-    }
-
-    fn record(&self, entry: Entry) {
-        self.producer.record(entry);
     }
 }

@@ -11,13 +11,14 @@
 //! * A ledger that fails (disk full, or [`STALL_LIMIT`] without progress) stays failed and says why; the device lives
 //!   on and ends programs with `STATUS_DEVICE_ERROR`.
 //!
-//! Lock order: a producer's buffer, then the queue's state. Neither is held across a wait or a write.
+//! Lock order: a view of guest memory, a producer's buffer, the queue's state. None is held across a wait or a write
+//! to the file.
 
 mod producer;
 mod queue;
 mod writer;
 
-pub use producer::Producer;
+pub use producer::{Batch, Producer};
 
 use longpin_wire::ledger::Entry;
 use parking_lot::Mutex;

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A producer's side of the ledger: collect entries, hand full buffers over.
+//!
+//! A [`Batch`] holds the producer's buffer while a few writes are done and recorded, so that a sync which comes in
+//! between waits for the batch: whatever a guest has seen in its memory is in the file after the next sync.
 
 use super::{BUFFER_ENTRIES, LedgerError, Shared, queue::Queue};
 use longpin_wire::ledger::Entry;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Entries of one producer that have not been handed over yet. The lock is never held across a wait.
+/// Entries of one producer that have not been handed over yet. The lock is held for a batch, never across a wait.
 #[derive(Default)]
 pub(super) struct Buffer {
     entries: Mutex<Vec<Entry>>,
@@ -45,21 +48,38 @@ impl Producer {
     /// Make room for more entries: call it before the work that they will describe. Blocks while the file cannot
     /// keep up, until `stop` is set.
     pub fn make_room(&self, stop: Option<&AtomicBool>) -> Result<(), LedgerError> {
-        if self.is_full() {
+        if self.buffer.len() >= BUFFER_ENTRIES {
             self.buffer.hand_over(&self.shared.queue, stop)
         } else {
             self.shared.queue.check()
         }
     }
 
-    /// Whether [`Self::make_room`] should be called before the next record.
-    pub fn is_full(&self) -> bool {
-        self.buffer.len() >= BUFFER_ENTRIES
-    }
-
     /// Add an entry. Never blocks on the file.
     pub fn record(&self, entry: Entry) {
-        self.buffer.entries.lock().push(entry);
+        self.begin().record(entry);
+    }
+
+    /// Hold the buffer for some work and its entries. Keep it short: a sync waits for its end.
+    pub fn begin(&self) -> Batch<'_> {
+        Batch { entries: self.buffer.entries.lock() }
+    }
+}
+
+/// Work in progress, and its entries.
+pub struct Batch<'a> {
+    entries: MutexGuard<'a, Vec<Entry>>,
+}
+
+impl Batch<'_> {
+    /// Whether the batch should end, for [`Producer::make_room`].
+    pub fn is_full(&self) -> bool {
+        self.entries.len() >= BUFFER_ENTRIES
+    }
+
+    /// Add an entry, when what it tells has happened.
+    pub fn record(&mut self, entry: Entry) {
+        self.entries.push(entry);
     }
 }
 

@@ -1,24 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A driver and a front-end in one: guest memory in a memfd, two virtqueues, and the whole daemon behind a real
 //! vhost-user socket. No virtual machine.
-#![allow(dead_code, reason = "each test crate uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test crate uses a part of it")]
 
-use longpin_device::listener::SocketFile;
-use longpin_device::stop::Stop;
-use longpin_device::{Config, ServeError, serve};
-use longpin_proto::control::{Answer, Request as ControlRequest, Status};
-use longpin_proto::line;
-use longpin_wire::dma::{
-    self, DmaRequest, MapRequest, RequestHeader, Response, Segment, StopRequest, UnmapRequest,
+mod daemon;
+mod requests;
+
+pub use daemon::{Control, Daemon};
+pub use requests::{
+    dma_request, endless, map_part, map_request, raw_descriptor, stamps, stop_request, unmap_request,
 };
+
+use longpin_wire::dma::{self, DmaRequest, Response};
 use longpin_wire::ledger::{Entry, Header};
 use std::fs::File;
-use std::io::BufReader;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserProtocolFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend as _};
@@ -27,7 +25,7 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRI
 use vm_memory::{Bytes as _, FileOffset, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-use zerocopy::{FromBytes as _, IntoBytes as _};
+use zerocopy::FromBytes as _;
 
 /// Guest memory: one range from 0.
 pub const RAM_BYTES: u64 = 128 << 20;
@@ -49,73 +47,6 @@ const INDIRECT: u64 = 1 << 28;
 const PROTOCOL: u64 = 1 << 30;
 pub const VERSION_1: u64 = 1 << 32;
 
-/// The daemon, in a thread.
-pub struct Daemon {
-    pub dir: tempfile::TempDir,
-    stop: Arc<Stop>,
-    thread: Option<JoinHandle<Result<(), ServeError>>>,
-}
-
-impl Daemon {
-    pub fn start() -> Self {
-        Self::with(|config| config.persist = true)
-    }
-
-    pub fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut config = Config {
-            socket: SocketFile::bind(&dir.path().join("vhost")).unwrap(),
-            control: Some(SocketFile::bind(&dir.path().join("control")).unwrap()),
-            ledger: Some(dir.path().join("ledger")),
-            ready: None,
-            persist: false,
-        };
-        change(&mut config);
-        let stop = Arc::new(Stop::new().unwrap());
-        let theirs = stop.clone();
-        let thread = thread::spawn(move || serve(config, &theirs));
-        Self { dir, stop, thread: Some(thread) }
-    }
-
-    pub fn connect(&self) -> Driver {
-        Driver::connect(&self.dir.path().join("vhost"), VERSION_1)
-    }
-
-    pub fn connect_with_event_idx(&self) -> Driver {
-        Driver::connect(&self.dir.path().join("vhost"), VERSION_1 | EVENT_IDX | INDIRECT)
-    }
-
-    pub fn control(&self) -> Control {
-        Control::connect(&self.dir.path().join("control"))
-    }
-
-    pub fn ledger_path(&self) -> PathBuf {
-        self.dir.path().join("ledger")
-    }
-
-    /// End the daemon as a signal would.
-    pub fn stop(mut self) -> Result<(), ServeError> {
-        self.stop.request();
-        self.join()
-    }
-
-    /// Wait until it has ended by itself.
-    pub fn join(&mut self) -> Result<(), ServeError> {
-        let thread = self.thread.take().expect("joined once");
-        wait_for("the daemon to end", || thread.is_finished());
-        thread.join().expect("the daemon does not panic")
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        self.stop.request();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// Poll until `condition` holds.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
@@ -130,40 +61,6 @@ pub fn read_ledger(path: &Path) -> Vec<Entry> {
     let bytes = std::fs::read(path).unwrap();
     let (_, rest) = Header::read_from_prefix(&bytes).expect("a header");
     rest.chunks_exact(size_of::<Entry>()).map(|e| Entry::read_from_bytes(e).unwrap()).collect()
-}
-
-/// A client of the control socket.
-pub struct Control {
-    pub stream: UnixStream,
-    pub input: BufReader<UnixStream>,
-}
-
-impl Control {
-    pub fn connect(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let input = BufReader::new(stream.try_clone().unwrap());
-        Self { stream, input }
-    }
-
-    pub fn ask(&mut self, request: &ControlRequest) -> Answer {
-        line::send(&mut self.stream, request).unwrap();
-        line::receive(&mut self.input).unwrap()
-    }
-
-    pub fn status(&mut self) -> Status {
-        match self.ask(&ControlRequest::Status) {
-            Answer::Status(status) => status,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    pub fn sync(&mut self) -> u64 {
-        match self.ask(&ControlRequest::LedgerSync) {
-            Answer::LedgerSync { entries } => entries,
-            other => panic!("{other:?}"),
-        }
-    }
 }
 
 /// One virtqueue, seen from the driver.
@@ -365,11 +262,16 @@ impl Driver {
     pub fn next_used(&mut self, queue: usize) -> Option<(u16, u32)> {
         let ring = &mut self.queues[queue];
         let used = ring.base + 0x2000;
-        let index: u16 = self.mem.load(GuestAddress(used + 2), std::sync::atomic::Ordering::Acquire).unwrap();
-        if index == ring.used {
-            // Ask for an interrupt at the next one, then look again.
+        let index = || -> u16 {
+            self.mem.load(GuestAddress(used + 2), std::sync::atomic::Ordering::Acquire).unwrap()
+        };
+        if index() == ring.used {
+            // Ask for an interrupt at the next one, then look again: it may have come before the device saw that.
             self.mem.write_obj(ring.used, GuestAddress(ring.base + 0x1000 + 4 + 512)).unwrap();
-            return None;
+            std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+            if index() == ring.used {
+                return None;
+            }
         }
         let at = used + 4 + u64::from(ring.used % dma::QUEUE_SIZE) * 8;
         let head: u32 = self.mem.read_obj(GuestAddress(at)).unwrap();
@@ -440,84 +342,4 @@ impl Driver {
 
 fn ring_event(base: u64) -> u64 {
     base + 0x2000 + 4 + u64::from(dma::QUEUE_SIZE) * 8
-}
-
-pub fn raw_descriptor(gpa: u64, len: u32, flags: u32, next: u16) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&gpa.to_le_bytes());
-    bytes[8..12].copy_from_slice(&len.to_le_bytes());
-    bytes[12..14].copy_from_slice(&(flags as u16).to_le_bytes());
-    bytes[14..].copy_from_slice(&next.to_le_bytes());
-    bytes
-}
-
-fn header(op: u32, tag: u64) -> Vec<u8> {
-    RequestHeader { op, reserved: 0, tag }.as_bytes().to_vec()
-}
-
-pub fn map_request(region: u32, flags: u32, segments: &[(u64, u64)]) -> Vec<u8> {
-    let total_bytes = segments.iter().map(|(_, len)| len).sum();
-    map_part(region, flags, total_bytes, segments)
-}
-
-pub fn map_part(region: u32, flags: u32, total_bytes: u64, segments: &[(u64, u64)]) -> Vec<u8> {
-    let mut bytes = header(dma::OP_MAP, 1000 + u64::from(region));
-    let map = MapRequest {
-        region,
-        flags,
-        total_bytes,
-        file_offset: 0,
-        run: 77,
-        pin_mode: 1,
-        nr_segments: segments.len() as u32,
-    };
-    bytes.extend_from_slice(map.as_bytes());
-    for &(dma_addr, len) in segments {
-        bytes.extend_from_slice(Segment { dma_addr, len }.as_bytes());
-    }
-    bytes
-}
-
-pub fn unmap_request(region: u32) -> Vec<u8> {
-    let mut bytes = header(dma::OP_UNMAP, 2000 + u64::from(region));
-    bytes.extend_from_slice(UnmapRequest { region, release: 1 }.as_bytes());
-    bytes
-}
-
-pub fn stop_request(program: u64) -> Vec<u8> {
-    let mut bytes = header(dma::OP_STOP, 3000 + program);
-    bytes.extend_from_slice(StopRequest { program }.as_bytes());
-    bytes
-}
-
-pub fn dma_request(tag: u64, request: &DmaRequest) -> Vec<u8> {
-    let mut bytes = header(dma::OP_DMA, tag);
-    bytes.extend_from_slice(request.as_bytes());
-    bytes
-}
-
-/// One pass of 512-byte stamps over `length` bytes of a region, generation 1.
-pub fn stamps(region: u32, length: u64) -> DmaRequest {
-    DmaRequest {
-        region,
-        order: dma::ORDER_SEQUENTIAL,
-        direction: dma::DIRECTION_WRITE,
-        payload: dma::PAYLOAD_STAMP,
-        offset: 0,
-        length,
-        seed: 0,
-        generation: 1,
-        run: 77,
-        rate_cells_per_s: 0,
-        passes: 1,
-        duration_us: 0,
-        cell_bytes: 512,
-        fill: 0,
-        start_delay_us: 0,
-    }
-}
-
-/// The same without an end.
-pub fn endless(region: u32, length: u64) -> DmaRequest {
-    DmaRequest { passes: 0, ..stamps(region, length) }
 }

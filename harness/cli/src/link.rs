@@ -3,6 +3,7 @@
 //! agent log before anything is made of it. Owns the socket; judges nothing.
 
 use crate::deadline::Deadline;
+use crate::vm::console;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, select, unbounded};
 use longpin_proto::agent::{Command, Hello, Message, Outcome, Step, VERSION};
@@ -11,12 +12,14 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::{self, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A guest that says nothing for so long, not even that a step is still running, is dead. Heartbeats come every
 /// second of guest time; a host that runs several translated guests may stretch that tenfold.
 const SILENCE: Duration = Duration::from_secs(30);
+/// After an oops the task that ran the step is dead as a rule. Who still lives answers within this time.
+const AFTER_OOPS: Duration = Duration::from_secs(5);
 /// Time for the guest to take a command from the socket.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -39,6 +42,12 @@ pub enum LinkError {
         step: String,
         /// Its deadline.
         seconds: u64,
+    },
+    /// The kernel killed a task, and no answer came after it.
+    #[error("step `{step}` did not end within {} s of a kernel oops", AFTER_OOPS.as_secs())]
+    Oopsed {
+        /// Name of the step.
+        step: String,
     },
     /// Neither an answer nor a heartbeat.
     #[error("agent silent for {seconds} s during step `{step}`")]
@@ -65,6 +74,8 @@ pub struct Lifelines {
     pub device: Receiver<()>,
     /// Disconnects when we are asked to stop.
     pub interrupt: Receiver<()>,
+    /// Where the guest's kernel says that it oopsed.
+    pub console: PathBuf,
 }
 
 /// An answered command.
@@ -128,10 +139,19 @@ impl AgentLink {
         let name = step_name(&step);
         let seq = self.send(step)?;
         let mut heard = Instant::now();
+        let mut oops: Option<Instant> = None;
         loop {
             let patience = Deadline::after(SILENCE.saturating_sub(heard.elapsed()));
             match self.next(deadline.min(patience))? {
-                Some(Message::Heartbeat { seq: s, .. }) if s == seq => heard = Instant::now(),
+                Some(Message::Heartbeat { seq: s, .. }) if s == seq => {
+                    heard = Instant::now();
+                    if oops.is_none() && console::has_oops(&self.lifelines.console) {
+                        oops = Some(heard);
+                    }
+                    if oops.is_some_and(|since| since.elapsed() >= AFTER_OOPS) {
+                        return Err(LinkError::Oopsed { step: name });
+                    }
+                }
                 Some(Message::Reply { seq: s, elapsed_us, outcome }) if s == seq => {
                     return Ok(Reply { elapsed_us, outcome });
                 }
@@ -243,7 +263,12 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (interrupt, watched) = crossbeam_channel::bounded(0);
-        let lifelines = Lifelines { qemu: never(), device: never(), interrupt: watched };
+        let lifelines = Lifelines {
+            qemu: never(),
+            device: never(),
+            interrupt: watched,
+            console: dir.path().join("console.log"),
+        };
         let link = AgentLink::new(ours, lifelines, &dir.path().join("agent.log")).unwrap();
         (link, Peer { stream: theirs, _interrupt: interrupt, dir })
     }
@@ -272,6 +297,25 @@ mod tests {
         let (mut link, _peer) = pair();
         let error = link.call(Step::Sync, Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.to_string(), "step `sync` did not end within 0 s");
+    }
+
+    #[test]
+    fn a_step_whose_task_an_oops_has_killed_is_not_waited_for() {
+        let (mut link, mut peer) = pair();
+        std::fs::write(peer.dir.path().join("console.log"), "[  12.2] Oops: Oops: 0002 [#1] SMP NOPTI\n")
+            .unwrap();
+        let began = Instant::now();
+        let beat = std::thread::spawn(move || {
+            // Until the link is dropped; the deadline below is far away.
+            while line::send(&mut peer.stream, &Message::Heartbeat { seq: 1, elapsed_ms: 0 }).is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let error = link.call(Step::Sync, Duration::from_secs(600)).unwrap_err();
+        assert_eq!(error.to_string(), "step `sync` did not end within 5 s of a kernel oops");
+        assert!(began.elapsed() >= AFTER_OOPS);
+        drop(link);
+        beat.join().unwrap();
     }
 
     #[test]
@@ -312,11 +356,17 @@ mod tests {
         let gone = || crossbeam_channel::bounded::<()>(0).1;
         for (lifelines, word) in [
             (
-                Lifelines { qemu: gone(), device: never(), interrupt: never() },
+                Lifelines { qemu: gone(), device: never(), interrupt: never(), console: PathBuf::new() },
                 "agent port closed by the guest",
             ),
-            (Lifelines { qemu: never(), device: gone(), interrupt: never() }, "device daemon ended"),
-            (Lifelines { qemu: never(), device: never(), interrupt: gone() }, "interrupted"),
+            (
+                Lifelines { qemu: never(), device: gone(), interrupt: never(), console: PathBuf::new() },
+                "device daemon ended",
+            ),
+            (
+                Lifelines { qemu: never(), device: never(), interrupt: gone(), console: PathBuf::new() },
+                "interrupted",
+            ),
         ] {
             let (mut link, _peer) = pair();
             link.lifelines = lifelines;

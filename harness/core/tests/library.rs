@@ -38,6 +38,7 @@ fn every_scenario_of_the_library_is_valid() {
         "longterm-refused",
         "lost-update",
         "pin-pageout",
+        "private-huge-pin",
         "punch-under-pin",
         "reflink-bleed",
         "ro-pin-write",

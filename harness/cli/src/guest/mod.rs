@@ -100,6 +100,7 @@ impl Guest {
             qemu: qemu.exited().clone(),
             device: device.exited().clone(),
             interrupt: interrupt.signalled().clone(),
+            console: files.console_log.clone(),
         };
         let qmp = Qmp::handshake(sockets.qmp, Deadline::after(BOOT_TIMEOUT))?;
         let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;

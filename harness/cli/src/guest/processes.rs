@@ -32,7 +32,9 @@ impl Processes {
             LinkError::Interrupted => Trouble::Interrupted,
             LinkError::Io(message) => Trouble::Other { message: message.clone() },
             LinkError::Protocol(_) => Trouble::AgentLost { message: error.to_string() },
-            LinkError::Late { .. } | LinkError::Silent { .. } => self.of_silence(error),
+            LinkError::Late { .. } | LinkError::Oopsed { .. } | LinkError::Silent { .. } => {
+                self.of_silence(error)
+            }
             LinkError::DeviceGone => Trouble::DeviceLost { message: self.device.obituary() },
             LinkError::Closed => self.of_closed_port(),
         }

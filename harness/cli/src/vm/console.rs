@@ -7,14 +7,21 @@ use std::path::Path;
 
 /// How much of a log is looked at: a panic with its backtrace stands at the end.
 const WINDOW_BYTES: u64 = 256 << 10;
-/// Lines of a log that go into evidence.
-const TAIL_LINES: usize = 40;
+/// Lines of a log that go into evidence: an oops with its registers and its trace has some seventy.
+const TAIL_LINES: usize = 120;
 /// First words of `panic()`.
 const PANIC: &str = "Kernel panic - not syncing";
+/// First word of `die()`: the running task is killed, or the machine panics.
+const OOPS: &str = "Oops: ";
 
 /// The line in which the guest says that it panicked.
 pub fn panic_line(log: &Path) -> Option<String> {
     window(log).lines().find(|line| line.contains(PANIC)).map(without_time)
+}
+
+/// The guest says that it oopsed.
+pub fn has_oops(log: &Path) -> bool {
+    window(log).lines().any(|line| line.contains(OOPS))
 }
 
 /// Last lines, without empty ones.

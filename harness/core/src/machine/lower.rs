@@ -35,9 +35,12 @@ impl Lowering {
 
     /// The agent's steps of the next act; none: the scenario is over.
     pub fn next_step(&mut self) -> Option<Vec<Op>> {
-        let ScenarioStep { line, action, .. } = self.steps.next()?;
+        let ScenarioStep { line, action, deadline_ms, .. } = self.steps.next()?;
         let mut ops = self.lower(action);
-        ops.iter_mut().for_each(|op| op.line = line);
+        for op in &mut ops {
+            op.line = line;
+            op.timeout_ms = deadline_ms.unwrap_or(op.timeout_ms);
+        }
         Some(ops)
     }
 

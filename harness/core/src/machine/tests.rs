@@ -331,3 +331,18 @@ fn patience_stretches_every_deadline() {
     };
     assert_eq!(long, 3 * short);
 }
+
+#[test]
+fn a_step_may_bring_its_own_deadline() {
+    let mut machine = CaseMachine::new(&case("{ do = \"sync\", deadline_ms = 3000 }"), env());
+    let deadline = loop {
+        match machine.next() {
+            Action::Agent { step: Step::Sync, timeout_ms } => break timeout_ms,
+            Action::Agent { step, .. } => {
+                machine.feed(Input::Reply { outcome: Outcome::Done { fact: healthy(&step) }, elapsed_us: 1 });
+            }
+            other => panic!("{other:?} before the sync"),
+        }
+    };
+    assert_eq!(deadline, 3000);
+}

@@ -12,6 +12,8 @@ const FILE: &str = "a";
 const MAP: &str = "m";
 const REGION: &str = "r";
 const PROGRAM: &str = "p";
+/// Shortest deadline of a step: a busy host under emulation can hold up any step for a second.
+const MIN_DEADLINE_MS: u64 = 1000;
 
 vocabulary! {
     /// Names of steps.
@@ -112,7 +114,17 @@ pub fn step(fields: &mut Fields<'_, '_>, default_pages: u64) -> Result<Step, Fau
         }
         None => Default::default(),
     };
-    Ok(Step { line: fields.line, when, action: act(verb, fields, default_pages)? })
+    let deadline_ms = match fields.number("deadline_ms")? {
+        Some(at) if at.value < MIN_DEADLINE_MS => {
+            let text = format!(
+                "`deadline_ms` = {} is too short to be told from load; use {MIN_DEADLINE_MS} or more",
+                at.value
+            );
+            return Err(fields.fault_at(at.line, text));
+        }
+        other => other.map(|at| at.value),
+    };
+    Ok(Step { line: fields.line, when, deadline_ms, action: act(verb, fields, default_pages)? })
 }
 
 fn one<T>(

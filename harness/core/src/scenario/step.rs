@@ -14,6 +14,8 @@ pub struct Step {
     pub line: usize,
     /// Cases that do it.
     pub when: Condition,
+    /// Milliseconds that it may take, instead of the usual generous bound: for a step that is known to hang.
+    pub deadline_ms: Option<u64>,
     /// What to do.
     pub action: Act,
 }

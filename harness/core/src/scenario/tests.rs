@@ -89,7 +89,7 @@ fn syntax_schema_and_name() {
 fn keys_types_and_numbers() {
     only(
         &faults_of_steps("\"mkfs\",\n{ do = \"mount\", opts = \"x\" }"),
-        "story.toml:10: step `mount` has no key `opts`; it takes do, when",
+        "story.toml:10: step `mount` has no key `opts`; it takes deadline_ms, do, when",
     );
     only(
         &faults_of_steps("{ do = \"mkfs\", args = 3 }"),
@@ -102,6 +102,10 @@ fn keys_types_and_numbers() {
     only(
         &faults_of_steps("\"mount\",\n{ do = \"create\", pages = -1 }"),
         "story.toml:10: step `create`: `pages` = -1 is not a number from 0 up",
+    );
+    only(
+        &faults_of_steps("{ do = \"sync\", deadline_ms = 10 }"),
+        "story.toml:9: `deadline_ms` = 10 is too short to be told from load; use 1000 or more",
     );
     let cell = format!("{HEAD}cell_bytes = 500\n{MATRIX}{EXPECT}");
     only(&faults(&cell), "story.toml:5: `cell_bytes` = 500 is no cell; use a power of two, 64 to 4096");

@@ -134,7 +134,13 @@ fn log(story: &Story<'_>, seen: &mut Observed) {
         Some(Trouble::Panic { console } | Trouble::Hang { console, .. }) => console,
         _ => &[],
     };
-    let lines = story.log.iter().map(|line| line.text.as_str()).chain(console.iter().map(String::as_str));
+    // The console remembers earlier cases of the boot; what was there before the case is not its evidence.
+    let ours = |line: &&String| match (console_time_us(line), story.log_starts_us) {
+        (Some(time), Some(start)) => time > start,
+        _ => true,
+    };
+    let console = console.iter().filter(ours).map(String::as_str);
+    let lines = story.log.iter().map(|line| line.text.as_str()).chain(console);
     for text in lines {
         let Some(pattern) = dmesg::classify(text) else { continue };
         seen.log.push(LogLine {
@@ -147,6 +153,13 @@ fn log(story: &Story<'_>, seen: &mut Observed) {
     let (splat, detector) = (has(dmesg::Class::Splat), has(dmesg::Class::Detector));
     seen.observations.extend(splat.then_some(Observation::Splat));
     seen.observations.extend(detector.then_some(Observation::Detected));
+}
+
+/// Microseconds of a console line: `[   11.828306] text`.
+fn console_time_us(line: &str) -> Option<u64> {
+    let (time, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
+    let (seconds, micros) = time.trim().split_once('.')?;
+    Some(seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?)
 }
 
 /// Trouble ends the evidence: true if nothing more can be concluded.

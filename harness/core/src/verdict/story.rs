@@ -66,6 +66,8 @@ pub struct Story<'r> {
     pub unproven: Vec<String>,
     pub trouble: Option<&'r Trouble>,
     pub log: Vec<&'r KernelLine>,
+    /// Microseconds since boot of the last log line from before the case.
+    pub log_starts_us: Option<u64>,
     pub pins_before: Option<PinCounters>,
     pub pins_after: Option<PinCounters>,
     /// Pages that the device wrote after they had left their file.
@@ -167,7 +169,10 @@ impl<'r> Story<'r> {
             (Step::Unmount { .. }, _) => self.remounted = true,
             (Step::PinCounters, Fact::Pins(pins)) if role == Role::Before => self.pins_before = Some(*pins),
             (Step::PinCounters, Fact::Pins(pins)) if role == Role::After => self.pins_after = Some(*pins),
-            (Step::KernelLog, Fact::Log(lines)) if role != Role::Drain => self.log.extend(lines),
+            (Step::KernelLog, Fact::Log(lines)) if role == Role::Drain => {
+                self.log_starts_us = lines.iter().map(|line| line.time_us).max();
+            }
+            (Step::KernelLog, Fact::Log(lines)) => self.log.extend(lines),
             (Step::ReadMapping { .. }, Fact::Cells(cells)) if role == Role::ProveDma => self.prove_dma(cells),
             (Step::ReadCells { path, .. }, Fact::Cells(cells)) => self.read(role, path, cells),
             (Step::Extents { path }, Fact::Extents(_))

@@ -7,8 +7,8 @@ mod unproven;
 
 use super::{Generations, Observation, Observed, Reader, observe};
 use crate::record::{Role, Trouble};
-use longpin_proto::agent::Step;
-use longpin_proto::facts::{CellState, PinCounters, Source, Writer};
+use longpin_proto::agent::{Fact, Step};
+use longpin_proto::facts::{CellState, KernelLine, PinCounters, Source, Writer};
 use tale::{LEN, RUN, Tale, by_dma, cells, cpu, path};
 
 fn words(seen: &Observed) -> Vec<&'static str> {
@@ -275,6 +275,20 @@ fn a_panic_and_a_hang_end_the_case_with_their_words() {
     let seen = observe(&tale.record);
     assert_eq!(words(&seen), ["hang"]);
     assert_eq!(seen.reason, "no answer: 20 s for step fsync");
+}
+
+#[test]
+fn the_console_of_an_earlier_case_is_no_evidence() {
+    for (text, wanted) in [
+        ("[    9.999999] BTRFS error (device vda): x", vec!["hang"]),
+        ("[   10.000001] BTRFS error (device vda): x", vec!["detected", "hang"]),
+    ] {
+        let mut tale = Tale::of_a_pin();
+        let line = KernelLine { seq: 1, level: 6, time_us: 10_000_000, text: "mounted".into() };
+        tale.seen(Role::Drain, Step::KernelLog, Fact::Log(vec![line]));
+        tale.trouble(Trouble::Hang { waited: "w".into(), console: vec![text.into()] });
+        assert_eq!(words(&observe(&tale.record)), wanted, "{text}");
+    }
 }
 
 #[test]
