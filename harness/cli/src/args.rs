@@ -40,7 +40,7 @@ pub enum Command {
     /// Run cases and judge them
     #[command(after_help = RUN_EXIT_CODES)]
     Run(Box<RunArgs>),
-    /// Boot a guest and give a shell in it
+    /// Boot a guest, carry out a scenario if one is named, and give a shell in it
     Shell(ShellArgs),
 }
 
@@ -168,6 +168,12 @@ pub struct RunArgs {
 /// Options of `shell`.
 #[derive(Debug, Args)]
 pub struct ShellArgs {
+    /// Which scenario to carry out before; the first case that fits is taken
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// Stop before this line of the scenario file [default: after the last step, before clean-up]
+    #[arg(long, value_name = "LINE")]
+    pub until: Option<usize>,
     /// How guests are run
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -2,6 +2,7 @@
 //! What is found before anything boots.
 
 use longpin_e2e::Lab;
+use longpin_e2e::scenario::{self, FIRST_STEP_LINE};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -34,11 +35,11 @@ fn an_unknown_word_is_answered_with_the_known_ones() {
 #[test]
 fn a_faulty_scenario_file_is_told_by_line_before_anything_boots() {
     let lab = Lab::without_images();
-    let path = lab.path("faulty.toml");
-    std::fs::write(&path, "schema = 1\nname = \"faulty\"\nstepp = []\n").expect("the place is writable");
-    let ended = lab.run(&[path.to_str().expect("UTF-8")]);
+    let file = scenario::write(&lab.path(""), "faulty", &["\"mkfs\"", "\"mkfss\""], "intact");
+    let ended = lab.run(&[&file]);
     assert_eq!(ended.code, Some(3), "{}", ended.stderr);
-    assert!(ended.stderr.contains("faulty.toml:3: "), "{}", ended.stderr);
+    let place = format!("faulty.toml:{}: ", FIRST_STEP_LINE + 1);
+    assert!(ended.stderr.contains(&place) && ended.stderr.contains("`mkfss`"), "{}", ended.stderr);
     assert!(!lab.out().exists(), "no result directory for a run that never began");
 }
 

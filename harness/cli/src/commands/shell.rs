@@ -1,32 +1,51 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! `longpin shell`: a guest with the driver loaded and a shell on a port of its own, in the raw terminal.
+//! `longpin shell`: a guest with the driver loaded, in the state that a scenario leaves behind if one is named, and a
+//! shell on a port of its own, in the raw terminal.
 
 use crate::args::ShellArgs;
 use crate::error::{Error, Result};
 use crate::guest::{self, BootError, Guest};
+use crate::library::Library;
+use crate::run::case::{self, Limits};
 use crate::run::{self, Prepared};
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
+use longpin_core::record::Trouble;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// Ctrl-], as telnet has it: it reaches us and not the guest.
 const ESCAPE: u8 = 0x1d;
 /// What a person finds ready: our driver, the disk, the file systems.
 const MODULES: [&str; 6] = [guest::DRIVER, "virtio_blk", "ext4", "xfs", "btrfs", "f2fs"];
+/// Far more than any scenario takes.
+const STAGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// How often an end from outside is looked for; typing wakes us by itself.
 const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// Boot and connect until the shell exits or the escape is typed.
 pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
+    let case = match args.library.scenarios.is_empty() {
+        true => None,
+        false => Library::load(&args.library)?.first_case(),
+    };
     let Prepared { machine, notice, interrupt } = run::prepare(&args.machine)?;
     notice.iter().for_each(|text| eprintln!("{text}"));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
     let mut guest = Guest::boot(&machine, dir.path(), true, &interrupt).map_err(boot_error)?;
     for module in MODULES {
         guest.load_module(module).map_err(boot_error)?;
+    }
+    if let Some(case) = case {
+        eprintln!("carrying out {}", case.id);
+        let limits = Limits::new(machine.accel, STAGE_TIMEOUT);
+        case::stage(&mut guest, &case, args.until, limits, &interrupt).map_err(|trouble| match trouble {
+            Trouble::Interrupted => Error::Interrupted,
+            other => Error::Infra(anyhow::anyhow!("{}: {}", case.id, guest::describe(&other))),
+        })?;
     }
     let port = guest.take_shell().context("the guest has no shell port")?;
     let shell = guest.start_shell().context("the shell cannot be started")?;

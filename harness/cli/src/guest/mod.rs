@@ -23,6 +23,7 @@ use longpin_proto::agent::{Hello, Outcome, Step};
 use longpin_proto::facts::{Cells, Extent};
 use longpin_wire::ledger::Entry;
 use processes::Processes;
+pub use processes::describe;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -4,6 +4,7 @@
 use crate::deadline::Deadline;
 use crate::guest::{DISK_DEVICE, Guest};
 use crate::interrupt::Interrupt;
+use crate::vm::spec::Accel;
 use longpin_core::machine::{Action, CaseEnv, CaseMachine, Input};
 use longpin_core::plan::Case;
 use longpin_core::record::{CaseRecord, Trouble};
@@ -22,6 +23,17 @@ pub struct Limits {
     pub timeout: Duration,
 }
 
+impl Limits {
+    /// Deadlines of steps are made for hardware; a translated guest on a busy host is several times slower.
+    pub fn new(accel: Accel, timeout: Duration) -> Self {
+        let patience_percent = match accel {
+            Accel::Kvm => 100,
+            Accel::Tcg => 300,
+        };
+        Self { patience_percent, timeout }
+    }
+}
+
 /// Run one case to its end. `run` is its label in stamps and ledger; `progress` is told each new line of the scenario.
 pub fn run(
     guest: &mut Guest,
@@ -31,13 +43,7 @@ pub fn run(
     interrupt: &Interrupt,
     mut progress: impl FnMut(usize),
 ) -> CaseRecord {
-    let env = CaseEnv {
-        run,
-        device: DISK_DEVICE.to_owned(),
-        dir: MOUNT_DIR.to_owned(),
-        patience_percent: limits.patience_percent,
-    };
-    let mut machine = CaseMachine::new(case, env);
+    let mut machine = machine(case, run, limits);
     let mut hands = Hands { guest, run, interrupt, limits, deadline: Deadline::after(limits.timeout) };
     let mut line = 0;
     loop {
@@ -51,6 +57,44 @@ pub fn run(
             None => return machine.into_record(),
         }
     }
+}
+
+/// Carry a case out up to a line of its file, or up to its clean-up, and leave the guest as it then is.
+///
+/// Errors: what kept the guest from getting there.
+pub fn stage(
+    guest: &mut Guest,
+    case: &Case,
+    until: Option<usize>,
+    limits: Limits,
+    interrupt: &Interrupt,
+) -> Result<(), Trouble> {
+    let run = 1;
+    let mut machine = machine(case, run, limits);
+    let mut hands = Hands { guest, run, interrupt, limits, deadline: Deadline::after(limits.timeout) };
+    loop {
+        let action = machine.next();
+        if matches!(action, Action::Agent { step: Step::Cleanup, .. } | Action::Finished)
+            || until.is_some_and(|line| machine.line() >= line)
+        {
+            return Ok(());
+        }
+        match hands.act(action) {
+            Some(Input::Trouble(trouble)) => return Err(trouble),
+            Some(input) => machine.feed(input),
+            None => return Ok(()),
+        }
+    }
+}
+
+fn machine(case: &Case, run: u64, limits: Limits) -> CaseMachine {
+    let env = CaseEnv {
+        run,
+        device: DISK_DEVICE.to_owned(),
+        dir: MOUNT_DIR.to_owned(),
+        patience_percent: limits.patience_percent,
+    };
+    CaseMachine::new(case, env)
 }
 
 /// What actions are carried out with.

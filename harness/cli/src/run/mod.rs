@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A run: from the command line to a result directory, a table or a document, and an exit code.
 
-mod case;
+pub mod case;
 mod environment;
 mod executor;
 mod repeat_line;
@@ -19,7 +19,6 @@ use crate::output;
 use crate::terminal;
 use crate::vm::accel;
 use crate::vm::qemu::Qemu;
-use crate::vm::spec::Accel;
 use anyhow::Context as _;
 use case::Limits;
 use executor::Executor;
@@ -82,7 +81,7 @@ fn tell(
     if let Some(text) = notice {
         story.tell(EventKind::Notice { text })?;
     }
-    let limits = Limits { patience_percent: patience_percent(machine.accel), timeout: args.timeout };
+    let limits = Limits::new(machine.accel, args.timeout);
     let cases_per_boot = args.cases_per_boot as usize;
     Executor { machine, out, interrupt, story, limits, cases_per_boot, environment, seed, attempts: 0 }
         .run(cases)?;
@@ -111,14 +110,6 @@ pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
     let MachineArgs { disk, memory: memory_mib, cpus, .. } = *args;
     let machine = Machine { images, qemu, accel: choice.accel, disk, memory_mib, cpus };
     Ok(Prepared { machine, notice, interrupt })
-}
-
-/// Deadlines are made for hardware; a translated guest on a busy host is several times slower.
-fn patience_percent(accel: Accel) -> u64 {
-    match accel {
-        Accel::Kvm => 100,
-        Accel::Tcg => 300,
-    }
 }
 
 fn print(format: Format, result: &RunResult) -> anyhow::Result<()> {
