@@ -173,7 +173,7 @@ mod tests {
         args.scenario_dir = Some(dir.path().to_owned());
         let text = usage(&args);
         assert!(text.contains("a.toml:") && text.contains("b.toml:"), "{text}");
-        assert!(text.contains("nonsense"), "{text}");
+        assert!(text.contains("has no `matrix`") && text.contains("name `x`"), "{text}");
     }
 
     #[test]
