@@ -24,7 +24,7 @@ build: setup
 # What a vendor and a kernel developer ask first: which pins are refused, what is lost, what a driver that sets the
 # page dirty gains, and whether a clone keeps its content.
 demo: build
-	$(LONGPIN) run longterm-refused lost-update late-dirty reflink-bleed --group demo
+	$(LONGPIN) run longterm-refused lost-update late-dirty reflink-bleed --pin longterm,pin
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -4,7 +4,7 @@
 use std::io::IsTerminal as _;
 
 /// Columns where nobody says.
-const DEFAULT_WIDTH: u16 = 120;
+const DEFAULT_WIDTH: u16 = 160;
 
 /// A person watches standard error.
 pub fn stderr_is_live() -> bool {

@@ -125,7 +125,8 @@ fn print(format: Format, result: &RunResult) -> anyhow::Result<()> {
     match format {
         Format::Json => output::json(result),
         Format::Table => {
-            let style = TableStyle { color: terminal::stdout_has_color(), width: Some(terminal::stdout_width()) };
+            let style =
+                TableStyle { color: terminal::stdout_has_color(), width: Some(terminal::stdout_width()) };
             output::text(&table(result, style))
         }
     }

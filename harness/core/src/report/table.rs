@@ -3,6 +3,9 @@
 
 use super::document::{CaseResult, RunResult, Summary};
 use crate::verdict::{Observation, Outcome};
+use comfy_table::TableComponent::{
+    HorizontalLines, LeftBorderIntersections, MiddleIntersections, RightBorderIntersections,
+};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 
@@ -19,6 +22,10 @@ pub struct TableStyle {
 pub fn table(run: &RunResult, style: TableStyle) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY);
+    // A line between any two rows doubles the length and says nothing.
+    for line in [HorizontalLines, MiddleIntersections, LeftBorderIntersections, RightBorderIntersections] {
+        table.remove_style(line);
+    }
     if let Some(width) = style.width {
         table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
     }
