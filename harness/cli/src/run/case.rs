@@ -37,6 +37,7 @@ pub fn run(
         dir: MOUNT_DIR.to_owned(),
         patience_percent: limits.patience_percent,
     };
+    guest.begin_case();
     let mut machine = CaseMachine::new(case, env);
     let mut hands = Hands { guest, run, interrupt, limits, deadline: Deadline::after(limits.timeout) };
     let mut line = 0;
