@@ -20,6 +20,7 @@ struct longpin_page_facts {
 	u32 has_mapping;
 	u32 reserved;
 };
+
 static_assert(sizeof(struct longpin_page_facts) == 24);
 
 int longpin_charge_pinned(struct mm_struct *mm, unsigned long nr_pages);

@@ -11,6 +11,7 @@ use crate::recipe::{self, ToolRootRecipe};
 use crate::report::Reporter;
 use crate::sandbox::{Bind, Sandbox, find_program, is_superuser};
 use crate::store::Store;
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -22,6 +23,9 @@ const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// For a program that only prints.
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
 const ROOT: &str = "root";
+/// mmdebstrap's modes.
+const ROOT_MODE: &str = "root";
+const USER_MODE: &str = "unshare";
 
 /// A finished tool root, kept from removal as long as this lives.
 #[derive(Debug)]
@@ -118,16 +122,20 @@ fn make(build: &mut Build<'_>, recipe: &ToolRootRecipe, mirror: Option<&str>) ->
 }
 
 /// The line for both ways, without target and mirror.
-fn bootstrap(mmdebstrap: &Path, recipe: &ToolRootRecipe, mode: &str) -> Command {
+fn bootstrap(mmdebstrap: &Path, recipe: &ToolRootRecipe, mode: &str) -> Result<Command> {
     // mmdebstrap is told to end when we are gone, or it would go on in the background for a minute.
-    let mut command = match find_program("setpriv", "util-linux", "end mmdebstrap with longpin") {
-        Ok(setpriv) => {
-            let mut command = Command::new(setpriv);
-            command.args(["--pdeathsig", "TERM", "--"]).arg(mmdebstrap);
-            command
-        }
-        Err(_) => Command::new(mmdebstrap),
-    };
+    let mut words =
+        vec![find_program("setpriv", "util-linux", "end mmdebstrap with longpin")?.into_os_string()];
+    words.extend(["--pdeathsig", "TERM", "--"].map(OsString::from));
+    if mode == ROOT_MODE {
+        // In its own mount namespace: mmdebstrap mounts /proc, /sys and /dev below the root, and when it is killed they
+        // would stay, for the next removal to run into.
+        words.push(find_program("unshare", "util-linux", "keep mmdebstrap's mounts apart")?.into_os_string());
+        words.extend(["--mount", "--propagation=private", "--"].map(OsString::from));
+    }
+    words.push(mmdebstrap.as_os_str().to_owned());
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command
         .arg(format!("--mode={mode}"))
         .args(["--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""])
@@ -143,7 +151,7 @@ fn bootstrap(mmdebstrap: &Path, recipe: &ToolRootRecipe, mode: &str) -> Command 
         .env_remove("MAKEFLAGS")
         // The user namespace of an ordinary user cannot look into the user's home.
         .current_dir("/");
-    command
+    Ok(command)
 }
 
 fn make_in_place(
@@ -153,7 +161,7 @@ fn make_in_place(
     mirror: Option<&str>,
     root: &Path,
 ) -> Result<()> {
-    let mut command = bootstrap(mmdebstrap, recipe, "root");
+    let mut command = bootstrap(mmdebstrap, recipe, ROOT_MODE)?;
     command.arg("--format=directory").arg(&recipe.suite).arg(root).args(mirror);
     let reporter = build.reporter;
     reporter.step("tool root: starting mmdebstrap");
@@ -179,7 +187,7 @@ fn make_by_tar(
     let pipe = std::io::pipe().map_err(Error::io("make pipe for", root));
     let (source, writer) = pipe.inspect_err(|_| job::end(&mut unpack))?;
 
-    let mut command = bootstrap(mmdebstrap, recipe, "unshare");
+    let mut command = bootstrap(mmdebstrap, recipe, USER_MODE)?;
     command.arg("--format=tar").arg(&recipe.suite).arg("-").args(mirror);
     command.stdin(Stdio::null()).stdout(writer);
     let reporter = build.reporter;
@@ -232,7 +240,7 @@ fn copy(mut from: impl Read, to: &mut impl Write, moved: &AtomicU64) -> std::io:
 fn tell(reporter: &dyn Reporter, line: &str) {
     if let Some(step) = line.strip_prefix("I: ")
         && let Some(step) = step.strip_suffix("...")
-        && !step.contains('/')
+        && !step.contains(['/', '('])
     {
         reporter.step(&format!("tool root: {step}"));
     } else if line.starts_with("Need to get ") {
@@ -280,7 +288,7 @@ mod tests {
     #[test]
     fn the_bootstrap_line_has_every_package_and_no_server() {
         let recipe = recipe::tool_root().unwrap();
-        let command = bootstrap(Path::new("/usr/bin/mmdebstrap"), &recipe, "unshare");
+        let command = bootstrap(Path::new("/usr/bin/mmdebstrap"), &recipe, USER_MODE).unwrap();
         let line = format!("{command:?}");
         assert!(recipe.packages.iter().all(|package| line.contains(package.as_str())));
         assert!(line.contains("--mode=unshare") && line.contains("--variant=minbase"));

@@ -7,6 +7,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Bytes that the tree takes on disk, hard links counted once. What vanishes meanwhile is not counted.
 pub(crate) fn size_on_disk(path: &Path) -> u64 {
@@ -26,14 +27,35 @@ pub(crate) fn size_on_disk(path: &Path) -> u64 {
     bytes
 }
 
+/// How long a tree may change under its removal: what a killed builder had started needs seconds to end.
+const SETTLE: Duration = Duration::from_secs(60);
+
 /// Removes a tree or a file, and is content if there is none. Never goes into another file system: a build that was
-/// killed may have left the host's /dev mounted below its root.
+/// killed may have left the host's /dev mounted below its root. Blocks for a minute at most while somebody else still
+/// writes or removes there.
 pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) => remove_on(path, &meta, meta.dev()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io("look at", path)(error)),
+    let began = Instant::now();
+    loop {
+        let removed = match fs::symlink_metadata(path) {
+            Ok(meta) => remove_on(path, &meta, meta.dev()),
+            Err(error) => Err(Error::io("look at", path)(error)),
+        };
+        match removed {
+            Err(Error::Io { path: missing, source, .. })
+                if source.kind() == ErrorKind::NotFound && missing == path =>
+            {
+                return Ok(());
+            }
+            Err(Error::Io { source, .. }) if is_moving(&source) && began.elapsed() < SETTLE => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            other => return other,
+        }
     }
+}
+
+fn is_moving(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty)
 }
 
 fn remove_on(path: &Path, meta: &fs::Metadata, device: u64) -> Result<()> {
@@ -85,6 +107,32 @@ mod tests {
         let error = remove_on(&file, &meta, meta.dev() + 1).unwrap_err().to_string();
         assert!(error.contains("a file system is mounted there"), "{error}");
         assert!(file.exists());
+    }
+
+    #[test]
+    fn a_tree_that_somebody_still_writes_to_goes_when_that_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        let writing = std::sync::atomic::AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut n = 0;
+                while writing.load(std::sync::atomic::Ordering::Relaxed) {
+                    n += 1;
+                    // Fails while the directory is gone, as a killed builder's children would.
+                    let _ = fs::create_dir_all(tree.join(format!("{n}")));
+                    if n == 2000 {
+                        writing.store(false, std::sync::atomic::Ordering::Relaxed);
+                    }
+                }
+            });
+            while writing.load(std::sync::atomic::Ordering::Relaxed) {
+                remove(&tree).unwrap();
+            }
+        });
+        remove(&tree).unwrap();
+        assert!(!tree.exists());
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub const ACCESS_WRITE: u32 = 1;
 pub const RELEASE_CLEAN: u32 = 0;
 /// [`Release::how`]: `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` before `put_page`.
 pub const RELEASE_DIRTY: u32 = 1;
-/// Value in the ledger when the owner went away without a release: unpinned dirty, as the kernel's users do.
+/// Value in the ledger when the owner went away without a release: unpinned dirty if the pages were pinned with
+/// [`ACCESS_WRITE`], as `ib_umem_release()` has it.
 pub const RELEASE_CLOSE: u32 = 2;
 
 /// `LONGPIN_IOC_INFO`: versions and limits.

@@ -13,6 +13,7 @@ use crate::disk;
 use crate::images::Images;
 use crate::interrupt::Interrupt;
 use crate::link::{AgentLink, Lifelines, LinkError, Reply};
+use crate::vm::console;
 use crate::vm::qemu::Qemu;
 use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
@@ -106,7 +107,7 @@ impl Guest {
         let qmp = Qmp::handshake(sockets.qmp, Deadline::after(BOOT_TIMEOUT))?;
         let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;
         let Files { console_log, disk_image, scratch, .. } = files;
-        let mut processes = Processes { qmp, qemu, device, console_log };
+        let mut processes = Processes { qmp, qemu, device, console_log, console_before: 0 };
         let hello = match link.hello(Deadline::after(BOOT_TIMEOUT)) {
             Ok(hello) => hello,
             Err(LinkError::Interrupted) => return Err(BootError::Interrupted),
@@ -137,6 +138,11 @@ impl Guest {
     /// QEMU's own word.
     pub fn qemu_version(&self) -> &str {
         self.processes.qmp.version()
+    }
+
+    /// A case begins: what the console has said so far is not its evidence.
+    pub fn begin_case(&mut self) {
+        self.processes.console_before = console::len(&self.processes.console_log);
     }
 
     /// Give an order. Whatever keeps the answer away is told as the trouble that it is.

@@ -23,6 +23,8 @@ pub struct Processes {
     pub qemu: Child,
     pub device: Device,
     pub console_log: PathBuf,
+    /// Bytes of the console log from before the running case: evidence of others.
+    pub console_before: u64,
 }
 
 impl Processes {
@@ -55,7 +57,7 @@ impl Processes {
     }
 
     fn of_silence(&mut self, error: &LinkError) -> Trouble {
-        let console = console::tail(&self.console_log);
+        let console = console::tail(&self.console_log, self.console_before);
         match console::panic_line(&self.console_log) {
             Some(_) => Trouble::Panic { console },
             None => Trouble::Hang { waited: error.to_string(), console },
@@ -65,7 +67,7 @@ impl Processes {
     /// The port closes when QEMU ends. A daemon that dies can take QEMU with it, so it is asked first.
     fn of_closed_port(&mut self) -> Trouble {
         self.qemu.wait(Deadline::after(AFTERMATH));
-        let console = console::tail(&self.console_log);
+        let console = console::tail(&self.console_log, self.console_before);
         if console::panic_line(&self.console_log).is_some() {
             return Trouble::Panic { console };
         }

@@ -43,6 +43,7 @@ pub fn run(
     interrupt: &Interrupt,
     mut progress: impl FnMut(usize),
 ) -> CaseRecord {
+    guest.begin_case();
     let mut machine = machine(case, run, limits);
     let mut hands = Hands { guest, run, interrupt, limits, deadline: Deadline::after(limits.timeout) };
     let mut line = 0;

@@ -16,27 +16,31 @@ const OOPS: &str = "Oops: ";
 
 /// The line in which the guest says that it panicked.
 pub fn panic_line(log: &Path) -> Option<String> {
-    window(log).lines().find(|line| line.contains(PANIC)).map(without_time)
+    window(log, 0).lines().find(|line| line.contains(PANIC)).map(without_time)
 }
 
 /// The guest says that it oopsed.
 pub fn has_oops(log: &Path) -> bool {
-    window(log).lines().any(|line| line.contains(OOPS))
+    window(log, 0).lines().any(|line| line.contains(OOPS))
 }
 
-/// Last lines, without empty ones.
-pub fn tail(log: &Path) -> Vec<String> {
-    let text = window(log);
+/// Bytes that the log has now; 0 if it cannot be read.
+pub fn len(log: &Path) -> u64 {
+    std::fs::metadata(log).map_or(0, |meta| meta.len())
+}
+
+/// Last lines after the first `before` bytes, without empty ones.
+pub fn tail(log: &Path, before: u64) -> Vec<String> {
+    let text = window(log, before);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
 /// A log that cannot be read has no lines: that the guest died is known without it.
-fn window(log: &Path) -> String {
+fn window(log: &Path, before: u64) -> String {
     let mut bytes = Vec::new();
     if let Ok(mut file) = std::fs::File::open(log) {
-        let len = file.metadata().map_or(0, |meta| meta.len());
-        let _ = file.seek(SeekFrom::Start(len.saturating_sub(WINDOW_BYTES)));
+        let _ = file.seek(SeekFrom::Start(len(log).saturating_sub(WINDOW_BYTES).max(before)));
         let _ = file.take(WINDOW_BYTES).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
@@ -77,13 +81,23 @@ mod tests {
         let file = log("[    1.0] WARNING: CPU: 0 PID: 1 at mm/gup.c:1 foo\n");
         assert_eq!(panic_line(file.path()), None);
         assert_eq!(panic_line(Path::new("/nonexistent/console.log")), None);
-        assert!(tail(Path::new("/nonexistent/console.log")).is_empty());
+        assert!(tail(Path::new("/nonexistent/console.log"), 0).is_empty());
+    }
+
+    #[test]
+    fn an_oops_is_found_and_the_tail_leaves_out_what_was_before_the_case() {
+        let before = "[    1.0] BTRFS error (device vda): of the case before\n";
+        let file = log(&format!("{before}[    2.0] Oops: Oops: 0002 [#1] SMP NOPTI\n"));
+        assert!(has_oops(file.path()));
+        assert_eq!(len(file.path()), before.len() as u64 + 42);
+        assert_eq!(tail(file.path(), before.len() as u64), ["[    2.0] Oops: Oops: 0002 [#1] SMP NOPTI"]);
+        assert!(!has_oops(log(before).path()));
     }
 
     #[test]
     fn the_tail_is_bounded_and_ends_with_the_last_line() {
         let text: String = (0..20_000).map(|n| format!("line {n}\n\n")).collect();
-        let lines = tail(log(&text).path());
+        let lines = tail(log(&text).path(), 0);
         assert_eq!(lines.len(), TAIL_LINES);
         assert_eq!(lines.last().map(String::as_str), Some("line 19999"));
     }

@@ -8,6 +8,7 @@ use comfy_table::TableComponent::{
 };
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
+use std::collections::BTreeSet;
 
 /// How the table looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct TableStyle {
     pub width: Option<u16>,
 }
 
-/// The verdict table and the line of numbers below it.
+/// The verdict table, the reasons of what did not pass, and the line of numbers.
 pub fn table(run: &RunResult, style: TableStyle) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY);
@@ -33,21 +34,12 @@ pub fn table(run: &RunResult, style: TableStyle) -> String {
         true => table.enforce_styling(),
         false => table.force_no_tty(),
     };
-    table.set_header([
-        "scenario",
-        "fs",
-        "pin",
-        "release",
-        "observed",
-        "outcome",
-        "device/guest/host",
-        "reason",
-    ]);
+    table.set_header(["scenario", "fs", "pin", "release", "observed", "outcome", "device/guest/host"]);
     for case in &run.cases {
         table.add_row(row(case));
     }
     let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}\n{}\n", lines.join("\n"), numbers(&run.summary))
+    format!("{}\n{}{}\n", lines.join("\n"), reasons(run, style.width), numbers(&run.summary))
 }
 
 fn row(case: &CaseResult) -> Vec<Cell> {
@@ -71,8 +63,30 @@ fn row(case: &CaseResult) -> Vec<Cell> {
         Cell::new(observed).fg(color_of(case.headline)),
         mark(Cell::new(outcome), case.outcome),
         Cell::new(generations),
-        Cell::new(&case.reason),
     ]
+}
+
+/// Columns of the reasons where nobody says how many there are.
+const REASON_COLUMNS: usize = 120;
+
+/// Why each case that did not pass came out as it did. Cases of a scenario with the same reason share a paragraph.
+fn reasons(run: &RunResult, width: Option<u16>) -> String {
+    let mut paragraphs: Vec<((&str, Outcome, &str), BTreeSet<String>)> = Vec::new();
+    for case in run.cases.iter().filter(|case| case.outcome != Outcome::Pass) {
+        let key = (case.scenario.as_str(), case.outcome, case.reason.as_str());
+        let place = format!("{}/{}", case.fs, case.pin);
+        match paragraphs.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, places)) => drop(places.insert(place)),
+            None => paragraphs.push((key, BTreeSet::from([place]))),
+        }
+    }
+    let columns = width.map_or(REASON_COLUMNS, usize::from);
+    let options = textwrap::Options::new(columns).subsequent_indent("    ").break_words(false);
+    let lines = paragraphs.into_iter().map(|((scenario, outcome, reason), places)| {
+        let places = places.into_iter().collect::<Vec<_>>().join(", ");
+        textwrap::fill(&format!("{outcome}: {scenario} on {places}: {reason}"), &options) + "\n"
+    });
+    lines.collect()
 }
 
 fn color_of(headline: Option<Observation>) -> Color {

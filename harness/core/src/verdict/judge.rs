@@ -145,6 +145,8 @@ fn finding(word: Observation, seen: &Observed) -> Option<String> {
 }
 
 fn logged(class: dmesg::Class, seen: &Observed) -> Option<String> {
-    let line = seen.log.iter().find(|line| line.class == class)?;
+    // Markers frame a report and say nothing of it.
+    let of_class = || seen.log.iter().filter(|line| line.class == class);
+    let line = of_class().find(|line| !line.text.contains("---[")).or_else(|| of_class().next())?;
     Some(format!("kernel log: {}", line.text))
 }

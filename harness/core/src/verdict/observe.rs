@@ -135,11 +135,11 @@ fn log(story: &Story<'_>, seen: &mut Observed) {
         _ => &[],
     };
     // The console remembers earlier cases of the boot; what was there before the case is not its evidence.
-    let ours = |line: &&String| match (console_time_us(line), story.log_starts_us) {
-        (Some(time), Some(start)) => time > start,
+    let ours = |line: &&String| match (console_line(line), story.log_starts_us) {
+        (Some((time, _)), Some(start)) => time > start,
         _ => true,
     };
-    let console = console.iter().filter(ours).map(String::as_str);
+    let console = console.iter().filter(ours).map(|line| console_text(line));
     let lines = story.log.iter().map(|line| line.text.as_str()).chain(console);
     for text in lines {
         let Some(pattern) = dmesg::classify(text) else { continue };
@@ -155,11 +155,15 @@ fn log(story: &Story<'_>, seen: &mut Observed) {
     seen.observations.extend(detector.then_some(Observation::Detected));
 }
 
-/// Microseconds of a console line: `[   11.828306] text`.
-fn console_time_us(line: &str) -> Option<u64> {
-    let (time, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
+/// Microseconds and text of a console line: `[   11.828306] text`.
+fn console_line(line: &str) -> Option<(u64, &str)> {
+    let (time, text) = line.trim_start().strip_prefix('[')?.split_once("] ")?;
     let (seconds, micros) = time.trim().split_once('.')?;
-    Some(seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?)
+    Some((seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?, text))
+}
+
+fn console_text(line: &str) -> &str {
+    console_line(line).map_or(line, |(_, text)| text)
 }
 
 /// Trouble ends the evidence: true if nothing more can be concluded.
