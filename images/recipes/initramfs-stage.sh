@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# Inside the tool root: /work/ko has modules as they were found, /work/files receives what the guest runs.
+# Inside the tool root: /artifact/ko has modules as they were found, /artifact/files receives what the guest runs.
 # Arguments: programs and data files.
 #
 # Modules are unpacked and made lean here because a guest without KVM would need seconds for it. Code and data stay as
@@ -8,7 +8,7 @@
 # - names of data and of function paddings: ftrace looks every function up by a walk over all names of the module
 #   (test_for_valid_rec() in kernel/trace/ftrace.c, 7.3), so xfs with 23,000 names takes nearly twice as long.
 #   Names of functions stay, for backtraces.
-cd /work/ko
+cd /artifact/ko
 for file in *.ko.*; do
     case $file in
         *.xz) xz --decompress "$file" ;;
@@ -22,14 +22,14 @@ for file in *.ko; do
 done
 
 take() {
-    mkdir -p "/work/files$(dirname "$1")"
-    cp --dereference "$1" "/work/files$1"
+    mkdir -p "/artifact/files$(dirname "$1")"
+    cp --dereference "$1" "/artifact/files$1"
 }
 for file in "$@"; do
     take "$file"
     # Static programs and data have no libraries: ldd says so by its exit code.
     libraries=$(ldd "$file" 2>/dev/null | grep --only-matching '/[^ )]*') || continue
     for library in $libraries; do
-        [ -e "/work/files$library" ] || take "$library"
+        [ -e "/artifact/files$library" ] || take "$library"
     done
 done

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
-# Inside the tool root: /work is the artifact, /work/debs its packages.
+# Inside the tool root: /artifact is the artifact, /artifact/debs its packages.
 # Arguments: release, name of the source package, where its tree goes, then the other packages.
 release=$1 source=$2 tree=$3
 shift 3
 
-deb() { set -- "/work/debs/$1"_*.deb; echo "$1"; }
+deb() { set -- "/artifact/debs/$1"_*.deb; echo "$1"; }
 
 (
-    mkdir /work/unpacked
+    mkdir /artifact/unpacked
     for package in "$@"; do
-        dpkg-deb --fsys-tarfile "$(deb "$package")" | tar --extract --directory=/work/unpacked
+        dpkg-deb --fsys-tarfile "$(deb "$package")" | tar --extract --directory=/artifact/unpacked
     done
-    cd /work/unpacked/usr
-    mv "lib/modules/$release" /work/lib/modules/
-    rm -f "/work/lib/modules/$release/build" "/work/lib/modules/$release/source"
-    mv "/work/lib/modules/$release/vmlinuz" /work/vmlinuz
-    mv "src/linux-headers-$release/Module.symvers" "src/linux-headers-$release/.config" /work/unpacked/
-    depmod --basedir=/work "$release"
+    cd /artifact/unpacked/usr
+    mv "lib/modules/$release" /artifact/lib/modules/
+    rm -f "/artifact/lib/modules/$release/build" "/artifact/lib/modules/$release/source"
+    mv "/artifact/lib/modules/$release/vmlinuz" /artifact/vmlinuz
+    mv "src/linux-headers-$release/Module.symvers" "src/linux-headers-$release/.config" /artifact/unpacked/
+    depmod --basedir=/artifact "$release"
 ) &
 modules=$!
 
@@ -26,4 +26,4 @@ dpkg-deb --fsys-tarfile "$(deb "$source")" |
     tar --extract --directory="$tree" --strip-components=1
 
 wait "$modules"
-mv /work/unpacked/.config "$tree/.config"
+mv /artifact/unpacked/.config "$tree/.config"

@@ -156,7 +156,7 @@ impl Content<'_> {
             let to = ko.join(format!("{}.ko", module.name));
             fs::write(&to, &module.bytes).map_err(Error::io("write", &to))?;
         }
-        let mut command = self.root.command("bash", &[Bind::read_write(build.dir).at("/work")]);
+        let mut command = self.root.command("bash", &[Bind::read_write(build.dir).at("/artifact")]);
         command.args(["-euo", "pipefail", "-O", "nullglob", "-c", STAGE, "bash"]);
         command.args(&self.recipe.programs).args(&self.recipe.data).arg(&self.recipe.busybox);
         build.log.run("collection of the guest's programs", &mut command, STAGE_LIMIT)?;

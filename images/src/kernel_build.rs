@@ -34,7 +34,7 @@ pub(crate) struct Source<'a> {
     pub recipe: &'a KernelRecipe,
 }
 
-/// A build under way: the artifact's directory is /work inside the root, its tree is at [`INSIDE`].
+/// A build under way: the artifact's directory is /artifact inside the root, its tree is at [`INSIDE`].
 struct Work<'a> {
     source: &'a Source<'a>,
     dir: &'a Path,
@@ -47,7 +47,7 @@ pub(crate) fn make(build: &mut Build<'_>, source: &Source<'_>) -> Result<()> {
     for path in [&tree, &dir.join("lib/modules"), &dir.join("debs"), &dir.join("cache/archives/partial")] {
         fs::create_dir_all(path).map_err(Error::io("create", path))?;
     }
-    let binds = vec![Bind::read_write(dir).at("/work"), Bind::read_write(&tree).at(INSIDE)];
+    let binds = vec![Bind::read_write(dir).at("/artifact"), Bind::read_write(&tree).at(INSIDE)];
     let work = Work { source, dir, binds };
     let choice = &source.packages.choice;
     work.download(build)?;
@@ -96,7 +96,7 @@ impl Work<'_> {
         let cache = self.dir.join("cache");
         let apt_get = |argument: &str| {
             let packages = self.source.packages;
-            let mut command = packages.apt_get(self.source.root, &cache, "/work/debs", &self.binds);
+            let mut command = packages.apt_get(self.source.root, &cache, "/artifact/debs", &self.binds);
             command.args([argument, "download"]).args(&pinned);
             command
         };

@@ -207,8 +207,8 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, files: &Files) -> Result<()> {
     copy(&files.builtin, &modules.join("modules.builtin"))?;
     let order = modules.join("modules.order");
     fs::write(&order, &files.order).map_err(Error::io("write", &order))?;
-    let mut depmod = root.command("depmod", &[Bind::read_write(build.dir).at("/work")]);
-    depmod.args(["--basedir=/work", &files.release]);
+    let mut depmod = root.command("depmod", &[Bind::read_write(build.dir).at("/artifact")]);
+    depmod.args(["--basedir=/artifact", &files.release]);
     build.log.run("depmod", &mut depmod, DEPMOD_LIMIT)?;
     build.facts.insert("release".to_owned(), files.release.clone());
     Ok(())

@@ -2,7 +2,7 @@
 //! Progress of a build, told to whoever asked for it. The builders know only [`Reporter`]; what a person sees is
 //! decided by the caller: [`Terminal`] (a live line), [`Plain`] (a line a step) or [`Silent`].
 
-use indicatif::{HumanBytes, HumanDuration, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -150,9 +150,9 @@ fn amount(done: u64, total: Option<u64>) -> String {
     }
 }
 
-/// "tool root ready: 1.6 GiB in 62 seconds".
+/// "tool root ready: 1.6 GiB in 62 s".
 pub(crate) fn summary(what: &str, size_bytes: u64, took: Duration) -> String {
-    format!("{what} ready: {} in {}", HumanBytes(size_bytes), HumanDuration(took))
+    format!("{what} ready: {} in {:.0} s", HumanBytes(size_bytes), took.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -168,6 +168,6 @@ mod tests {
     #[test]
     fn a_summary_names_the_thing_its_size_and_time() {
         let text = summary("tool root", 3 << 30, Duration::from_secs(62));
-        assert_eq!(text, "tool root ready: 3.00 GiB in 62 seconds");
+        assert_eq!(text, "tool root ready: 3.00 GiB in 62 s");
     }
 }

@@ -149,14 +149,14 @@ mod tests {
     #[test]
     fn binds_come_last_before_the_program_so_that_they_lie_on_top() {
         let binds = [
-            Bind::read_write("/work"),
+            Bind::read_write("/artifact"),
             Bind::read_only("/store/kernel").at("/longpin/linux"),
             Bind::device("/dev/kvm"),
         ];
         let text = arguments(true, &binds);
         assert!(
             text.ends_with(
-                "--bind /work /work --ro-bind /store/kernel /longpin/linux --dev-bind /dev/kvm /dev/kvm \
+                "--bind /artifact /artifact --ro-bind /store/kernel /longpin/linux --dev-bind /dev/kvm /dev/kvm \
                  --chdir / -- make"
             ),
             "{text}"

@@ -163,10 +163,15 @@ fn make_in_place(
 ) -> Result<()> {
     let mut command = bootstrap(mmdebstrap, recipe, ROOT_MODE)?;
     command.arg("--format=directory").arg(&recipe.suite).arg(root).args(mirror);
+    // What it leaves there when it is killed goes with the rest of the build.
+    let scratch = build.dir.join("tmp");
+    std::fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
+    command.env("TMPDIR", &scratch);
     let reporter = build.reporter;
     reporter.step("tool root: starting mmdebstrap");
     let watch = Watch { line: &mut |line| tell(reporter, line), tick: &mut || {} };
-    build.log.run_watched("tool root", &mut command, BUILD_LIMIT, watch)
+    build.log.run_watched("tool root", &mut command, BUILD_LIMIT, watch)?;
+    crate::tree::remove(&scratch)
 }
 
 /// The device nodes stay out: a user may not make them, and bubblewrap brings its own.

@@ -69,9 +69,12 @@ fn row(case: &CaseResult) -> Vec<Cell> {
 /// Columns of the reasons where nobody says how many there are.
 const REASON_COLUMNS: usize = 120;
 
+/// Scenario, outcome and reason.
+type Why<'r> = (&'r str, Outcome, &'r str);
+
 /// Why each case that did not pass came out as it did. Cases of a scenario with the same reason share a paragraph.
 fn reasons(run: &RunResult, width: Option<u16>) -> String {
-    let mut paragraphs: Vec<((&str, Outcome, &str), BTreeSet<String>)> = Vec::new();
+    let mut paragraphs: Vec<(Why<'_>, BTreeSet<String>)> = Vec::new();
     for case in run.cases.iter().filter(|case| case.outcome != Outcome::Pass) {
         let key = (case.scenario.as_str(), case.outcome, case.reason.as_str());
         let place = format!("{}/{}", case.fs, case.pin);
