@@ -48,7 +48,11 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Build what is missing
-    Build,
+    Build {
+        /// Ask the distribution for a newer kernel, instead of keeping the one that was chosen before
+        #[arg(long)]
+        refresh: bool,
+    },
     /// List what is there
     List {
         /// Form of the list

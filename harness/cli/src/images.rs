@@ -2,7 +2,7 @@
 //! Everything that a guest is made of, built where it is missing.
 
 use anyhow::Context as _;
-use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Store, ToolRoot, report};
+use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Reporter, Store, ToolRoot, report};
 use std::sync::Arc;
 
 /// The guest agent of this very source state; `build.rs` makes it.
@@ -23,10 +23,21 @@ pub struct Images {
 impl Images {
     /// Take what is there, build the rest. Progress goes to standard error.
     pub fn ensure() -> anyhow::Result<Self> {
+        Self::with_kernel(Store::kernel)
+    }
+
+    /// The same, with the newest kernel that the distribution has now.
+    pub fn refresh() -> anyhow::Result<Self> {
+        Self::with_kernel(Store::refresh_kernel)
+    }
+
+    fn with_kernel(
+        kernel: impl FnOnce(&Store, &ToolRoot, &dyn Reporter) -> longpin_images::Result<Kernel>,
+    ) -> anyhow::Result<Self> {
         let store = Store::open_default().context("image store cannot be opened")?;
         let reporter = report::for_stderr();
         let tool_root = store.tool_root(&*reporter)?;
-        let kernel = store.kernel(&tool_root, &*reporter)?;
+        let kernel = kernel(&store, &tool_root, &*reporter)?;
         let module = store.module(&tool_root, &kernel, None, &*reporter)?;
         let spec = InitramfsSpec {
             agent: AGENT.to_vec(),

@@ -13,14 +13,14 @@ use serde_json::json;
 /// Do it.
 pub fn image(command: ImageCommand) -> Result<ExitCode> {
     match command {
-        ImageCommand::Build => build(),
+        ImageCommand::Build { refresh } => build(refresh),
         ImageCommand::List { format } => list(format),
         ImageCommand::Gc { all } => gc(all),
     }
 }
 
-fn build() -> Result<ExitCode> {
-    let images = Images::ensure()?;
+fn build(refresh: bool) -> Result<ExitCode> {
+    let images = if refresh { Images::refresh()? } else { Images::ensure()? };
     output::text(&format!(
         "tool root  {}\nkernel     {} ({})\nmodule     {}\ninitramfs  {}\n",
         images.tool_root.path().display(),
