@@ -19,6 +19,7 @@ pub mod listener;
 mod log_limit;
 pub mod mem;
 mod permutation;
+pub mod policy;
 pub mod program;
 pub mod region;
 pub mod stop;

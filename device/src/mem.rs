@@ -10,6 +10,7 @@
 
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::fmt;
+use std::time::Duration;
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryLoadGuard,
     GuestMemoryMmap,
@@ -83,6 +84,11 @@ impl GuestRam {
         drop(self.views.write());
     }
 
+    /// The same with a bound; whether all of them have gone.
+    pub fn settle_within(&self, limit: Duration) -> bool {
+        self.views.try_write_for(limit).is_some()
+    }
+
     /// Forget the guest's memory, when the guest has gone.
     pub fn clear(&self) {
         match self.map.lock() {
@@ -139,7 +145,6 @@ impl View<'_> {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     fn ram(ranges: &[(u64, usize)]) -> GuestRam {
         let ranges: Vec<_> = ranges.iter().map(|(base, len)| (GuestAddress(*base), *len)).collect();
