@@ -18,7 +18,8 @@ impl Watch {
     /// Answer a request, if it is one of the watch's. Blocks as the request says.
     pub fn answer(&self, request: &Request) -> Option<Answer> {
         let done = |result: Result<(), WatchError>| result.map(|()| Answer::Ok);
-        let released = |result: Result<Vec<HoldReport>, WatchError>| result.map(|holds| Answer::Released { holds });
+        let released =
+            |result: Result<Vec<HoldReport>, WatchError>| result.map(|holds| Answer::Released { holds });
         let answer = match request {
             Request::Case { run } => {
                 self.case(*run);
@@ -123,7 +124,12 @@ impl Watch {
 
     /// Wait until the requests that a rule keeps cover so many different pages, at least one; whether they do, and
     /// which they are.
-    pub fn await_held(&self, name: &str, pages: u64, timeout: Duration) -> Result<(Vec<Held>, bool), WatchError> {
+    pub fn await_held(
+        &self,
+        name: &str,
+        pages: u64,
+        timeout: Duration,
+    ) -> Result<(Vec<Held>, bool), WatchError> {
         let deadline = Instant::now() + timeout.min(Duration::from_millis(MAX_HOLD_MS));
         let mut desk = self.shared.desk.lock();
         loop {

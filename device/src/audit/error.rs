@@ -16,7 +16,9 @@ pub enum WatchError {
     #[error("rule `{0}` does not keep requests; use action `hold` or `delay`")]
     KeepsNothing(String),
     /// Released, but not completed in time.
-    #[error("{left} requests that rule `{rule}` let go are not completed after {seconds} s; see `last_error` of the disk")]
+    #[error(
+        "{left} requests that rule `{rule}` let go are not completed after {seconds} s; see `last_error` of the disk"
+    )]
     NotCompleted {
         /// Rule.
         rule: String,

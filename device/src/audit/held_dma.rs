@@ -68,7 +68,10 @@ impl HeldRegions {
             if gone {
                 // Direct I/O sets its pages dirty when it lets go of them (`bio_release_pages()`).
                 let now = clock::monotonic_ns();
-                region.disk.log().record(Entry { detail: uapi::RELEASE_DIRTY, ..whole(&region.label, KIND_UNMAP, now) });
+                region
+                    .disk
+                    .log()
+                    .record(Entry { detail: uapi::RELEASE_DIRTY, ..whole(&region.label, KIND_UNMAP, now) });
             }
             !gone
         });
@@ -126,9 +129,14 @@ impl Watch {
 
 fn check_cells(order: &HeldDma) -> Result<(), WatchError> {
     let HeldDma { offset, len, cell_bytes, .. } = *order;
-    let sane = (dma::MIN_CELL_BYTES..=dma::MAX_CELL_BYTES).contains(&cell_bytes) && cell_bytes.is_power_of_two();
+    let sane =
+        (dma::MIN_CELL_BYTES..=dma::MAX_CELL_BYTES).contains(&cell_bytes) && cell_bytes.is_power_of_two();
     let whole = |bytes: u64| bytes.is_multiple_of(u64::from(cell_bytes));
-    if sane && whole(offset) && whole(len) { Ok(()) } else { Err(WatchError::Cells { offset, len, cell_bytes }) }
+    if sane && whole(offset) && whole(len) {
+        Ok(())
+    } else {
+        Err(WatchError::Cells { offset, len, cell_bytes })
+    }
 }
 
 /// The reads as one region, and the place of each in it.
@@ -201,7 +209,9 @@ fn write(view: &View<'_>, disk: &Disk, region: &Region, order: &HeldDma) -> Resu
     let mut page = [0; PAGE_BYTES as usize];
     for at in (order.offset..order.offset + order.len).step_by(page.len()) {
         let bytes = &mut page[..(order.offset + order.len - at).min(PAGE_BYTES) as usize];
-        for (cell, offset) in bytes.chunks_exact_mut(order.cell_bytes as usize).zip((at..).step_by(order.cell_bytes as usize)) {
+        for (cell, offset) in
+            bytes.chunks_exact_mut(order.cell_bytes as usize).zip((at..).step_by(order.cell_bytes as usize))
+        {
             let stamp = Stamp {
                 run: order.run,
                 file_offset: label.file_offset.wrapping_add(offset),

@@ -23,3 +23,6 @@ pub use held_dma::HeldDma;
 pub use pool::{Buffer, KEPT_BYTES, SPARE_BYTES};
 pub use ticket::Ticket;
 pub use watch::{HeldWrite, Request, Resume, Resumed, Watch};
+
+#[cfg(test)]
+mod tests;

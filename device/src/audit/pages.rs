@@ -46,7 +46,9 @@ pub fn pieces(segments: &[(Gpa, u32)]) -> Vec<Piece> {
             let len = left.min(room) as u32;
             match pieces.last_mut() {
                 // Not across the page's end, since then `gpa` begins a page.
-                Some(last) if gpa.0 % PAGE_BYTES != 0 && last.gpa.0 + u64::from(last.len) == gpa.0 => last.len += len,
+                Some(last) if gpa.0 % PAGE_BYTES != 0 && last.gpa.0 + u64::from(last.len) == gpa.0 => {
+                    last.len += len
+                }
                 _ => pieces.push(Piece { at, gpa, len }),
             }
             at += len as usize;
@@ -71,7 +73,10 @@ mod tests {
     #[test]
     fn segments_are_cut_at_pages_and_joined_within() {
         assert_eq!(cut(&[(0x1000, 0x2000)]), [(0, 0x1000, 0x1000), (0x1000, 0x2000, 0x1000)]);
-        assert_eq!(cut(&[(0x1200, 512), (0x1400, 512), (0x1800, 512)]), [(0, 0x1200, 1024), (1024, 0x1800, 512)]);
+        assert_eq!(
+            cut(&[(0x1200, 512), (0x1400, 512), (0x1800, 512)]),
+            [(0, 0x1200, 1024), (1024, 0x1800, 512)]
+        );
         assert_eq!(cut(&[(0x1e00, 512), (0x2000, 512)]), [(0, 0x1e00, 512), (512, 0x2000, 512)]);
         assert_eq!(cut(&[(0x1fff, 2)]), [(0, 0x1fff, 1), (1, 0x2000, 1)]);
         assert_eq!(cut(&[]), []);

@@ -118,7 +118,8 @@ mod tests {
         data.extend([0; 512]);
         data.extend(stamped(1024, 6, SOURCE_CPU, 1024));
         data.extend([1; 100]);
-        let found: Vec<_> = stamped_sectors(&data).map(|(at, header)| (at, header.run, header.generation)).collect();
+        let found: Vec<_> =
+            stamped_sectors(&data).map(|(at, header)| (at, header.run, header.generation)).collect();
         assert_eq!(found, [(0, 7, 5), (1024, 7, 6)]);
     }
 }

@@ -131,7 +131,8 @@ impl Ticket {
             (Fetch::Split, Some(early)) => {
                 let mut bytes = self.shared.pool.copy(view, &self.segments)?;
                 for piece in pieces(&self.segments) {
-                    let half = (PAGE_BYTES as usize / 2).saturating_sub(piece.start()).min(piece.len as usize);
+                    let half =
+                        (PAGE_BYTES as usize / 2).saturating_sub(piece.start()).min(piece.len as usize);
                     let first_half = piece.at..piece.at + half;
                     bytes.bytes_mut()[first_half.clone()].copy_from_slice(&early[first_half]);
                 }

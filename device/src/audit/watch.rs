@@ -70,7 +70,7 @@ pub type Resumed = Box<dyn FnOnce(Ticket, Resume) + Send>;
 /// The watch. One in a daemon. Dropping it drops what is held.
 pub struct Watch {
     pub(super) shared: Arc<Shared>,
-    ledger: Arc<Ledger>,
+    pub(super) ledger: Arc<Ledger>,
     timer: Option<JoinHandle<()>>,
 }
 

@@ -19,6 +19,9 @@ impl PageBits {
     /// Add `len` bytes from `offset` on; what lies past the page's end is left out.
     pub fn insert(&mut self, offset: usize, len: usize) {
         let end = offset.saturating_add(len).min(PAGE_BYTES as usize);
+        if end <= offset {
+            return;
+        }
         for word in offset / 64..end.div_ceil(64) {
             let (low, high) = (offset.max(word * 64) % 64, (end - word * 64).min(64));
             self.0[word] |= (u64::MAX >> (64 - (high - low))) << low;
@@ -82,6 +85,8 @@ mod tests {
     #[test]
     fn a_whole_page_is_one_span() {
         let mut bits = PageBits::default();
+        bits.insert(1, 0);
+        bits.insert(5000, 1);
         assert!(bits.is_empty());
         bits.insert(0, 5000);
         assert_eq!(bits.count(), 4096);

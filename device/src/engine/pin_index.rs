@@ -93,7 +93,9 @@ impl Pin {
         if extent.gpa + u64::from(extent.len) <= gpa.0 {
             return None;
         }
-        let place = |base: u64| base.wrapping_add(u64::from(extent.offset)).wrapping_add(gpa.0.wrapping_sub(extent.gpa));
+        let place = |base: u64| {
+            base.wrapping_add(u64::from(extent.offset)).wrapping_add(gpa.0.wrapping_sub(extent.gpa))
+        };
         Some(PinnedBy { region: self.region, run: self.run, file_offset: self.file_offset.map(place) })
     }
 }

@@ -67,14 +67,19 @@ impl<T> Holds<T> {
 
     /// Take out those that meet a condition, in the order of their arrival.
     pub fn take(&mut self, end: HoldEnd, mut condition: impl FnMut(&Place) -> bool) -> Vec<Ended<T>> {
-        let taken: Vec<_> =
-            self.waiting.iter().filter(|(_, (place, _))| condition(place)).map(|(request, _)| *request).collect();
+        let taken: Vec<_> = self
+            .waiting
+            .iter()
+            .filter(|(_, (place, _))| condition(place))
+            .map(|(request, _)| *request)
+            .collect();
         taken.into_iter().filter_map(|request| self.take_one(request, end)).collect()
     }
 
     /// Take out those whose time is over.
     pub fn take_due(&mut self, now_ns: u64) -> Vec<Ended<T>> {
-        let over: Vec<_> = self.due.iter().take_while(|(until, _)| *until <= now_ns).map(|(_, r)| *r).collect();
+        let over: Vec<_> =
+            self.due.iter().take_while(|(until, _)| *until <= now_ns).map(|(_, r)| *r).collect();
         over.into_iter().filter_map(|request| self.take_one(request, HoldEnd::Cap)).collect()
     }
 

@@ -94,7 +94,8 @@ impl Subject<'_> {
     /// What can be decided without a look at the request's pages.
     fn is_at(&self, rule: &Rule) -> bool {
         let Match { op, range, .. } = rule.matching;
-        let touches = |(byte, len): (u64, u64)| self.byte < byte + len && byte < self.byte.saturating_add(self.len);
+        let touches =
+            |(byte, len): (u64, u64)| self.byte < byte + len && byte < self.byte.saturating_add(self.len);
         rule.disk == self.disk && op.is_none_or(|op| op == self.op) && range.is_none_or(touches)
     }
 
@@ -182,7 +183,8 @@ impl Rules {
 
     /// The rule that counts, if one does; its limit is used up by one.
     pub fn decide(&mut self, subject: &Subject<'_>) -> Option<Decision> {
-        let standing = self.0.iter_mut().find(|standing| !standing.is_spent() && subject.meets(&standing.rule))?;
+        let standing =
+            self.0.iter_mut().find(|standing| !standing.is_spent() && subject.meets(&standing.rule))?;
         standing.taken += 1;
         let Rule { matching, action, .. } = standing.rule.clone();
         Some(Decision { rule: standing.name.clone(), matching, action })
@@ -243,8 +245,11 @@ mod tests {
     #[test]
     fn the_first_rule_that_accepts_counts() {
         let reads = Match { op: Some(Op::Read), ..Match::default() };
-        let mut list =
-            rules(&[rule("r", reads, hold()), rule("o", Match::default(), Action::Observe), rule("x", Match::default(), hold())]);
+        let mut list = rules(&[
+            rule("r", reads, hold()),
+            rule("o", Match::default(), Action::Observe),
+            rule("x", Match::default(), hold()),
+        ]);
         assert_eq!(decides(&mut list, &WRITE), Some("o".into()));
         assert_eq!(decides(&mut list, &Subject { op: Op::Read, ..WRITE }), Some("r".into()));
         assert_eq!(decides(&mut list, &Subject { disk: 1, ..WRITE }), None);
@@ -254,7 +259,8 @@ mod tests {
 
     #[test]
     fn every_condition_that_is_given_must_hold() {
-        let matching = Match { op: Some(Op::Write), range: Some((4096, 4097)), pinned: Some(7), stamped: Some(9) };
+        let matching =
+            Match { op: Some(Op::Write), range: Some((4096, 4097)), pinned: Some(7), stamped: Some(9) };
         let mut list = rules(&[rule("w", matching, hold())]);
         let all = Subject { pinned: &[3, 7], stamped: &[9], ..WRITE };
         assert_eq!(decides(&mut list, &all), Some("w".into()));
@@ -303,7 +309,10 @@ mod tests {
         for name in ["", "a b", "é", &"x".repeat(65)] {
             assert!(refusal(&|r| r.name = name.into()).contains("is not 1 to 64 letters"), "{name}");
         }
-        assert_eq!(refusal(&|r| r.name = "w".into()), "rule `w` exists already; drop it first or take another name");
+        assert_eq!(
+            refusal(&|r| r.name = "w".into()),
+            "rule `w` exists already; drop it first or take another name"
+        );
         assert_eq!(refusal(&|r| r.disk = 2), "rule `v` is for disk 2; this daemon has disks 0 to 1");
         for cap_ms in [0, MAX_HOLD_MS + 1] {
             let text = refusal(&|r| r.action = Action::Hold { fetch: Fetch::Late, cap_ms });
