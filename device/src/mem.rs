@@ -184,6 +184,23 @@ impl View<'_> {
         inside.then_some(()).ok_or(bad)
     }
 
+    /// Where a range lies in this process: nearly always one piece. The addresses are good while a [`Lease`] lives
+    /// that was made under this view; only the host's kernel may use them, since the guest writes there as it likes.
+    pub(crate) fn locate(
+        &self,
+        gpa: Gpa,
+        len: u32,
+        mut piece: impl FnMut(*mut u8, usize),
+    ) -> Result<(), BadAddress> {
+        let bad = BadAddress { gpa, len: len.into() };
+        self.check(gpa, bad.len)?;
+        for slice in GuestMemoryBackend::get_slices(self.map(), GuestAddress(gpa.0), len as usize) {
+            let slice = slice.map_err(|_| bad)?;
+            piece(slice.ptr_guard_mut().as_ptr(), slice.len());
+        }
+        Ok(())
+    }
+
     /// Copy `bytes` into the guest's memory, all or nothing.
     pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), BadAddress> {
         // Nearly always one range of memory, found once; the rest is for buffers that lie across two.

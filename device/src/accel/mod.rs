@@ -19,8 +19,9 @@ pub use faults::Faults;
 use crate::chain::{self, Parsed, Request};
 use crate::counters::Counters;
 use crate::engine::{Engine, NotQuiet};
+use crate::front::Vring;
 use crate::log_limit::LogLimit;
-use crate::mem::{AtomicMap, Map, View};
+use crate::mem::{Map, View};
 use dispatcher::Dispatcher;
 use longpin_wire::dma;
 use parking_lot::Mutex;
@@ -28,14 +29,12 @@ use ring::{Heads, Place, Reply};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use vhost_user_backend::{VringMutex, VringT};
+use vhost_user_backend::VringT;
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 
 /// Longest wait for programs and replies when the driver stops a queue. More than the ledger's stall limit, so that
 /// a hung disk is named as the cause first.
 const QUIESCE_DEADLINE: Duration = Duration::from_secs(30);
-
-type Vring = VringMutex<AtomicMap>;
 
 /// One connection's accelerator.
 pub struct Accelerator {
