@@ -107,6 +107,11 @@ impl GuestRam {
         drop(self.views.write());
     }
 
+    /// The same with a bound; whether all of them have gone.
+    pub fn settle_within(&self, limit: Duration) -> bool {
+        self.views.try_write_for(limit).is_some()
+    }
+
     /// Allow operations that outlast `view`. They use addresses that were looked up under it.
     pub fn lend(self: &Arc<Self>, view: &View<'_>) -> Lease {
         let mut leases = self.leases.lock();

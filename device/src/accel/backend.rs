@@ -2,7 +2,7 @@
 //! What vhost-user asks of a back-end, answered by the accelerator.
 
 use super::{Accelerator, ConfigSpace};
-use crate::front::Vring;
+use crate::front::{Front as _, Vring};
 use crate::mem::AtomicMap;
 use longpin_wire::dma;
 use std::io;

@@ -25,7 +25,9 @@ pub enum ImageError {
     #[error("image {0:?} is neither a regular file nor a block device")]
     Kind(PathBuf),
     /// Not even one block.
-    #[error("image {path:?} is too small: it has {bytes} bytes, a block has {block_bytes}; make it with truncate -s")]
+    #[error(
+        "image {path:?} is too small: it has {bytes} bytes, a block has {block_bytes}; make it with truncate -s"
+    )]
     TooSmall {
         /// Image.
         path: PathBuf,
@@ -131,7 +133,15 @@ impl Image {
         if lock::lock(&file, read_only).map_err(failed)? == Locked::InUse {
             return Err(in_use(path));
         }
-        Ok(Self { path: path.into(), file, bytes, block_bytes, read_only, is_device, abilities: Abilities::default() })
+        Ok(Self {
+            path: path.into(),
+            file,
+            bytes,
+            block_bytes,
+            read_only,
+            is_device,
+            abilities: Abilities::default(),
+        })
     }
 }
 

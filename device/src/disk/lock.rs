@@ -107,11 +107,8 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         let meta = image.as_file().metadata().unwrap();
         assert_eq!(users(&meta), Vec::<String>::new(), "not ourselves");
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .stdin(image.reopen().unwrap())
-            .spawn()
-            .unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("60").stdin(image.reopen().unwrap()).spawn().unwrap();
         let users = users(&meta);
         child.kill().unwrap();
         child.wait().unwrap();

@@ -21,17 +21,21 @@ mod image;
 mod inbox;
 mod lock;
 mod options;
+mod power;
 mod queue;
 mod request;
+mod sparse;
 mod status;
 mod uring;
 
 pub use backend::Front;
 pub use image::{Image, ImageError};
 pub use options::{DiskOptions, OptionError};
+pub use power::PowerError;
 pub use queue::Unanswered;
 
 use crate::audit::Watch;
+use crate::ledger::{Ledger, Producer};
 use crate::listener::SocketFile;
 use crate::mem::GuestRam;
 use config_space::ID_BYTES;
@@ -41,6 +45,7 @@ use longpin_proto::disk::DiskStatus;
 use parking_lot::Mutex;
 use request::Geometry;
 use status::{Counters, Troubles};
+use std::fs::File;
 use std::sync::{Arc, Weak};
 
 /// What a disk is made of.
@@ -78,11 +83,15 @@ pub struct Disk {
     troubles: Troubles,
     /// Queues of the connection, to be woken when the gate opens.
     inboxes: Mutex<Vec<Weak<Inbox>>>,
+    /// Content at the last power cut.
+    noted: Mutex<Option<File>>,
+    /// For power cuts. Requests are recorded by the watch.
+    log: Producer,
 }
 
 impl Disk {
     /// A disk that `watch` watches, and the socket for its front-end.
-    pub fn new(config: DiskConfig, watch: Arc<Watch>) -> (Arc<Self>, SocketFile) {
+    pub fn new(config: DiskConfig, watch: Arc<Watch>, ledger: &Ledger) -> (Arc<Self>, SocketFile) {
         let DiskConfig { socket, image, serial, queues, queue_size, audited } = config;
         let ram = Arc::<GuestRam>::default();
         let index = watch.add_disk(ram.clone());
@@ -109,6 +118,8 @@ impl Disk {
             counters: Counters::default(),
             troubles: Troubles::default(),
             inboxes: Mutex::default(),
+            noted: Mutex::default(),
+            log: ledger.producer(),
         };
         (Arc::new(disk), socket)
     }
@@ -122,6 +133,12 @@ impl Disk {
             ..DiskStatus::default()
         };
         self.counters.fill(&mut status);
+        self.watch.fill_status(self.index, &mut status);
         status
+    }
+
+    /// Have the queues look again at what they could not do.
+    fn wake_queues(&self) {
+        self.inboxes.lock().iter().filter_map(Weak::upgrade).for_each(|inbox| inbox.wake());
     }
 }

@@ -38,7 +38,9 @@ pub enum OptionError {
     #[error("`{0}` is not key=value; double a comma that belongs to a value")]
     Pair(String),
     /// Unknown key.
-    #[error("key `{0}` is unknown; use socket, image, serial, queues, queue-size, block-size, read-only, audit")]
+    #[error(
+        "key `{0}` is unknown; use socket, image, serial, queues, queue-size, block-size, read-only, audit"
+    )]
     Key(String),
     /// A key came twice.
     #[error("key `{0}` is given twice")]
@@ -102,7 +104,8 @@ impl DiskOptions {
             "socket" => self.socket = value.into(),
             "image" => self.image = value.into(),
             "serial" => {
-                let fits = (1..=ID_BYTES).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic());
+                let fits =
+                    (1..=ID_BYTES).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_graphic());
                 fits.then_some(()).ok_or_else(|| refuse(format!("1 to {ID_BYTES} printable characters")))?;
                 self.serial = Some(value.into());
             }
@@ -157,7 +160,8 @@ mod tests {
 
     #[test]
     fn each_key_is_understood() {
-        let text = "serial=a-1,queues=4,queue-size=128,block-size=4096,read-only=on,audit=off,socket=s,image=i";
+        let text =
+            "serial=a-1,queues=4,queue-size=128,block-size=4096,read-only=on,audit=off,socket=s,image=i";
         let options: DiskOptions = text.parse().unwrap();
         assert_eq!((options.queues, options.queue_size, options.block_bytes), (4, 128, 4096));
         assert_eq!((options.read_only, options.audited, options.serial), (true, false, Some("a-1".into())));

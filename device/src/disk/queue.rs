@@ -147,7 +147,7 @@ impl Lane {
         let mut looked_again = false;
         loop {
             // The only wait: for the ledger's file, and before anything was taken that could need it.
-            self.disk.watch.make_room();
+            self.disk.watch.make_room(self.disk.index);
             let taken = self.take(state, vring);
             self.collect(state);
             self.start(state);
@@ -218,8 +218,7 @@ impl Lane {
                 chains
             }
             Err(error) => {
-                self.complaints
-                    .warn(|| format!("queue {}: available ring is unusable: {error}", self.index));
+                self.complaints.warn(|| format!("queue {}: available ring is unusable: {error}", self.index));
                 Vec::new()
             }
         }

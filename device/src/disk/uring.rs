@@ -37,11 +37,7 @@ unsafe impl Send for GuestBuffers {}
 
 impl GuestBuffers {
     /// The buffers at `segments`. `lease` was made under `view`.
-    pub fn locate(
-        view: &View<'_>,
-        lease: &Arc<Lease>,
-        segments: &[(Gpa, u32)],
-    ) -> Result<Self, BadAddress> {
+    pub fn locate(view: &View<'_>, lease: &Arc<Lease>, segments: &[(Gpa, u32)]) -> Result<Self, BadAddress> {
         let mut vector: Vec<iovec> = Vec::with_capacity(segments.len());
         for (gpa, len) in segments {
             view.locate(*gpa, *len, |base, len| match vector.last_mut() {
@@ -124,7 +120,9 @@ impl<J> Operation<J> {
                 [one] => opcode::Read::new(file, one.iov_base.cast(), one.iov_len as u32)
                     .offset(self.offset)
                     .build(),
-                many => opcode::Readv::new(file, many.as_ptr(), many.len() as u32).offset(self.offset).build(),
+                many => {
+                    opcode::Readv::new(file, many.as_ptr(), many.len() as u32).offset(self.offset).build()
+                }
             },
             Io::Write(buffers) => match buffers.rest() {
                 [one] => opcode::Write::new(file, one.iov_base.cast(), one.iov_len as u32)
@@ -306,9 +304,8 @@ mod tests {
 
     #[test]
     fn an_operation_goes_on_where_a_short_one_ended() {
-        let ram = Arc::new(GuestRam::new(AtomicMap::new(
-            Map::from_ranges(&[(GuestAddress(0), 0x3000)]).unwrap(),
-        )));
+        let ram =
+            Arc::new(GuestRam::new(AtomicMap::new(Map::from_ranges(&[(GuestAddress(0), 0x3000)]).unwrap())));
         let view = ram.view();
         let lease = Arc::new(ram.lend(&view));
         let segments = [(Gpa(0x2000), 0x1000), (Gpa(0), 0x1000)];
