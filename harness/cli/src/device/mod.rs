@@ -132,22 +132,16 @@ impl Device {
     }
 
     /// Ask the daemon. A refusal is an answer ([`Answer::Error`]).
-    pub fn ask(
-        &mut self,
-        request: &Request,
-        timeout: Duration,
-        ends: &Ends,
-    ) -> Result<Answer, ControlError> {
+    pub fn ask(&mut self, request: &Request, timeout: Duration, ends: &Ends) -> Result<Answer, ControlError> {
         self.control.ask(request, timeout, ends)
     }
 
     /// New ledger entries of `run`, of both kinds.
-    pub fn ledger(&mut self, run: u64, ends: &Ends) -> Result<anyhow::Result<Vec<Entry>>, ControlError> {
-        let answer = self.ask(&Request::LedgerSync, ANSWER_TIMEOUT, ends)?;
-        Ok(match answer {
-            Answer::LedgerSync { entries } => self.ledger.read(run, entries),
-            other => Err(anyhow::anyhow!("longpin-device answers a ledger request with {other:?}")),
-        })
+    pub fn ledger(&mut self, run: u64, ends: &Ends) -> Result<Vec<Entry>, ControlError> {
+        match self.ask(&Request::LedgerSync, ANSWER_TIMEOUT, ends)? {
+            Answer::LedgerSync { entries } => Ok(self.ledger.read(run, entries)?),
+            other => Err(anyhow::anyhow!("longpin-device answers a ledger request with {other:?}").into()),
+        }
     }
 
     /// End it: by itself when QEMU has gone, by signal otherwise.
