@@ -79,7 +79,7 @@ pub struct Story<'r> {
 impl<'r> Story<'r> {
     pub fn of(record: &'r CaseRecord) -> Self {
         let entries = record.evidence.iter().rev().find_map(|evidence| match evidence {
-            Evidence::Ledger { entries } => Some(entries.as_slice()),
+            Evidence::Ledger { entries, .. } => Some(entries.as_slice()),
             _ => None,
         });
         let mut story = Self {
@@ -104,7 +104,8 @@ impl<'r> Story<'r> {
                 }
             },
             Evidence::Image { path, extents, result } => self.image(path, extents, result),
-            Evidence::Ledger { .. } => {}
+            Evidence::Ledger { .. } | Evidence::Disk { .. } | Evidence::Fsck(_) => {}
+            Evidence::FsckFailed { .. } | Evidence::Skip { .. } => {}
             Evidence::Trouble(trouble) => self.trouble = Some(trouble),
             Evidence::Unproven { message, .. } => self.unproven.push(message.clone()),
         }

@@ -6,6 +6,7 @@ use super::tale::{Tale, by_dma};
 use crate::record::{Role, Trouble};
 use crate::scenario::{Condition, Expectation};
 use longpin_proto::agent::{Outcome as StepOutcome, Step};
+use std::collections::BTreeSet;
 
 use Observation::{Bleed, Detected, Intact, Lost, Refused, Splat};
 
@@ -15,6 +16,7 @@ fn expected(words: &[Observation]) -> Expectation {
         when: Condition::default(),
         observe: words.iter().copied().collect(),
         errno: None,
+        blocked: BTreeSet::new(),
         reason: "because of folio_mkclean()".into(),
     }
 }

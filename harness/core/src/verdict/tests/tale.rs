@@ -83,7 +83,15 @@ impl Tale {
     }
 
     pub fn evidence(&mut self, role: Role, step: Step, outcome: Outcome) {
-        self.record.evidence.push(Evidence::Step { line: 1, role, step, outcome, elapsed_us: 10 });
+        self.record.evidence.push(Evidence::Step {
+            line: 1,
+            role,
+            step,
+            outcome,
+            elapsed_us: 10,
+            began_ns: 0,
+            ended_ns: 0,
+        });
     }
 
     pub fn seen(&mut self, role: Role, step: Step, fact: Fact) {
@@ -275,7 +283,7 @@ impl Tale {
             .collect();
         self.seen(Role::Frame, Step::KernelLog, Fact::Log(lines));
         self.record.evidence.append(&mut self.images);
-        self.record.evidence.push(Evidence::Ledger { entries: self.ledger });
+        self.record.evidence.push(Evidence::Ledger { entries: self.ledger, disk: Vec::new() });
         self.record
     }
 }
