@@ -8,6 +8,7 @@
 #![deny(unsafe_code, missing_docs)]
 
 pub mod accel;
+pub mod audit;
 pub mod chain;
 pub mod clock;
 pub mod control;
