@@ -59,11 +59,7 @@ impl Pool {
     }
 
     /// A buffer with the bytes of `segments`, one after the other.
-    pub fn copy(
-        self: &Arc<Self>,
-        view: &View<'_>,
-        segments: &[(Gpa, u32)],
-    ) -> Result<Buffer, BadAddress> {
+    pub fn copy(self: &Arc<Self>, view: &View<'_>, segments: &[(Gpa, u32)]) -> Result<Buffer, BadAddress> {
         let len = segments.iter().map(|(_, len)| *len as usize).sum();
         let mut buffer = self.take(len);
         let mut rest = buffer.bytes_mut();

@@ -81,15 +81,11 @@ impl Control {
     }
 
     /// Ask. A refusal is an answer ([`Answer::Error`]).
-    pub fn ask(
-        &mut self,
-        request: &Request,
-        timeout: Duration,
-        ends: &Ends,
-    ) -> Result<Answer, ControlError> {
-        let asked = self.broken.clone().map_or_else(|| self.exchange(request, timeout, ends), |problem| {
-            Err(ControlError::Broken { request: name(request), problem })
-        });
+    pub fn ask(&mut self, request: &Request, timeout: Duration, ends: &Ends) -> Result<Answer, ControlError> {
+        let asked = self.broken.clone().map_or_else(
+            || self.exchange(request, timeout, ends),
+            |problem| Err(ControlError::Broken { request: name(request), problem }),
+        );
         if let Err(error) = &asked {
             self.broken.get_or_insert_with(|| error.to_string());
         }
@@ -183,10 +179,7 @@ mod tests {
     fn after_a_late_answer_no_other_is_believed() {
         let (mut control, mut peer) = pair();
         let error = control.ask(&Request::Audit, Duration::from_millis(20), &quiet()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "longpin-device does not answer control request `audit` within 20 ms"
-        );
+        assert_eq!(error.to_string(), "longpin-device does not answer control request `audit` within 20 ms");
         line::send(&mut peer, &Answer::Ok).unwrap();
         let error = control.ask(&Request::Disks, SOON, &quiet()).unwrap_err().to_string();
         assert!(error.starts_with("longpin-device does not serve control request `disks`"), "{error}");

@@ -132,12 +132,7 @@ impl Device {
     }
 
     /// Ask the daemon. A refusal is an answer ([`Answer::Error`]).
-    pub fn ask(
-        &mut self,
-        request: &Request,
-        timeout: Duration,
-        ends: &Ends,
-    ) -> Result<Answer, ControlError> {
+    pub fn ask(&mut self, request: &Request, timeout: Duration, ends: &Ends) -> Result<Answer, ControlError> {
         self.control.ask(request, timeout, ends)
     }
 

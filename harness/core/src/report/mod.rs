@@ -5,6 +5,7 @@
 mod document;
 mod table;
 pub mod timeline;
+pub mod trace;
 
 pub use document::{
     BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, QemuInfo,

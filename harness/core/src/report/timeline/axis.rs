@@ -127,8 +127,11 @@ mod tests {
 
     #[test]
     fn a_race_of_microseconds_has_room_beside_seconds_of_mkfs() {
-        let lanes =
-            [lane(&[(0, 3_000_000_000, "mkfs"), (3_000_001_000, 3_000_002_000, "dma"), (3_000_002_500, 3_000_003_000, "fsync")])];
+        let lanes = [lane(&[
+            (0, 3_000_000_000, "mkfs"),
+            (3_000_001_000, 3_000_002_000, "dma"),
+            (3_000_002_500, 3_000_003_000, "fsync"),
+        ])];
         let axis = Axis::of(&lanes, []);
         let dma = axis.place(3_000_002_000) - axis.place(3_000_001_000);
         let mkfs = axis.place(3_000_000_000);

@@ -68,7 +68,9 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
         let read = |reader: Reader| {
             let mut edges = history.edges.iter().rev();
             edges.find_map(|edge| match &edge.code {
-                history::Code::Read { who, role, found, good } if *who == reader && *role != Role::Snapshot => {
+                history::Code::Read { who, role, found, good }
+                    if *who == reader && *role != Role::Snapshot =>
+                {
                     Some((found.clone(), *good))
                 }
                 _ => None,
@@ -103,7 +105,8 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit) -> HexDiff {
         (Some(path), Some(offset)) => format!("page {} of {path}", offset / PAGE),
         _ => format!("byte {} of the disk", hit.byte),
     };
-    let generation = |generation: Option<u64>| generation.map(|g| format!(", generation {g}")).unwrap_or_default();
+    let generation =
+        |generation: Option<u64>| generation.map(|g| format!(", generation {g}")).unwrap_or_default();
     let line = |span: &longpin_proto::disk::Span| HexLine {
         offset: u64::from(span.offset),
         before: span.before.clone(),
@@ -163,7 +166,11 @@ fn of_cells(walk: &Walk<'_>, history: &History) -> Option<HexDiff> {
 fn state_at<'r>(reading: &Reading<'r>, offset: u64) -> Option<&'r CellState> {
     let cells = reading.cells.ok()?;
     let cell = u64::from(cells.cell_bytes);
-    cells.runs.iter().find(|run| (run.offset..run.offset + run.count * cell).contains(&offset)).map(|run| &run.state)
+    cells
+        .runs
+        .iter()
+        .find(|run| (run.offset..run.offset + run.count * cell).contains(&offset))
+        .map(|run| &run.state)
 }
 
 /// The first bytes of a cell, if its state says what they are.

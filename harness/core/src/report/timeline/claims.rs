@@ -58,13 +58,7 @@ impl<'w, 'r> Claims<'w, 'r> {
             (Some((from, _)), Some(to)) => clean(walk, from, to),
             _ => false,
         };
-        Self {
-            pin: walk.pins.first(),
-            synced,
-            proven_clean,
-            in_flight: in_flight(walk),
-            bursts,
-        }
+        Self { pin: walk.pins.first(), synced, proven_clean, in_flight: in_flight(walk), bursts }
     }
 
     pub fn last(&self) -> Option<&Burst> {

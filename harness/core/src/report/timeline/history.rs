@@ -36,7 +36,12 @@ pub enum Code {
     /// The page left its file.
     Left,
     /// Somebody read it: what, and whether it is right.
-    Read { who: Reader, role: Role, found: String, good: bool },
+    Read {
+        who: Reader,
+        role: Role,
+        found: String,
+        good: bool,
+    },
 }
 
 impl Code {
@@ -130,7 +135,9 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
     };
     let (path, page) = key;
     let pins = walk.pins.iter().enumerate();
-    for (index, pin) in pins.filter(|(_, pin)| pin.path == *path && pages_of(pin.offset, pin.len).contains(page)) {
+    for (index, pin) in
+        pins.filter(|(_, pin)| pin.path == *path && pages_of(pin.offset, pin.len).contains(page))
+    {
         add(pin.from, Code::Pin(index), None);
         if let Some(to) = pin.to {
             add(to, Code::Unpin(index), None);
@@ -150,7 +157,9 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
             (request.fetch, Code::Fetch(nth)),
             (request.complete, Code::Complete(nth)),
         ];
-        more.into_iter().filter_map(|(at, code)| Some((at?, code))).for_each(|(at, code)| add(at, code, index));
+        more.into_iter()
+            .filter_map(|(at, code)| Some((at?, code)))
+            .for_each(|(at, code)| add(at, code, index));
     }
     let writes = walk.writes.get(key).map_or(&[][..], Vec::as_slice);
     let many = writes.iter().filter(|write| write.source == Source::Dma).count() > MAX_WRITES;
@@ -206,7 +215,9 @@ fn found(walk: &Walk<'_>, reading: &Reading<'_>, key: &PageKey) -> Option<(Strin
     });
     let wanted = match (reading.role, before) {
         (Role::Snapshot, _) => None,
-        (Role::CompareSnapshot, Some(Reading { cells: Ok(before), .. })) => in_page(before, key.1, walk.record.run),
+        (Role::CompareSnapshot, Some(Reading { cells: Ok(before), .. })) => {
+            in_page(before, key.1, walk.record.run)
+        }
         // The host reads every file that is compared; a file with a snapshot is compared with that.
         (_, Some(Reading { cells: Ok(before), .. })) if reading.reader == Reader::Host => {
             in_page(before, key.1, walk.record.run)
@@ -270,7 +281,11 @@ pub fn state_words(state: &CellState, run: u64) -> String {
 }
 
 /// What the disk holds of a page after a write of it, in words, and whether it is a mix.
-pub fn carried_words(walk: &Walk<'_>, request: usize, key: &PageKey) -> Option<(String, bool, Option<Source>)> {
+pub fn carried_words(
+    walk: &Walk<'_>,
+    request: usize,
+    key: &PageKey,
+) -> Option<(String, bool, Option<Source>)> {
     let request = &walk.requests[request];
     let (_, byte) = request.pages.iter().find(|(known, _)| known == key)?;
     let torn = requests::hit_of(walk, request, *byte)

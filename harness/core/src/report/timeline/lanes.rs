@@ -33,7 +33,8 @@ fn lane(walk: &Walk<'_>, history: &History) -> Lane {
     if history.left_out > 0 {
         notes.push(format!("{} left out", words::count(history.left_out as u64, "earlier event")));
     }
-    let mut rows = vec![memory(walk, history), pins(walk, history), flight(walk, history), disk(walk, history, &key)];
+    let mut rows =
+        vec![memory(walk, history), pins(walk, history), flight(walk, history), disk(walk, history, &key)];
     rows.retain(|row| !row.is_empty());
     Lane { name, note: notes.join(", "), rows }
 }
@@ -67,7 +68,8 @@ fn dropped(walk: &Walk<'_>, since: u64) -> u64 {
 
 fn memory(walk: &Walk<'_>, history: &History) -> Row {
     let mut row = Row::new(RowKind::Memory);
-    let writes: Vec<&Edge> = history.edges.iter().filter(|e| matches!(e.code, Code::Write(_) | Code::Stream)).collect();
+    let writes: Vec<&Edge> =
+        history.edges.iter().filter(|e| matches!(e.code, Code::Write(_) | Code::Stream)).collect();
     for (index, edge) in writes.iter().enumerate() {
         let until = writes.get(index + 1).map_or_else(|| dropped(walk, edge.to), |next| next.from);
         let (kind, text) = content(walk, history, edge);
@@ -77,7 +79,9 @@ fn memory(walk: &Walk<'_>, history: &History) -> Row {
             ns => format!(", the last page {} after the first", duration(ns)),
         };
         let (tick, who) = match edge.code {
-            Code::Write(PageWrite { source: Source::Dma, .. }) | Code::Stream => (TickKind::Dma, "the device"),
+            Code::Write(PageWrite { source: Source::Dma, .. }) | Code::Stream => {
+                (TickKind::Dma, "the device")
+            }
             _ => (TickKind::Cpu, "a CPU"),
         };
         let detail = format!("{who} writes {text} into {pages} in memory{spread}");
@@ -198,7 +202,8 @@ fn disk(walk: &Walk<'_>, history: &History, key: &(String, u64)) -> Row {
         .filter(|edge| edge.request.is_some_and(|index| !walk.requests[index].failed))
         .collect();
     for (index, edge) in done.iter().enumerate() {
-        let Some((text, mixed, source)) = edge.request.and_then(|request| carried_words(walk, request, key)) else {
+        let Some((text, mixed, source)) = edge.request.and_then(|request| carried_words(walk, request, key))
+        else {
             continue;
         };
         let kind = match source {

@@ -32,7 +32,12 @@ fn is_about_bytes(word: Observation) -> bool {
     matches!(word, Intact | Lost | Orphaned | Unstable | Torn | Detected | Bleed)
 }
 
-fn in_flight(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, result: &CaseResult) -> Vec<String> {
+fn in_flight(
+    walk: &Walk<'_>,
+    flight: &InFlight<'_, '_>,
+    word: Observation,
+    result: &CaseResult,
+) -> Vec<String> {
     let hit = flight.hits[0];
     let pages = format!("{} of {}", words::pages(&flight.pages), flight.path);
     let held = flight.request.and_then(|r| Some(r.release?.saturating_sub(r.hold?)));
@@ -56,7 +61,9 @@ fn in_flight(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, resu
     let disk = match hit.change {
         Change::BeforeFetch => "So the disk stored bytes that nobody had submitted",
         Change::AfterFetch => "The disk stored what was submitted, and the memory has moved on",
-        Change::Torn => "The disk fetched part of each page before the change and part after it, and stored a mix",
+        Change::Torn => {
+            "The disk fetched part of each page before the change and part after it, and stored a mix"
+        }
         Change::Back => "The disk stored a content that was there only for a moment",
     };
     told.push(format!("{disk}; {}.", ending(walk, word, result)));
@@ -85,10 +92,14 @@ fn ending(walk: &Walk<'_>, word: Observation, result: &CaseResult) -> String {
 fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &CaseResult) -> Vec<String> {
     let wrote = format!("The device wrote {}", last.words());
     let dirty = claims.pin.and_then(|pin| pin.dirty);
-    let after = claims.synced.map(|(at, name)| format!("{} after {name} had returned", duration(last.from.saturating_sub(at))));
+    let after = claims
+        .synced
+        .map(|(at, name)| format!("{} after {name} had returned", duration(last.from.saturating_sub(at))));
     let after = after.map(|after| format!(", {after}")).unwrap_or_default();
     let clean = match claims.proven_clean {
-        true => " The file system took these pages for clean, and cachestat(2) agreed: a write by DMA makes no page fault.",
+        true => {
+            " The file system took these pages for clean, and cachestat(2) agreed: a write by DMA makes no page fault."
+        }
         false => "",
     };
     let released = match dirty {
@@ -116,7 +127,10 @@ fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &
             vec![
                 format!("{wrote}."),
                 format!("{released}; the file system then wrote them to a place that is not theirs alone."),
-                format!("{place} now has {}, though nobody wrote to it.", wanted.unwrap_or_else(|| "foreign bytes".into())),
+                format!(
+                    "{place} now has {}, though nobody wrote to it.",
+                    wanted.unwrap_or_else(|| "foreign bytes".into())
+                ),
             ]
         }
         Observation::Orphaned => vec![
@@ -129,7 +143,10 @@ fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &
             format!("{released}."),
             format!(
                 "The bytes did not get through as written, but it was said: {}.",
-                result.errno.as_deref().map_or("in the kernel log".to_owned(), |errno| format!("a call gave {errno}"))
+                result
+                    .errno
+                    .as_deref()
+                    .map_or("in the kernel log".to_owned(), |errno| format!("a call gave {errno}"))
             ),
         ],
         Observation::Torn | Observation::Unstable => {
@@ -142,7 +159,9 @@ fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &
 fn intact(result: &CaseResult) -> String {
     match (result.generations.guest, result.generations.host) {
         (Some(guest), Some(host)) if guest == host => {
-            format!("After the remount the guest reads generation {guest}, and the host finds the same in the disk's image: nothing was lost.")
+            format!(
+                "After the remount the guest reads generation {guest}, and the host finds the same in the disk's image: nothing was lost."
+            )
         }
         (Some(guest), _) => format!("The guest reads generation {guest}: nothing was lost."),
         _ => "Every reader finds what was written: nothing was lost.".to_owned(),
@@ -156,7 +175,8 @@ fn other(claims: &Claims<'_, '_>, word: Observation, result: &CaseResult) -> Vec
                 "The driver asked for a pin and the kernel refused it with {}.",
                 result.errno.as_deref().unwrap_or("an error")
             ),
-            "The device never got an address of these pages and wrote nothing, so nothing could go wrong.".to_owned(),
+            "The device never got an address of these pages and wrote nothing, so nothing could go wrong."
+                .to_owned(),
         ],
         Observation::Intact if claims.pin.is_some() => vec![
             "The pages were pinned and the device wrote nothing.".to_owned(),

@@ -11,8 +11,8 @@ use crate::record::{Role, Trouble};
 use crate::report::CaseResult;
 use crate::verdict::{Observation, step_name};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
-use longpin_proto::disk::InFlight as Loss;
 use longpin_proto::control::{Answer, Request};
+use longpin_proto::disk::InFlight as Loss;
 
 /// More than this is not a story any more: device writes in the middle are left out first.
 const MAX_MOMENTS: usize = 14;
@@ -71,7 +71,9 @@ fn pins(walk: &Walk<'_>) -> Vec<Draft> {
         drafts.push(Draft::at(pin.from, how));
         if let (Some(to), Some(dirty)) = (pin.to, pin.dirty) {
             let how = match (pin.mode, dirty) {
-                (None, _) => "the held read is completed: the kernel sets the pages dirty and lets go of them",
+                (None, _) => {
+                    "the held read is completed: the kernel sets the pages dirty and lets go of them"
+                }
                 (_, true) => "the driver gives the pages back and sets them dirty",
                 (_, false) => "the driver gives the pages back without setting them dirty",
             };
@@ -88,9 +90,10 @@ fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) 
     let draft = |(index, burst): (usize, &super::claims::Burst)| {
         let mut text = format!("the device writes {}", burst.words());
         let mut grave = false;
-        let left = burst.pages.iter().any(|page| {
-            walk.left.get(&(burst.path.clone(), *page)).is_some_and(|left| *left <= burst.from)
-        });
+        let left = burst
+            .pages
+            .iter()
+            .any(|page| walk.left.get(&(burst.path.clone(), *page)).is_some_and(|left| *left <= burst.from));
         if index == last {
             if left {
                 text += ": into pages that are no longer pages of the file";
@@ -98,7 +101,11 @@ fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) 
             } else if let Some((at, name)) = claims.synced {
                 let since = duration(burst.from.saturating_sub(at));
                 match claims.proven_clean {
-                    true => text += &format!(": into clean pages, {since} after the {name}; no fault tells the file system"),
+                    true => {
+                        text += &format!(
+                            ": into clean pages, {since} after the {name}; no fault tells the file system"
+                        )
+                    }
                     false => text += &format!(", {since} after the {name}"),
                 }
                 grave = bad(Observation::Lost) || bad(Observation::Bleed);
@@ -121,7 +128,8 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
     let held = || walk.requests.iter().filter(|request| request.hold.is_some() && request.is_write());
     if let Some(first) = held().min_by_key(|request| request.hold) {
         let pages: u64 = held().map(|request| request.pages.len() as u64).sum();
-        let content = first.pages.first().and_then(|(key, _)| memory_words(walk.memory_at(key, first.submit)));
+        let content =
+            first.pages.first().and_then(|(key, _)| memory_words(walk.memory_at(key, first.submit)));
         let content = content.map(|words| format!(" with {words}")).unwrap_or_default();
         let text = format!(
             "the file system sends {}{content} to the disk, and the disk holds {} by order: the pages are under writeback",
@@ -130,7 +138,9 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
         );
         drafts.push(Draft::at(first.hold.unwrap_or(first.submit), text));
     }
-    if let Some(last) = held().filter_map(|request| Some((request.complete?, request))).max_by_key(|(at, _)| *at) {
+    if let Some(last) =
+        held().filter_map(|request| Some((request.complete?, request))).max_by_key(|(at, _)| *at)
+    {
         let (at, request) = last;
         let text = match request.hold_broken {
             true => "the hold is over before its time: its cap, or a reset; the disk completes the write",
@@ -156,7 +166,9 @@ fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
     let pages = format!("{} of {}", words::pages(&flight.pages), flight.path);
     let change = change_words(hit.change);
     let (at, what) = match during.first() {
-        Some(burst) => (burst.from, format!("the device writes generation {} into {pages}", burst.generation)),
+        Some(burst) => {
+            (burst.from, format!("the device writes generation {} into {pages}", burst.generation))
+        }
         None => (submitted, format!("the device writes into {pages}")),
     };
     let until = during.last().map(|burst| burst.to).filter(|to| *to > at);
@@ -195,7 +207,9 @@ fn step(walk: &Walk<'_>, did: &super::walk::Did<'_>) -> Option<Draft> {
         return None;
     }
     let text = match step {
-        Step::Fsync { .. } => "fsync returns 0: what it found dirty is on the disk, and the pages count as clean".into(),
+        Step::Fsync { .. } => {
+            "fsync returns 0: what it found dirty is on the disk, and the pages count as clean".into()
+        }
         Step::Sync | Step::Syncfs { .. } => format!("{} returns", step_name(step)),
         Step::Reflink { from, to } => format!("file {from} is cloned to {to}: both share the blocks"),
         Step::Truncate { len, .. } => format!("the file is cut to {len} bytes"),
@@ -234,7 +248,8 @@ fn jobs(walk: &Walk<'_>) -> Vec<Draft> {
 /// What was read at the end: guest and host in one sentence where they agree.
 fn readings(walk: &Walk<'_>, result: &CaseResult) -> Vec<Draft> {
     let mut drafts = Vec::new();
-    let compares = |reading: &&Reading<'_>| matches!(reading.role, Role::CompareWrites | Role::CompareSnapshot);
+    let compares =
+        |reading: &&Reading<'_>| matches!(reading.role, Role::CompareWrites | Role::CompareSnapshot);
     let guests = walk.readings.iter().filter(compares).filter(|reading| reading.reader == Reader::Guest);
     for guest in guests {
         let host = walk.readings.iter().find(|r| r.reader == Reader::Host && r.path == guest.path);

@@ -121,8 +121,10 @@ struct Shared<'r> {
 /// Errors: what the template engine could not write; an argument cannot cause one.
 pub fn html(report: &Report<'_>) -> Result<String, askama::Error> {
     let run = report.run;
-    let words: Vec<_> = Observation::ALL.iter().map(|word| (word.as_str(), unwrap_lines(word.doc()))).collect();
-    let outcomes: Vec<_> = Outcome::ALL.iter().map(|word| (word.as_str(), unwrap_lines(word.doc()))).collect();
+    let words: Vec<_> =
+        Observation::ALL.iter().map(|word| (word.as_str(), unwrap_lines(word.doc()))).collect();
+    let outcomes: Vec<_> =
+        Outcome::ALL.iter().map(|word| (word.as_str(), unwrap_lines(word.doc()))).collect();
     let shared = Shared {
         lore: &report.lore,
         words: words.iter().cloned().collect(),

@@ -142,7 +142,8 @@ fn name_pages(walk: &Walk<'_>, request: &mut DiskRequest, held: &[&Held]) {
     }
     // Where nothing in memory is known that could have gone there, the place belonged to something else then.
     let empty: Vec<u64> = request.pages.iter().map(|(_, byte)| *byte).collect();
-    let empty: BTreeSet<u64> = empty.into_iter().filter(|byte| carried(walk, request, *byte).is_empty()).collect();
+    let empty: BTreeSet<u64> =
+        empty.into_iter().filter(|byte| carried(walk, request, *byte).is_empty()).collect();
     request.pages.retain(|(_, byte)| !empty.contains(byte));
     request.pages.sort();
 }
@@ -195,7 +196,9 @@ fn power(walk: &Walk<'_>) -> Vec<Tick> {
     });
     let tick = |entry: &DiskLedgerEntry| {
         let (text, detail) = match entry.kind {
-            ledger::KIND_DISK_POWER_CUT => ("power cut", "the content that a loss of power would leave was noted"),
+            ledger::KIND_DISK_POWER_CUT => {
+                ("power cut", "the content that a loss of power would leave was noted")
+            }
             ledger::KIND_DISK_RESTORE => ("restored", "the noted content is the disk's again"),
             _ => return None,
         };

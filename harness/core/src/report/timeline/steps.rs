@@ -152,7 +152,9 @@ fn looks(did: &Did<'_>) -> bool {
                 | Step::PinCounters
                 | Step::KernelLog
         ),
-        Act::Disk { request, .. } => matches!(request, Request::AwaitHeld { .. } | Request::Audit | Request::Disks),
+        Act::Disk { request, .. } => {
+            matches!(request, Request::AwaitHeld { .. } | Request::Audit | Request::Disks)
+        }
     }
 }
 
@@ -178,7 +180,9 @@ fn call(did: &Did<'_>) -> String {
             format!(" failed: {message}")
         }
         Act::Disk { answer: Ok(Answer::Error { message }), .. } => format!(" failed: {message}"),
-        Act::Agent { outcome: Outcome::Refused(errno), .. } => format!(": {} gave {}", errno.call, errno.name),
+        Act::Agent { outcome: Outcome::Refused(errno), .. } => {
+            format!(": {} gave {}", errno.call, errno.name)
+        }
         _ => String::new(),
     };
     format!("{name} {}{what}", duration(did.to.saturating_sub(did.from)))

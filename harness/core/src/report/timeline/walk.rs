@@ -155,7 +155,13 @@ impl<'r> Walk<'r> {
             walk.take(evidence);
         }
         walk.device(entries);
-        walk.end = walk.steps.iter().map(|did| did.to).chain(entries.iter().map(|e| since(e.time_ns))).max().unwrap_or(0);
+        walk.end = walk
+            .steps
+            .iter()
+            .map(|did| did.to)
+            .chain(entries.iter().map(|e| since(e.time_ns)))
+            .max()
+            .unwrap_or(0);
         walk.writes.values_mut().for_each(|writes| writes.sort_by_key(|write| write.at));
         walk.requests = requests::requests(&walk, disk, &walk.held);
         walk
@@ -205,7 +211,13 @@ impl<'r> Walk<'r> {
         match evidence {
             Evidence::Step { line, role, step, outcome, began_ns, ended_ns, .. } => {
                 let (from, to) = (self.since(*began_ns), self.since(*ended_ns));
-                self.steps.push(Did { line: *line, role: *role, act: Act::Agent { step, outcome }, from, to });
+                self.steps.push(Did {
+                    line: *line,
+                    role: *role,
+                    act: Act::Agent { step, outcome },
+                    from,
+                    to,
+                });
                 self.step(*role, step, outcome, from, to);
             }
             Evidence::Disk { line, request, answer, began_ns, ended_ns } => {
@@ -218,7 +230,13 @@ impl<'r> Walk<'r> {
                 self.extents.entry(path.clone()).or_default().extend(extents);
                 if let Ok(cells) = result {
                     let (reader, role) = (Reader::Host, Role::CompareWrites);
-                    self.readings.push(Reading { reader, role, path: path.clone(), at: None, cells: Ok(cells) });
+                    self.readings.push(Reading {
+                        reader,
+                        role,
+                        path: path.clone(),
+                        at: None,
+                        cells: Ok(cells),
+                    });
                 }
             }
             Evidence::Fsck(report) => self.fsck = Some(fsck(report)),
@@ -236,7 +254,13 @@ impl<'r> Walk<'r> {
             _ => None,
         } {
             let reader = Reader::Guest;
-            self.readings.push(Reading { reader, role, path: path.clone(), at: Some(to), cells: Err(refused) });
+            self.readings.push(Reading {
+                reader,
+                role,
+                path: path.clone(),
+                at: Some(to),
+                cells: Err(refused),
+            });
         }
         if let Step::JobWait { job, .. } = step {
             return self.job_over(role, job, outcome, to);
@@ -277,7 +301,18 @@ impl<'r> Walk<'r> {
                 let offset = base + offset;
                 let (name, label) = (region.clone(), *file_offset);
                 let mode = Some(*mode);
-                self.pins.push(Pin { name, number, path, offset, len: *len, label, mode, from, to: None, dirty: None });
+                self.pins.push(Pin {
+                    name,
+                    number,
+                    path,
+                    offset,
+                    len: *len,
+                    label,
+                    mode,
+                    from,
+                    to: None,
+                    dirty: None,
+                });
             }
             Step::Release { region, dirty } => {
                 if let Some(pin) = self.pins.iter_mut().rev().find(|pin| pin.name == *region) {
@@ -315,7 +350,18 @@ impl<'r> Walk<'r> {
             let (path, base) = self.place(map);
             let offset = base + offset;
             let (number, label, mode) = (None, offset, None);
-            self.pins.push(Pin { name, number, path, offset, len: *len, label, mode, from: to, to: None, dirty: None });
+            self.pins.push(Pin {
+                name,
+                number,
+                path,
+                offset,
+                len: *len,
+                label,
+                mode,
+                from: to,
+                to: None,
+                dirty: None,
+            });
         }
     }
 
@@ -360,7 +406,12 @@ impl<'r> Walk<'r> {
     }
 
     fn by_cpu(&mut self, path: String, offset: u64, len: u64, fill: &Fill, at: u64) {
-        self.wrote(path, offset, len, PageWrite { at, source: fill.source, generation: fill.generation, whole: true });
+        self.wrote(
+            path,
+            offset,
+            len,
+            PageWrite { at, source: fill.source, generation: fill.generation, whole: true },
+        );
     }
 
     fn wrote(&mut self, path: String, offset: u64, len: u64, write: PageWrite) {
@@ -373,7 +424,8 @@ impl<'r> Walk<'r> {
 
     fn pages_leave(&mut self, file: &str, offset: u64, len: u64, at: u64) {
         let path = self.path(file);
-        let gone = offset.div_ceil(super::words::PAGE)..offset.saturating_add(len).div_ceil(super::words::PAGE);
+        let gone =
+            offset.div_ceil(super::words::PAGE)..offset.saturating_add(len).div_ceil(super::words::PAGE);
         let known = self.writes.keys().filter(|(p, page)| *p == path && gone.contains(page));
         let pages: Vec<PageKey> = known.cloned().collect();
         for key in pages {
@@ -385,7 +437,9 @@ impl<'r> Walk<'r> {
     fn device(&mut self, entries: &[LedgerEntry]) {
         for entry in entries {
             let at = self.since(entry.time_ns);
-            let Some(index) = self.pins.iter().position(|pin| pin.number == Some(entry.region)) else { continue };
+            let Some(index) = self.pins.iter().position(|pin| pin.number == Some(entry.region)) else {
+                continue;
+            };
             match entry.kind {
                 ledger::KIND_UNMAP => self.pins[index].to = Some(at),
                 ledger::KIND_DMA_WRITE => {
