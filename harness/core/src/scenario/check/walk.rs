@@ -1,96 +1,43 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Meaning of a scenario: every case of the matrix is walked through on paper, so that a name that does not exist or
-//! a pin that is still held at an unmount is found here and not in a guest.
+//! One case on paper: which names exist after each step, and what may be done with them.
 
-use super::fields::Fault;
-use super::step::{Act, Against, Backed};
-use super::{Fs, Pin, Point, Release, Scenario, Step};
+use super::disk::StandingRule;
+use super::pins::Region;
+use crate::scenario::step::{Act, Against, Backed};
+use crate::scenario::{Fs, Point, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Every fault of the scenario, each once.
-pub fn faults(file: &str, scenario: &Scenario) -> Vec<Fault> {
-    let mut found = BTreeSet::new();
-    let points = scenario.matrix.points();
-    if points.is_empty() {
-        found.insert((1, "matrix is empty; take an exclusion away".to_owned()));
-    }
-    expectations(scenario, &points, &mut found);
-    conditions(scenario, &mut found);
-    for point in &points {
-        let mut walk = Walk::new(point);
-        for step in scenario.steps_of(point) {
-            if let Err(message) = walk.step(step) {
-                found.insert((step.line, message));
-                break;
-            }
-        }
-    }
-    found.into_iter().map(|(line, message)| Fault { file: file.to_owned(), line, message }).collect()
-}
-
-fn expectations(scenario: &Scenario, points: &[Point], found: &mut BTreeSet<(usize, String)>) {
-    for point in points {
-        if scenario.expectation(point).is_none() {
-            found.insert((1, format!("case {point} has no expectation; add an [[expect]] that accepts it")));
-        }
-    }
-    for row in &scenario.expect {
-        let reached =
-            |point: &&Point| scenario.expectation(point).is_some_and(|first| first.line == row.line);
-        if points.iter().find(reached).is_none() {
-            let text =
-                "expectation is never reached: an earlier one accepts its cases, or the matrix has none";
-            found.insert((row.line, format!("{text}; move it up or take it out")));
-        }
-    }
-}
-
-/// Conditions must speak of the matrix: a misspelt variant would silently drop a step.
-fn conditions(scenario: &Scenario, found: &mut BTreeSet<(usize, String)>) {
-    let matrix = &scenario.matrix;
-    let steps = scenario.steps.iter().map(|step| (step.line, &step.when));
-    let rows = scenario.expect.iter().map(|row| (row.line, &row.when));
-    for (line, when) in steps.chain(rows) {
-        for name in &when.variant {
-            if !matrix.variant.contains(name) {
-                let known = matrix.variant.join(", ");
-                found.insert((line, format!("variant `{name}` is not in the matrix; use one of {known}")));
-            }
-        }
-        for name in &when.fs {
-            if !matrix.fs.iter().any(|flavour| flavour.is_named(name)) {
-                found.insert((
-                    line,
-                    format!("file system `{name}` is not in the matrix; add it to matrix.fs"),
-                ));
-            }
-        }
-    }
-}
-
-type Checked = Result<(), String>;
+pub type Checked = Result<(), String>;
 
 /// What exists at a point of a case.
-struct Walk<'p> {
-    point: &'p Point,
-    mounted: bool,
+#[derive(Clone)]
+pub struct Walk<'p> {
+    pub point: &'p Point,
+    pub mounted: bool,
     /// Files and their pages.
-    files: BTreeMap<String, u64>,
+    pub files: BTreeMap<String, u64>,
     /// Handles and their files.
-    handles: BTreeMap<String, String>,
+    pub handles: BTreeMap<String, String>,
     /// Mappings and their pages.
-    maps: BTreeMap<String, u64>,
-    /// Regions, their pages and their mappings.
-    regions: BTreeMap<String, (u64, String)>,
+    pub maps: BTreeMap<String, u64>,
+    pub regions: BTreeMap<String, Region>,
     /// Programs that have not been waited for, with their region.
-    running: BTreeMap<String, String>,
+    pub running: BTreeMap<String, String>,
     /// Programs that have run, with the region.
-    programs: BTreeMap<String, String>,
+    pub programs: BTreeMap<String, String>,
     snapshots: BTreeSet<String>,
-    generations: BTreeSet<u64>,
+    pub generations: BTreeSet<u64>,
+    /// Rules that stand.
+    pub rules: BTreeMap<String, StandingRule>,
+    /// The content of a disk was noted.
+    pub cut: bool,
+    /// Jobs that have not been joined, with what they do and where they began.
+    pub jobs: BTreeMap<String, (Act, usize)>,
+    /// Names of all jobs so far.
+    pub job_names: BTreeSet<String>,
 }
 
-fn known<'m, T>(noun: &str, names: &'m BTreeMap<String, T>, name: &str) -> Result<&'m T, String> {
+pub fn known<'m, T>(noun: &str, names: &'m BTreeMap<String, T>, name: &str) -> Result<&'m T, String> {
     names.get(name).ok_or_else(|| match names.len() {
         0 => format!("{noun} `{name}` does not exist here; there is none"),
         _ => format!(
@@ -100,7 +47,7 @@ fn known<'m, T>(noun: &str, names: &'m BTreeMap<String, T>, name: &str) -> Resul
     })
 }
 
-fn fresh<T>(noun: &str, names: &BTreeMap<String, T>, name: &str) -> Checked {
+pub fn fresh<T>(noun: &str, names: &BTreeMap<String, T>, name: &str) -> Checked {
     match names.contains_key(name) {
         true => Err(format!("{noun} `{name}` exists already; give the second one another name")),
         false => Ok(()),
@@ -108,7 +55,7 @@ fn fresh<T>(noun: &str, names: &BTreeMap<String, T>, name: &str) -> Checked {
 }
 
 impl<'p> Walk<'p> {
-    fn new(point: &'p Point) -> Self {
+    pub fn new(point: &'p Point) -> Self {
         Self {
             point,
             mounted: false,
@@ -120,13 +67,25 @@ impl<'p> Walk<'p> {
             programs: BTreeMap::new(),
             snapshots: BTreeSet::new(),
             generations: BTreeSet::new(),
+            rules: BTreeMap::new(),
+            cut: false,
+            jobs: BTreeMap::new(),
+            job_names: BTreeSet::new(),
         }
     }
 
-    fn step(&mut self, step: &Step) -> Checked {
-        match &step.action {
+    pub fn step(&mut self, step: &Step) -> Checked {
+        match &step.job {
+            Some(job) => self.spawn(job, step),
+            None => self.act(&step.action),
+        }
+    }
+
+    /// Check what an act needs, and note what it changes.
+    pub fn act(&mut self, act: &Act) -> Checked {
+        match act {
             Act::Mkfs { .. } => self.unmounted("mkfs"),
-            Act::Mount => self.unmounted("mount").map(|()| self.mounted = true),
+            Act::Mount => self.mount(),
             Act::Umount if !self.point.fs.fs.on_device() => Err(format!(
                 "{} loses its files at an umount; use `remount`, or take it from matrix.fs",
                 self.point.fs
@@ -172,37 +131,10 @@ impl<'p> Walk<'p> {
                 self.existing(file)?;
                 self.generation(*generation, 1)
             }
-            Act::Pin { region, map, pages, mode } => {
-                if mode.is_none() && self.point.pin == Pin::None {
-                    return Err(
-                        "step `pin` has no mode in this case; add `matrix.pin` or `mode = ...`".into()
-                    );
-                }
-                let whole = *known("mapping", &self.maps, map)?;
-                fresh("region", &self.regions, region)?;
-                let count = pages.count.unwrap_or(whole.saturating_sub(pages.first));
-                within("mapping", map, pages.first + count, whole)?;
-                self.regions.insert(region.clone(), (count, map.clone()));
-                Ok(())
-            }
+            Act::Pin { region, map, pages, mode } => self.pin(region, map, *pages, *mode),
             Act::QueryRegion { region } => known("region", &self.regions, region).map(drop),
             Act::Dma { program, region, pages, generation, passes, wait } => {
-                let whole = known("region", &self.regions, region)?.0;
-                within("region", region, pages.first + pages.count.unwrap_or(1), whole)?;
-                self.programs.insert(program.clone(), region.clone());
-                if self.running.contains_key(program) {
-                    return Err(format!(
-                        "program `{program}` is still running; wait for it or name this one"
-                    ));
-                }
-                if *wait && *passes == 0 {
-                    return Err(
-                        "`passes` = 0 has no end to wait for; add `wait = false` and a dma-stop".into()
-                    );
-                }
-                if !wait {
-                    self.running.insert(program.clone(), region.clone());
-                }
+                self.dma(program, region, *pages, *passes, *wait)?;
                 self.generation(*generation, (*passes).max(1))
             }
             Act::DmaWait { program } => {
@@ -212,34 +144,16 @@ impl<'p> Walk<'p> {
             }
             Act::DmaStop { program } => known("running program", &self.running, program).map(drop),
             Act::ProveDma { program } => self.visible(program),
-            Act::Release { region, mode } => {
-                if mode.is_none() && self.point.release == Release::None {
-                    return Err(
-                        "step `release` has no mode in this case; add `matrix.release` or `mode = ...`"
-                            .into(),
-                    );
-                }
-                known("region", &self.regions, region)?;
-                if let Some((program, _)) = self.running.iter().find(|(_, of)| *of == region) {
-                    return Err(format!(
-                        "program `{program}` still writes into `{region}`; put a dma-wait before"
-                    ));
-                }
-                self.regions.remove(region);
-                Ok(())
-            }
+            Act::Release { region, mode } => self.release(region, *mode),
             Act::Fsync { handle, .. }
             | Act::ProveClean { handle }
             | Act::PageState { handle }
             | Act::Punch { handle, .. }
             | Act::ZeroRange { handle, .. }
             | Act::Allocate { handle, .. } => known("handle", &self.handles, handle).map(drop),
-            Act::Truncate { handle, pages } => {
-                let file = known("handle", &self.handles, handle)?.clone();
-                self.files.insert(file, *pages);
-                Ok(())
-            }
+            Act::Truncate { handle, pages } => self.truncate(handle, *pages),
             Act::Snapshot { file } => {
+                self.nothing_held("snapshot")?;
                 self.snapshots.insert(file.clone());
                 self.existing(file)
             }
@@ -247,6 +161,8 @@ impl<'p> Walk<'p> {
                 if *against == Against::Snapshot && !self.snapshots.contains(file) {
                     return Err(format!("file `{file}` has no snapshot; put a `snapshot` step before"));
                 }
+                self.nothing_held("compare")?;
+                self.nothing_beside("compare")?;
                 self.existing(file)
             }
             Act::Reflink { from, to } => {
@@ -266,24 +182,33 @@ impl<'p> Walk<'p> {
                 within("file", file, page + 1, *known("file", &self.files, file)?)
             }
             Act::Syncfs => self.is_mounted(),
-            Act::Sync | Act::Affinity { .. } | Act::WriteSys { .. } | Act::Exec { .. } => Ok(()),
+            Act::UseDevice { .. } => self.use_device(),
+            Act::Settle { job } => known("job", &self.jobs, job).map(drop),
+            Act::Join { job } => self.join(job),
+            Act::Rule { rule, disk, matching, treatment } => {
+                self.add_rule(rule, *disk, *matching, *treatment)
+            }
+            Act::AwaitHeld { rule, .. } => self.holding(rule).map(drop),
+            Act::ReleaseHeld { rule } => self.holding(rule).map(|rule| rule.released = true),
+            Act::DropRule { rule } => self.drop_rule(rule),
+            Act::PowerCut { .. } => self.power_cut(),
+            Act::Restore => self.restore(),
+            Act::Sync
+            | Act::Affinity { .. }
+            | Act::WriteSys { .. }
+            | Act::LoadModule { .. }
+            | Act::UnloadModule { .. }
+            | Act::Exec { .. } => Ok(()),
         }
     }
 
-    /// The program has ended, and its region is still pinned and mapped.
-    fn visible(&self, program: &str) -> Checked {
-        let region = self
-            .programs
-            .get(program)
-            .ok_or_else(|| format!("program `{program}` has not run; put a dma before"))?;
-        if self.running.contains_key(program) {
-            return Err(format!("program `{program}` is still running; put a dma-wait before"));
-        }
-        let (_, map) = known("region", &self.regions, region)?;
-        known("mapping", &self.maps, map).map(drop)
+    pub fn truncate(&mut self, handle: &str, pages: u64) -> Checked {
+        let file = known("handle", &self.handles, handle)?.clone();
+        self.files.insert(file, pages);
+        Ok(())
     }
 
-    fn unmounted(&self, verb: &str) -> Checked {
+    pub fn unmounted(&self, verb: &str) -> Checked {
         match self.mounted {
             true => Err(format!("step `{verb}` needs the file system unmounted; put an `umount` before")),
             false => Ok(()),
@@ -297,9 +222,11 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// Nothing is pinned or running; what is open and mapped is let go.
-    fn quiet(&mut self, verb: &str) -> Checked {
+    /// Nothing is pinned, held or running; what is open and mapped is let go.
+    pub fn quiet(&mut self, verb: &str) -> Checked {
         self.is_mounted()?;
+        self.nothing_held(verb)?;
+        self.nothing_beside(verb)?;
         if let Some(region) = self.regions.keys().next() {
             return Err(format!("region `{region}` is still pinned at `{verb}`; put a `release` before"));
         }
@@ -338,7 +265,7 @@ impl<'p> Walk<'p> {
     }
 }
 
-fn within(noun: &str, name: &str, end: u64, whole: u64) -> Checked {
+pub fn within(noun: &str, name: &str, end: u64, whole: u64) -> Checked {
     match end <= whole {
         true => Ok(()),
         false => Err(format!("{noun} `{name}` has {whole} pages; this step reaches page {end}")),

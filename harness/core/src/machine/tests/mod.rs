@@ -1,13 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The machine against a scripted agent: which steps come, in which order, and where a case goes when one fails.
 
+mod dio;
+mod disk;
+mod fsck;
+mod jobs;
+
 use super::{Action, CaseEnv, CaseMachine, Input, Trouble};
 use crate::plan::Case;
-use crate::record::{CaseRecord, Evidence, Role};
+use crate::record::{CaseRecord, Evidence, FsckReport, Role};
 use crate::scenario::Scenario;
 use longpin_proto::agent::{Fact, Outcome, Step};
+use longpin_proto::control::{Answer, Request};
+use longpin_proto::disk::AuditReport;
 use longpin_proto::facts::{
-    CellState, Cells, DmaResult, Errno, Extent, PageState, PinCounters, RegionState, Source, Writer,
+    CellState, Cells, DmaResult, Errno, Extent, JobState, PageState, PinCounters, RegionState, Source, Writer,
 };
 use longpin_wire::ledger;
 use std::sync::Arc;
@@ -15,21 +22,37 @@ use std::sync::Arc;
 const RUN: u64 = 42;
 
 fn case(steps: &str) -> Case {
+    case_of("ext4", "pin", "clean", steps, "intact")
+}
+
+fn case_of(fs: &str, pin: &str, release: &str, steps: &str, observe: &str) -> Case {
     let text = format!(
-        "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\npages = 2\nmatrix.fs = [\"ext4\"]\n\
-         matrix.pin = [\"pin\"]\nmatrix.release = [\"clean\"]\nstep = [{steps}]\n\
-         [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n"
+        "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\npages = 2\nmatrix.fs = [\"{fs}\"]\n\
+         matrix.pin = [\"{pin}\"]\nmatrix.release = [\"{release}\"]\nstep = [{steps}]\n\
+         [[expect]]\nobserve = \"{observe}\"\nreason = \"r\"\n"
     );
     let scenario = Arc::new(Scenario::parse("story.toml", &text).expect("a valid scenario"));
     let point = scenario.matrix.points().remove(0);
     Case::new(&scenario, point, 1)
 }
 
-/// What the machine asked of the guest.
+/// What the machine asked of the guest and of the disks.
 #[derive(Default)]
 struct Guest {
     steps: Vec<Step>,
+    requests: Vec<Request>,
+    /// Both, by name, and what else was asked for.
+    asked: Vec<String>,
     pauses: u64,
+}
+
+/// A job that waits in a function of the kernel.
+fn asleep(function: &str) -> JobState {
+    JobState { finished: false, elapsed_us: 5000, state: 'D', stack: vec![function.to_owned()] }
+}
+
+fn over() -> JobState {
+    JobState { finished: true, elapsed_us: 5000, state: '-', stack: Vec::new() }
 }
 
 fn healthy(step: &Step) -> Fact {
@@ -52,9 +75,22 @@ fn healthy(step: &Step) -> Fact {
             Extent { logical: 0, physical: 4096, len: 4096, flags: 0, located: true },
             Extent { logical: 4096, physical: 0, len: 4096, flags: 0x800, located: false },
         ]),
+        Step::JobState { .. } => Fact::Job(asleep("folio_wait_writeback")),
+        Step::Exec { .. } => Fact::Exec { code: 0, output: String::new() },
         Step::PinCounters => Fact::Pins(PinCounters::default()),
         Step::KernelLog => Fact::Log(Vec::new()),
         _ => Fact::Nothing,
+    }
+}
+
+/// What a disk answers that does as it is told.
+fn willing(request: &Request) -> Answer {
+    match request {
+        Request::AwaitHeld { .. } => Answer::Held { requests: Vec::new(), complete: true },
+        Request::ReleaseHeld { .. } | Request::DropRule { .. } => Answer::Released { holds: Vec::new() },
+        Request::Audit => Answer::Audit(AuditReport { run: RUN, ..AuditReport::default() }),
+        Request::Disks => Answer::Disks { disks: Vec::new() },
+        _ => Answer::Ok,
     }
 }
 
@@ -80,20 +116,51 @@ fn write(run: u64, file_offset: u64, time_ns: u64) -> ledger::Entry {
 }
 
 fn env() -> CaseEnv {
-    CaseEnv { run: RUN, device: "/dev/vda".into(), dir: "/mnt".into(), patience_percent: 100 }
+    CaseEnv {
+        run: RUN,
+        device: "/dev/vda".into(),
+        second_device: "/dev/vdb".into(),
+        audited: true,
+        dir: "/mnt".into(),
+        patience_percent: 100,
+    }
 }
 
 /// Drive a case to its end. Each step is answered as a healthy guest would, unless the script says otherwise.
 fn drive(case: &Case, script: &dyn Fn(&Step) -> Option<Outcome>) -> (CaseRecord, Guest) {
+    drive_both(case, env(), script, &|_| None)
+}
+
+/// `drive`, with a script for the disks as well.
+fn drive_both(
+    case: &Case,
+    env: CaseEnv,
+    script: &dyn Fn(&Step) -> Option<Outcome>,
+    disks: &dyn Fn(&Request) -> Option<Result<Answer, String>>,
+) -> (CaseRecord, Guest) {
     let mut guest = Guest::default();
-    let mut machine = CaseMachine::new(case, env());
+    let mut machine = CaseMachine::new(case, env);
     for _ in 0..5000 {
         let input = match machine.next() {
             Action::Agent { step, timeout_ms } => {
                 assert!(timeout_ms >= 1000, "{step:?} has {timeout_ms} ms");
                 let outcome = script(&step).unwrap_or_else(|| Outcome::Done { fact: healthy(&step) });
+                guest.asked.push(crate::verdict::step_name(&step).to_owned());
                 guest.steps.push(step);
-                Input::Reply { outcome, elapsed_us: 100 }
+                Input::Reply { outcome, elapsed_us: 100, began_ns: 1000, ended_ns: 2000 }
+            }
+            Action::Disk { request, timeout_ms } => {
+                assert!(timeout_ms >= 1000, "{request:?} has {timeout_ms} ms");
+                let answer = disks(&request).unwrap_or_else(|| Ok(willing(&request)));
+                let name = serde_json::to_value(&request).expect("json")["request"].clone();
+                guest.asked.push(name.as_str().expect("a name").to_owned());
+                guest.requests.push(request);
+                Input::Disk { answer, began_ns: 3000, ended_ns: 4000 }
+            }
+            Action::Fsck { fs } => {
+                guest.asked.push(format!("fsck {fs}"));
+                let argv = vec!["e2fsck".into(), "-fn".into()];
+                Input::Fsck(Ok(FsckReport { fs, argv, code: 0, output: String::new() }))
             }
             Action::Pause { ms } => {
                 guest.pauses += ms;
@@ -112,6 +179,14 @@ fn drive(case: &Case, script: &dyn Fn(&Step) -> Option<Outcome>) -> (CaseRecord,
         machine.feed(input);
     }
     panic!("the case does not end");
+}
+
+/// What was asked from one name to another, both included.
+fn between(guest: &Guest, from: &str, to: &str) -> Vec<String> {
+    let start = guest.asked.iter().position(|name| name == from).expect("a beginning");
+    let rest = &guest.asked[start..];
+    let end = rest.iter().position(|name| name == to).expect("an end");
+    rest[..=end].to_vec()
 }
 
 fn ops(guest: &Guest) -> Vec<&'static str> {
@@ -165,7 +240,7 @@ fn a_case_runs_from_frame_to_ledger() {
     assert!(
         matches!(&record.evidence[record.evidence.len() - 2], Evidence::Image { path, .. } if path == "/mnt/a")
     );
-    let Some(Evidence::Ledger { entries }) = record.evidence.last() else { panic!("no ledger") };
+    let Some(Evidence::Ledger { entries, .. }) = record.evidence.last() else { panic!("no ledger") };
     let order: Vec<u64> = entries.iter().map(|entry| entry.file_offset).collect();
     assert_eq!(order, [0, 4096], "sorted by time, other cases left out");
 }
@@ -288,7 +363,7 @@ fn a_page_that_never_gets_clean_is_given_up_in_time() {
 #[test]
 fn trouble_ends_the_case_where_it_stands() {
     let mut machine = CaseMachine::new(&case(UPDATE), env());
-    assert!(matches!(machine.next(), Action::Agent { step: Step::ClearWarnOnce, .. }));
+    assert!(matches!(machine.next(), Action::Disk { request: Request::Case { run: RUN }, .. }));
     machine.feed(Input::Trouble(Trouble::Interrupted));
     assert_eq!(machine.next(), Action::Finished);
     assert_eq!(machine.into_record().evidence, [Evidence::Trouble(Trouble::Interrupted)]);
@@ -324,10 +399,10 @@ fn patience_stretches_every_deadline() {
     let slow = CaseEnv { patience_percent: 300, ..env() };
     let (mut normal, mut patient) =
         (CaseMachine::new(&case(UPDATE), env()), CaseMachine::new(&case(UPDATE), slow));
-    let (Action::Agent { timeout_ms: short, .. }, Action::Agent { timeout_ms: long, .. }) =
+    let (Action::Disk { timeout_ms: short, .. }, Action::Disk { timeout_ms: long, .. }) =
         (normal.next(), patient.next())
     else {
-        panic!("the first action is a step");
+        panic!("the first action is a request");
     };
     assert_eq!(long, 3 * short);
 }
@@ -339,7 +414,11 @@ fn a_step_may_bring_its_own_deadline() {
         match machine.next() {
             Action::Agent { step: Step::Sync, timeout_ms } => break timeout_ms,
             Action::Agent { step, .. } => {
-                machine.feed(Input::Reply { outcome: Outcome::Done { fact: healthy(&step) }, elapsed_us: 1 });
+                let outcome = Outcome::Done { fact: healthy(&step) };
+                machine.feed(Input::Reply { outcome, elapsed_us: 1, began_ns: 0, ended_ns: 0 });
+            }
+            Action::Disk { request, .. } => {
+                machine.feed(Input::Disk { answer: Ok(willing(&request)), began_ns: 0, ended_ns: 0 });
             }
             other => panic!("{other:?} before the sync"),
         }

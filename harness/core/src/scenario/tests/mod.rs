@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Good files become scenarios, bad ones become messages that name file, line, value and mend.
 
+mod disk;
+mod jobs;
+mod needs;
+
 use super::{Act, Fs, Pin, Release, Scenario};
 
 const HEAD: &str = "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\n";
@@ -56,7 +60,7 @@ fn a_pin_mode_that_is_unknown_is_named_with_its_line() {
     let text = format!("{HEAD}matrix.fs = [\"ext4\"]\nmatrix.pin = [\n  \"pin\",\n  \"rw\",\n]\n{EXPECT}");
     only(
         &faults(&text),
-        "story.toml:8: pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, none",
+        "story.toml:8: pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, dio, none",
     );
 }
 
