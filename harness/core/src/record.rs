@@ -29,6 +29,10 @@ pub enum Role {
     ProveClean,
     /// The last DMA program must be visible through the mapping, or the case is unproven.
     ProveDma,
+    /// A job must be over or asleep, or the case is unproven. Asked again until it is.
+    Settle,
+    /// A program that checks the data itself.
+    Verify,
     /// Content to be compared with later.
     Snapshot,
     /// Content to be compared with what was written.
@@ -75,6 +79,13 @@ pub enum Evidence {
     },
     /// The word of the file system's own checker on the image, after the guest has unmounted.
     Fsck(FsckReport),
+    /// The checker could not be run.
+    FsckFailed {
+        /// File system.
+        fs: String,
+        /// Why.
+        message: String,
+    },
     /// Content of a file as the host reads it from the raw image.
     Image {
         /// Path in the guest.
@@ -94,6 +105,11 @@ pub enum Evidence {
     },
     /// The case was cut short.
     Trouble(Trouble),
+    /// The case cannot be tried here: nothing was done.
+    Skip {
+        /// What is missing.
+        message: String,
+    },
     /// The harness gave a proof up.
     Unproven {
         /// Line of the scenario file.
@@ -208,6 +224,25 @@ pub struct DiskLedgerEntry {
     pub op: u32,
     /// Depends on `kind`.
     pub detail: u32,
+}
+
+impl DiskLedgerEntry {
+    /// From an entry as it was read from the file, which has the layout of either kind.
+    pub fn from_raw(entry: ledger::Entry) -> Self {
+        let e: ledger::DiskEntry = zerocopy::transmute!(entry);
+        Self {
+            time_ns: e.time_ns,
+            kind: e.kind,
+            disk: e.disk,
+            request: e.request,
+            byte: e.byte,
+            len: e.len,
+            gpa: e.gpa,
+            run: e.run,
+            op: e.op,
+            detail: e.detail,
+        }
+    }
 }
 
 /// Output of a file system's checker that only looks.
