@@ -16,7 +16,7 @@ use super::gate::Pass;
 use super::inbox::{Inbox, Resumption};
 use super::request::{self, Kind, Parsed, Request};
 use super::uring::{GuestBuffers, Io, Operation, Ring};
-use crate::audit::{self, Resume, Ticket};
+use crate::audit::{self, Completed, Resume, Ticket};
 use crate::front::Vring;
 use crate::log_limit::LogLimit;
 use crate::mem::{BadAddress, Gpa, Lease, Map, View};
@@ -99,6 +99,7 @@ struct State {
     copied: u64,
     answers: Vec<Answer>,
     // Kept for their memory.
+    completed: Vec<Completed>,
     arrived: Vec<Resumption>,
     reaped: Vec<(Operation<Job>, io::Result<u64>)>,
 }
@@ -128,6 +129,7 @@ impl Lane {
                 ready: Vec::new(),
                 copied: 0,
                 answers: Vec::new(),
+                completed: Vec::new(),
                 arrived: Vec::new(),
                 reaped: Vec::new(),
             }),
@@ -217,6 +219,7 @@ impl Lane {
         if closed || !vring.is_enabled() || !vring.get_queue().ready() {
             return Vec::new();
         }
+        self.disk.counters.set_driver_ready(true);
         match vring.get_queue_mut().iter(view.map()) {
             Ok(chains) => {
                 let chains: Vec<_> = chains.collect();
@@ -432,7 +435,7 @@ impl Lane {
         let view = self.disk.ram.view();
         for answer in &mut state.answers {
             if let Some(ticket) = answer.ticket.take() {
-                ticket.complete(&view, answer.status);
+                state.completed.push(ticket.complete(&view, answer.status));
             }
             let placed = answer.status_at.is_some_and(|at| view.write(at, &[answer.status]).is_ok());
             answer.written = if placed { answer.written + 1 } else { 0 };
@@ -456,6 +459,8 @@ impl Lane {
             log::warn!("queue {}: cannot interrupt the driver: {error}", self.index);
         }
         drop(vring);
+        // Whoever waits for a released request finds it in the ring.
+        state.completed.clear();
         let count = state.answers.len();
         state.answers.clear();
         self.duties.done(count);
