@@ -261,7 +261,8 @@ pub struct DmaResult {
     pub finished_ns: u64,
 }
 
-/// A step that runs in a thread of its own, as the kernel shows the thread.
+/// A step that runs in a thread of its own, as the kernel shows the thread. Of `exec` it is the program's first process
+/// that is shown while there is one, since the thread only waits for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobState {
     /// Its step is over.

@@ -8,6 +8,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where programs are looked for.
@@ -42,17 +44,49 @@ pub fn find_program(name: &str) -> Result<PathBuf, StepError> {
 /// Run a program to its end. At the deadline its process group is killed; the output then says so.
 /// Failed if it cannot be started, or does not go when killed.
 pub fn run(argv: &[String], timeout: Duration) -> Result<Finished, StepError> {
+    run_watched(argv, timeout, &AtomicI32::new(0))
+}
+
+/// As [`run`]; `leader` has the program's process number while it runs, else 0.
+pub fn run_watched(argv: &[String], timeout: Duration, leader: &AtomicI32) -> Result<Finished, StepError> {
     let Some((name, arguments)) = argv.split_first() else {
         return failed!("no program to run: argv is empty");
     };
     let program = find_program(name)?;
+    let _awaited = Awaited::one_more();
     let (output, child) = spawn(&program, arguments).or_failed(&program.display().to_string())?;
-    Running { output: Some(output), kept: Vec::new(), child }.finish(timeout)
+    leader.store(Pid::from_child(&child).as_raw_nonzero().get(), Ordering::Relaxed);
+    Running { output: Some(output), kept: Vec::new(), child, leader }.finish(timeout)
 }
 
-/// Collect children that nobody waits for: PID 1 inherits every orphan. Only between steps, when no step has a child.
+/// Children that somebody waits for.
+static AWAITED: Mutex<usize> = Mutex::new(0);
+
+fn awaited() -> MutexGuard<'static, usize> {
+    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts a child as awaited from before its start until after its end.
+struct Awaited;
+
+impl Awaited {
+    fn one_more() -> Self {
+        *awaited() += 1;
+        Self
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        *awaited() -= 1;
+    }
+}
+
+/// Collect children that nobody waits for: PID 1 inherits every orphan. While a job has a child of its own none is
+/// collected, since its status would be taken away from the job; a later call does it.
 pub fn reap_orphans() {
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+    let awaited = awaited();
+    while *awaited == 0 && matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
 }
 
 fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Child)> {
@@ -71,14 +105,15 @@ fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Chil
 }
 
 /// A program under way.
-struct Running {
+struct Running<'a> {
     /// None after its end.
     output: Option<OwnedFd>,
     kept: Vec<u8>,
     child: Child,
+    leader: &'a AtomicI32,
 }
 
-impl Running {
+impl Running<'_> {
     fn finish(mut self, timeout: Duration) -> Result<Finished, StepError> {
         let pid = Pid::from_child(&self.child);
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).or_failed("pidfd_open")?;
@@ -88,6 +123,8 @@ impl Running {
         if !in_time && !self.ended_by(&pidfd, Instant::now() + KILL_GRACE)? {
             return failed!("process {pid:?} does not go when killed, it sleeps in {}", sleeping_in(pid));
         }
+        // From the wait on the number may be another process'.
+        self.leader.store(0, Ordering::Relaxed);
         let status = self.child.wait().or_failed("waitpid")?;
         self.drain();
         if !in_time {

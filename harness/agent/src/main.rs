@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest agent of longpin: PID 1 of the initramfs. It performs steps and states facts, never verdicts.
 //!
-//! It never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
+//! Called as `modprobe` by a program of the guest, it loads modules and ends. As PID 1 it never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
 //! log, so that the harness sees an end and a reason.
 #![deny(unsafe_code)]
 
@@ -13,6 +13,7 @@ mod exec;
 mod fiemap;
 mod fsops;
 mod init;
+mod jobs;
 mod kmsg;
 mod link;
 mod mapping;
@@ -26,32 +27,47 @@ mod steps;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod thread_state;
 mod vmstat;
+mod work;
 
-use error::{OrRefused, StepError};
+use error::{OrRefused, StepError, failed};
 use link::Link;
 use longpin_proto::agent::PORT_NAME;
 use modules::Modules;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 use steps::Agent;
 
 /// How long the harness' port may take to appear.
 const PORT_DEADLINE: Duration = Duration::from_secs(30);
+/// As much as the first thread of a process may have.
+const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
+    if modules::is_modprobe(std::env::args_os().next().as_deref()) {
+        return modules::modprobe(std::env::args().skip(1));
+    }
     if !rustix::process::getpid().is_init() {
         eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(2);
     }
     std::panic::set_hook(Box::new(|panic| kmsg::last_words(&format!("panic: {panic}"))));
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => kmsg::last_words(&format!("cannot go on: {error}")),
-        Err(_) => kmsg::last_words("cannot go on after a panic"),
+    if let Err(error) = run_apart() {
+        kmsg::last_words(&format!("cannot go on: {error}"));
     }
     init::power_off()
+}
+
+/// [`run`] in a thread, whose stack is there from the start: that of a process' first thread grows on demand, under the
+/// mmap lock, which a job may hold (see `jobs`).
+fn run_apart() -> Result<(), StepError> {
+    sys::keep_heap();
+    let thread = std::thread::Builder::new().name("agent".to_owned()).stack_size(STACK_BYTES).spawn(run);
+    match thread.or_failed("the agent's thread")?.join() {
+        Ok(end) => end,
+        Err(_) => failed!("a panic, told above"),
+    }
 }
 
 fn run() -> Result<(), StepError> {

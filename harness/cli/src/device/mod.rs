@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The device daemon of one boot: its process, its control socket, its ledger.
 
+mod control;
+
+pub use control::{ControlError, Ends};
+
 use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::ledger::LedgerReader;
 use anyhow::{Context as _, bail};
-use crossbeam_channel::Receiver;
+use control::Control;
+use crossbeam_channel::{Receiver, never};
 use longpin_proto::control::{Answer, Request, VERSION};
-use longpin_proto::line;
 use longpin_wire::ledger::Entry;
-use std::io::BufReader;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -35,17 +40,54 @@ pub struct Paths {
     pub ledger: PathBuf,
     /// What it logs.
     pub log: PathBuf,
+    /// Disks that it serves, in order.
+    pub disks: Vec<AuditedDisk>,
+}
+
+/// One auditing disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditedDisk {
+    /// vhost-user socket, for QEMU.
+    pub socket: PathBuf,
+    /// Raw image, which must exist.
+    pub image: PathBuf,
+    /// Serial number in the guest.
+    pub serial: String,
+    /// Request queues.
+    pub queues: u32,
+}
+
+impl AuditedDisk {
+    /// Value of the daemon's `--disk`: commas in a value are doubled.
+    fn option(&self) -> OsString {
+        let mut option = Vec::new();
+        let (serial, queues) = (self.serial.as_bytes(), self.queues.to_string());
+        for (key, value) in [
+            ("socket=", self.socket.as_os_str().as_bytes()),
+            (",image=", self.image.as_os_str().as_bytes()),
+            (",serial=", serial),
+            (",queues=", queues.as_bytes()),
+        ] {
+            option.extend(key.as_bytes());
+            for byte in value {
+                option.extend(std::iter::repeat_n(*byte, if *byte == b',' { 2 } else { 1 }));
+            }
+        }
+        OsString::from_vec(option)
+    }
 }
 
 /// A running daemon.
 pub struct Device {
     child: Child,
-    control: BufReader<UnixStream>,
+    control: Control,
     ledger: LedgerReader,
 }
 
 impl Device {
     /// Start it and shake hands. When this returns, QEMU can connect.
+    ///
+    /// Errors: what the daemon said before it ended, if it did.
     pub fn start(paths: &Paths) -> anyhow::Result<Self> {
         let mut child = Child::spawn("longpin-device", command(&program()?, paths), &paths.log)?;
         let connected = Deadline::after(START_TIMEOUT).poll(|| match UnixStream::connect(&paths.control) {
@@ -58,12 +100,15 @@ impl Device {
             Some(Err(obituary)) => bail!(obituary),
             None => bail!("longpin-device does not serve {} in time", paths.control.display()),
         };
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
         let ledger = LedgerReader::new(&paths.ledger);
-        let mut device = Self { child, control: BufReader::new(stream), ledger };
-        device.hello()?;
-        Ok(device)
+        let mut device = Self { child, control: Control::new(stream)?, ledger };
+        match device.hello() {
+            Ok(()) => Ok(device),
+            Err(error) if device.ends_by(Deadline::after(Duration::from_secs(1))) => {
+                Err(error.context(device.obituary()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Becomes ready (disconnected) when the daemon has ended.
@@ -86,11 +131,16 @@ impl Device {
         self.child.ended().is_some_and(|status| !status.success())
     }
 
-    /// New ledger entries of `run`.
-    pub fn ledger(&mut self, run: u64) -> anyhow::Result<Vec<Entry>> {
-        match self.ask(&Request::LedgerSync)? {
-            Answer::LedgerSync { entries } => self.ledger.read(run, entries),
-            other => bail!("longpin-device answers a ledger request with {other:?}"),
+    /// Ask the daemon. A refusal is an answer ([`Answer::Error`]).
+    pub fn ask(&mut self, request: &Request, timeout: Duration, ends: &Ends) -> Result<Answer, ControlError> {
+        self.control.ask(request, timeout, ends)
+    }
+
+    /// New ledger entries of `run`, of both kinds.
+    pub fn ledger(&mut self, run: u64, ends: &Ends) -> Result<Vec<Entry>, ControlError> {
+        match self.ask(&Request::LedgerSync, ANSWER_TIMEOUT, ends)? {
+            Answer::LedgerSync { entries } => Ok(self.ledger.read(run, entries)?),
+            other => Err(anyhow::anyhow!("longpin-device answers a ledger request with {other:?}").into()),
         }
     }
 
@@ -100,20 +150,13 @@ impl Device {
     }
 
     fn hello(&mut self) -> anyhow::Result<()> {
-        match self.ask(&Request::Hello)? {
+        let nothing_else = Ends { qemu: never(), interrupt: never() };
+        match self.ask(&Request::Hello, ANSWER_TIMEOUT, &nothing_else)? {
             Answer::Hello { version: VERSION, .. } => Ok(()),
             Answer::Hello { version, program } => bail!(
                 "longpin-device {program} speaks control version {version}, this harness speaks {VERSION}; build both from one source"
             ),
             other => bail!("longpin-device answers a greeting with {other:?}"),
-        }
-    }
-
-    fn ask(&mut self, request: &Request) -> anyhow::Result<Answer> {
-        line::send(self.control.get_mut(), request).context("longpin-device does not take a request")?;
-        match line::receive(&mut self.control).context("longpin-device does not answer")? {
-            Answer::Error { message } => bail!("longpin-device refuses {request:?}: {message}"),
-            answer => Ok(answer),
         }
     }
 }
@@ -123,6 +166,9 @@ fn command(program: &Path, paths: &Paths) -> Command {
     command.arg("--socket-path").arg(&paths.accelerator);
     command.arg("--control").arg(&paths.control);
     command.arg("--ledger").arg(&paths.ledger);
+    for disk in &paths.disks {
+        command.arg("--disk").arg(disk.option());
+    }
     command
 }
 
@@ -134,4 +180,20 @@ pub fn program() -> anyhow::Result<PathBuf> {
         bail!("{} is missing; build it with `cargo build --release -p longpin-device`", beside.display());
     }
     Ok(beside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_told_by_keys_and_a_comma_in_a_path_is_doubled() {
+        let disk = AuditedDisk {
+            socket: "/s/disk0".into(),
+            image: "/s/a,b.img".into(),
+            serial: "longpin-vda".into(),
+            queues: 2,
+        };
+        assert_eq!(disk.option(), "socket=/s/disk0,image=/s/a,,b.img,serial=longpin-vda,queues=2");
+    }
 }
