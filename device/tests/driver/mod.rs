@@ -5,11 +5,13 @@
 
 mod blk;
 mod daemon;
+mod program;
 mod random;
 mod requests;
 
 pub use blk::{Blk, Done};
 pub use daemon::{Control, Daemon, disk_config};
+pub use program::{Program, refused};
 pub use random::Random;
 pub use requests::{
     dma_request, endless, map_part, map_request, raw_descriptor, stamps, stop_request, unmap_request,
