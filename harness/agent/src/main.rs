@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest agent of longpin: PID 1 of the initramfs. It performs steps and states facts, never verdicts.
 //!
-//! Called as `modprobe` by a program of the guest, it loads modules and ends. As PID 1 it never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
+//! It never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
 //! log, so that the harness sees an end and a reason.
 #![deny(unsafe_code)]
 
@@ -45,9 +45,6 @@ const PORT_DEADLINE: Duration = Duration::from_secs(30);
 const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    if modules::is_modprobe(std::env::args_os().next().as_deref()) {
-        return modules::modprobe(std::env::args().skip(1));
-    }
     if !rustix::process::getpid().is_init() {
         eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(2);

@@ -37,6 +37,8 @@ pub enum Command {
     },
     /// List scenarios with their matrix
     List(ListArgs),
+    /// Draw what a run left behind: one HTML file, and a trace for ui.perfetto.dev
+    Report(ReportArgs),
     /// Run cases and judge them
     #[command(after_help = RUN_EXIT_CODES)]
     Run(Box<RunArgs>),
@@ -108,6 +110,23 @@ pub struct ListArgs {
     /// Form of the list
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Result directory of a run
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where the HTML file goes [default: DIR/report.html]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Where the trace goes [default: DIR/trace.json]
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Only this case (scenario/fs/pin/release[/variant], with #2 for a second attempt); may be given again
+    #[arg(long, value_name = "LABEL")]
+    pub case: Vec<String>,
 }
 
 /// What is under the file systems.

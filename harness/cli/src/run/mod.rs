@@ -6,7 +6,7 @@ pub mod case;
 mod environment;
 mod executor;
 mod repeat_line;
-mod result_dir;
+pub mod result_dir;
 mod screen;
 mod story;
 

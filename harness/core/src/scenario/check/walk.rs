@@ -191,7 +191,12 @@ impl<'p> Walk<'p> {
             Act::DropRule { rule } => self.drop_rule(rule),
             Act::PowerCut { .. } => self.power_cut(),
             Act::Restore => self.restore(),
-            Act::Sync | Act::Affinity { .. } | Act::WriteSys { .. } | Act::Exec { .. } => Ok(()),
+            Act::Sync
+            | Act::Affinity { .. }
+            | Act::WriteSys { .. }
+            | Act::LoadModule { .. }
+            | Act::UnloadModule { .. }
+            | Act::Exec { .. } => Ok(()),
         }
     }
 
