@@ -15,6 +15,8 @@ mod moments;
 pub mod page;
 mod requests;
 mod steps;
+#[cfg(test)]
+pub(super) mod tests;
 mod walk;
 mod words;
 
