@@ -107,6 +107,11 @@ impl GuestRam {
         drop(self.views.write());
     }
 
+    /// The same with a bound; whether all of them have gone.
+    pub fn settle_within(&self, limit: Duration) -> bool {
+        self.views.try_write_for(limit).is_some()
+    }
+
     /// Allow operations that outlast `view`. They use addresses that were looked up under it.
     pub fn lend(self: &Arc<Self>, view: &View<'_>) -> Lease {
         let mut leases = self.leases.lock();
@@ -182,6 +187,23 @@ impl View<'_> {
         // A range of nothing is nowhere; callers never ask, a guest might make them.
         let inside = len > 0 && GuestMemoryBackend::check_range(self.map(), GuestAddress(gpa.0), bytes);
         inside.then_some(()).ok_or(bad)
+    }
+
+    /// Where a range lies in this process: nearly always one piece. The addresses are good while a [`Lease`] lives
+    /// that was made under this view; only the host's kernel may use them, since the guest writes there as it likes.
+    pub(crate) fn locate(
+        &self,
+        gpa: Gpa,
+        len: u32,
+        mut piece: impl FnMut(*mut u8, usize),
+    ) -> Result<(), BadAddress> {
+        let bad = BadAddress { gpa, len: len.into() };
+        self.check(gpa, bad.len)?;
+        for slice in GuestMemoryBackend::get_slices(self.map(), GuestAddress(gpa.0), len as usize) {
+            let slice = slice.map_err(|_| bad)?;
+            piece(slice.ptr_guard_mut().as_ptr(), slice.len());
+        }
+        Ok(())
     }
 
     /// Copy `bytes` into the guest's memory, all or nothing.

@@ -28,7 +28,8 @@ impl Daemon {
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config {
-            socket: SocketFile::bind(&dir.path().join("vhost")).unwrap(),
+            accelerator: Some(SocketFile::bind(&dir.path().join("vhost")).unwrap()),
+            disks: Vec::new(),
             control: Some(SocketFile::bind(&dir.path().join("control")).unwrap()),
             ledger: Some(dir.path().join("ledger")),
             ready: None,

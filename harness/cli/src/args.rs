@@ -132,7 +132,9 @@ pub struct ReportArgs {
 /// What is under the file systems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DiskKind {
-    /// QEMU's own virtio disk over a raw image
+    /// Our own, which watches the bytes of each write and can hold, delay and fail requests
+    Audited,
+    /// QEMU's own virtio disk over a raw image; cases that rule the disk are skipped
     Qemu,
 }
 
@@ -145,9 +147,12 @@ pub struct MachineArgs {
     /// This QEMU (10.2 or later) instead of the host's or the tool root's
     #[arg(long, value_name = "PATH")]
     pub qemu: Option<PathBuf>,
-    /// Disk of the guest
-    #[arg(long, value_enum, default_value_t = DiskKind::Qemu)]
+    /// Disks of the guest
+    #[arg(long, value_enum, default_value_t = DiskKind::Audited)]
     pub disk: DiskKind,
+    /// Where images of these disks lie while they are used: sparse, 512 MiB each [default: $TMPDIR, or /tmp]
+    #[arg(long, value_name = "DIR")]
+    pub disk_dir: Option<PathBuf>,
     /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
     pub memory: u32,

@@ -5,11 +5,13 @@
 
 mod args;
 mod child;
+mod clock;
 mod commands;
 mod deadline;
 mod device;
 mod disk;
 mod error;
+mod fsck;
 mod guest;
 mod images;
 mod interrupt;

@@ -40,6 +40,9 @@ pub enum ControlError {
         /// How long was waited.
         timeout: Duration,
     },
+    /// An answer came, and nothing can be made of it.
+    #[error("{0:#}")]
+    Useless(#[from] anyhow::Error),
 }
 
 /// What else can end a wait. `never()` where there is no such thing yet.

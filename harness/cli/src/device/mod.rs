@@ -137,12 +137,11 @@ impl Device {
     }
 
     /// New ledger entries of `run`, of both kinds.
-    pub fn ledger(&mut self, run: u64, ends: &Ends) -> Result<anyhow::Result<Vec<Entry>>, ControlError> {
-        let answer = self.ask(&Request::LedgerSync, ANSWER_TIMEOUT, ends)?;
-        Ok(match answer {
-            Answer::LedgerSync { entries } => self.ledger.read(run, entries),
-            other => Err(anyhow::anyhow!("longpin-device answers a ledger request with {other:?}")),
-        })
+    pub fn ledger(&mut self, run: u64, ends: &Ends) -> Result<Vec<Entry>, ControlError> {
+        match self.ask(&Request::LedgerSync, ANSWER_TIMEOUT, ends)? {
+            Answer::LedgerSync { entries } => Ok(self.ledger.read(run, entries)?),
+            other => Err(anyhow::anyhow!("longpin-device answers a ledger request with {other:?}").into()),
+        }
     }
 
     /// End it: by itself when QEMU has gone, by signal otherwise.

@@ -4,7 +4,7 @@
 
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device::Device;
+use crate::device::{ControlError, Device};
 use crate::link::LinkError;
 use crate::vm::console;
 use crate::vm::qmp::{Qmp, Shutdown};
@@ -48,11 +48,17 @@ impl Processes {
         anyhow::anyhow!("guest does not boot: {}; see {}", describe(&trouble), self.console_log.display())
     }
 
-    /// A request to the daemon failed: because it is gone, or for a reason of its own.
-    pub fn device_trouble(&mut self, error: &anyhow::Error) -> Trouble {
-        match self.device.ends_by(Deadline::after(GOODBYE)) {
-            true => Trouble::DeviceLost { message: self.device.obituary() },
-            false => Trouble::Other { message: format!("{error:#}") },
+    /// Why the daemon did not answer: because it or QEMU is gone, or for a reason of its own.
+    pub fn device_trouble(&mut self, error: &ControlError) -> Trouble {
+        match error {
+            ControlError::Interrupted => Trouble::Interrupted,
+            ControlError::QemuGone(_) => self.of_closed_port(),
+            ControlError::Broken { .. } if self.device.ends_by(Deadline::after(GOODBYE)) => {
+                Trouble::DeviceLost { message: self.device.obituary() }
+            }
+            ControlError::Broken { .. } | ControlError::Late { .. } | ControlError::Useless(_) => {
+                Trouble::Other { message: error.to_string() }
+            }
         }
     }
 

@@ -35,6 +35,10 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
     match step {
         Step::Pin { .. } if is(&DRIVER) => Refusal::Infra,
         Step::Pin { .. } => Refusal::Denied,
+        // mm/gup.c refuses the pages of the buffer; anything else is the disk's fault or ours.
+        Step::ReadDirect { .. } if is(&["EFAULT", "EOPNOTSUPP", "EPERM", "EACCES", "EBUSY"]) => {
+            Refusal::Denied
+        }
         Step::ClearWarnOnce | Step::Advise { .. } => Refusal::Harmless,
         Step::Mount { .. } if is(&["ENODEV"]) => Refusal::Missing,
         Step::Reflink { .. } if is(&["EXDEV", "EINVAL"]) => Refusal::Missing,
