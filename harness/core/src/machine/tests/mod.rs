@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The machine against a scripted agent: which steps come, in which order, and where a case goes when one fails.
 
+mod dio;
+mod disk;
+mod fsck;
+mod jobs;
+
 use super::{Action, CaseEnv, CaseMachine, Input, Trouble};
 use crate::plan::Case;
 use crate::record::{CaseRecord, Evidence, FsckReport, Role};
@@ -9,7 +14,7 @@ use longpin_proto::agent::{Fact, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::AuditReport;
 use longpin_proto::facts::{
-    CellState, Cells, DmaResult, Errno, Extent, PageState, PinCounters, RegionState, Source, Writer,
+    CellState, Cells, DmaResult, Errno, Extent, JobState, PageState, PinCounters, RegionState, Source, Writer,
 };
 use longpin_wire::ledger;
 use std::sync::Arc;
@@ -17,10 +22,14 @@ use std::sync::Arc;
 const RUN: u64 = 42;
 
 fn case(steps: &str) -> Case {
+    case_of("ext4", "pin", "clean", steps, "intact")
+}
+
+fn case_of(fs: &str, pin: &str, release: &str, steps: &str, observe: &str) -> Case {
     let text = format!(
-        "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\npages = 2\nmatrix.fs = [\"ext4\"]\n\
-         matrix.pin = [\"pin\"]\nmatrix.release = [\"clean\"]\nstep = [{steps}]\n\
-         [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n"
+        "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\npages = 2\nmatrix.fs = [\"{fs}\"]\n\
+         matrix.pin = [\"{pin}\"]\nmatrix.release = [\"{release}\"]\nstep = [{steps}]\n\
+         [[expect]]\nobserve = \"{observe}\"\nreason = \"r\"\n"
     );
     let scenario = Arc::new(Scenario::parse("story.toml", &text).expect("a valid scenario"));
     let point = scenario.matrix.points().remove(0);
@@ -35,6 +44,15 @@ struct Guest {
     /// Both, by name, and what else was asked for.
     asked: Vec<String>,
     pauses: u64,
+}
+
+/// A job that waits in a function of the kernel.
+fn asleep(function: &str) -> JobState {
+    JobState { finished: false, elapsed_us: 5000, state: 'D', stack: vec![function.to_owned()] }
+}
+
+fn over() -> JobState {
+    JobState { finished: true, elapsed_us: 5000, state: '-', stack: Vec::new() }
 }
 
 fn healthy(step: &Step) -> Fact {
@@ -57,6 +75,8 @@ fn healthy(step: &Step) -> Fact {
             Extent { logical: 0, physical: 4096, len: 4096, flags: 0, located: true },
             Extent { logical: 4096, physical: 0, len: 4096, flags: 0x800, located: false },
         ]),
+        Step::JobState { .. } => Fact::Job(asleep("folio_wait_writeback")),
+        Step::Exec { .. } => Fact::Exec { code: 0, output: String::new() },
         Step::PinCounters => Fact::Pins(PinCounters::default()),
         Step::KernelLog => Fact::Log(Vec::new()),
         _ => Fact::Nothing,
@@ -159,6 +179,14 @@ fn drive_both(
         machine.feed(input);
     }
     panic!("the case does not end");
+}
+
+/// What was asked from one name to another, both included.
+fn between(guest: &Guest, from: &str, to: &str) -> Vec<String> {
+    let start = guest.asked.iter().position(|name| name == from).expect("a beginning");
+    let rest = &guest.asked[start..];
+    let end = rest.iter().position(|name| name == to).expect("an end");
+    rest[..=end].to_vec()
 }
 
 fn ops(guest: &Guest) -> Vec<&'static str> {

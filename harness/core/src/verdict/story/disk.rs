@@ -23,8 +23,8 @@ impl<'r> Story<'r> {
                 self.dma_into_held(rule, program(*offset, *len, *generation, *cell_bytes));
             }
             (Request::PowerCut { .. }, Answer::Ok) => {
-                let left = self.files.iter().map(|(path, file)| (path.clone(), file.cut()));
-                self.noted = Some(left.collect());
+                let files = self.with_jobs_under_way();
+                self.noted = Some(files.iter().map(|(path, file)| (path.clone(), file.cut())).collect());
             }
             (Request::Restore { .. }, Answer::Ok) => {
                 self.files = self.noted.clone().unwrap_or_default();

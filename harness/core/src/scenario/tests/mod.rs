@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Good files become scenarios, bad ones become messages that name file, line, value and mend.
 
+mod disk;
+mod jobs;
+mod needs;
+
 use super::{Act, Fs, Pin, Release, Scenario};
 
 const HEAD: &str = "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\n";
