@@ -30,6 +30,12 @@
     return `${value.toFixed(digits)} ${unit}`;
   };
   const exact = (ns) => `${ns.toLocaleString("en")} ns`;
+  // A time as people count it: from the first moment of the story.
+  const relative = (ns, story) => {
+    const since = ns - story.zero;
+    return since === 0 ? "0" : `${since < 0 ? "−" : "+"}${duration(Math.abs(since))}`;
+  };
+  const exactly = (ns, story) => `${ns < story.zero ? "−" : ""}${exact(Math.abs(ns - story.zero))}`;
   const first = (text) => text.split(/(?<=[.;:])\s/)[0].replace(/[;:]$/, ".");
 
   const BARS = {
@@ -92,11 +98,11 @@
     }
   };
 
-  const describe = (item, lane, kinds) => {
+  const describe = (item, lane, kinds, story) => {
     const name = kinds[item.k];
     const what = item.d || item.t || name;
     const lasting = item.b === undefined ? "" : item.b - item.a === 0 ? "" : `, lasting ${exact(item.b - item.a)}`;
-    return { title: what, when: `at ${exact(item.a)}${lasting}`, lane: lane.name, kind: name };
+    return { title: what, when: `at ${exactly(item.a, story)}${lasting}`, lane: lane.name, kind: name };
   };
 
   // Draws into `figure`; `fit` scales the drawing to the width instead of letting it scroll.
@@ -104,7 +110,7 @@
     const holder = figure.querySelector(".plot");
     holder.replaceChildren();
     const wide = figure.clientWidth >= 720;
-    const left = fit || wide ? 196 : 54;
+    const left = fit || wide ? 208 : 54;
     const heading = wide || fit ? 0 : 20;
     const available = Math.max(figure.clientWidth - left - 2, 200);
     const knots = story.axis.knots;
@@ -162,7 +168,7 @@
     let free = -Infinity;
     for (const time of times) {
       const x = X(time);
-      const text = time === 0 ? "0" : duration(time);
+      const text = relative(time, story);
       axis.append(svg("line", { class: "notch", x1: x, x2: x, y1: top - 8, y2: top - 4 }));
       if (x >= free && x + text.length * 6 < width) {
         axis.append(Object.assign(svg("text", { x: x + 1, y: top - 12 }), { textContent: text }));
@@ -188,7 +194,7 @@
       group.append(svg("circle", { cx: at, cy: 13, r: 9 }));
       group.append(Object.assign(svg("text", { x: at, y: 17 }), { textContent: moment.number }));
       numbers.append(group);
-      marks.push({ at: moment.at, node: group, tip: { title: moment.text, when: `at ${exact(moment.at)}`, lane: `moment ${moment.number}`, kind: moment.grave ? "here it goes wrong" : "" } });
+      marks.push({ at: moment.at, node: group, tip: { title: moment.text, when: `at ${exactly(moment.at, story)}`, lane: `moment ${moment.number}`, kind: moment.grave ? "here it goes wrong" : "" } });
     }
 
     // Rows.
@@ -210,7 +216,7 @@
           const covered = row.bars.some((other) => other !== bar && other.a >= bar.a && other.b <= bar.b && (other.k === "hold" || other.k === "blocked"));
           const name = row.kind === "others" ? "" : cut(bar.t ?? "", covered ? Math.min(w, X(row.bars.find((other) => other.k === "hold" || other.k === "blocked").a) - x) : w);
           if (name) node.append(Object.assign(svg("text", { x: x + 4, y: rowY + down + (rowHeight - down) / 2 + 4 }), { textContent: name }));
-          marks.push({ at: bar.a, node, tip: describe(bar, lane, BARS) });
+          marks.push({ at: bar.a, node, tip: describe(bar, lane, BARS, story) });
           group.append(node);
         }
         let labelled = Infinity;
@@ -229,7 +235,7 @@
             node.append(Object.assign(svg("text", { x: x - 10.5, y: middle + 4, "text-anchor": "end" }), { textContent: text }));
             labelled = x - 16 - size;
           }
-          marks.push({ at: tick.a, node, tip: describe(tick, lane, TICKS) });
+          marks.push({ at: tick.a, node, tip: describe(tick, lane, TICKS, story) });
           group.append(node);
         }
         drawing.append(group);
@@ -328,7 +334,7 @@
     };
     for (const [name, words] of Object.entries(BARS)) if (used.has(`bar ${name}`)) sample("bar", name, words);
     for (const [name, words] of Object.entries(TICKS)) if (used.has(`tick ${name}`)) sample("tick", name, words);
-    list.append(el("li", { class: "scale" }, "Widths are not to scale: order and overlap are exact, durations are written; hatched on the axis: nothing happens."));
+    list.append(el("li", { class: "scale" }, "Times count from moment 1. Widths are not to scale: order and overlap are exact, durations are written. Hatched on the axis: nothing happens."));
   };
 
   // ---------- details of a case
@@ -378,7 +384,7 @@
     rows.sort((a, b) => a[0] - b[0]);
     const body = el("tbody");
     for (const [at, lane, what, lasting, kind] of rows) {
-      body.append(el("tr", {}, el("td", { class: "num" }, exact(at)), el("td", { class: "num" }, lasting ? exact(lasting) : ""), el("td", {}, lane), el("td", {}, what, " ", el("small", {}, `(${kind})`))));
+      body.append(el("tr", {}, el("td", { class: "num" }, exactly(at, story)), el("td", { class: "num" }, lasting ? exact(lasting) : ""), el("td", {}, lane), el("td", {}, what, " ", el("small", {}, `(${kind})`))));
     }
     const head = el("thead", {}, el("tr", {}, ...["At", "Lasting", "Lane", "What"].map((name) => el("th", { scope: "col" }, name))));
     return el("div", { class: "wide" }, el("table", { class: "plain" }, el("caption", { class: "hidden" }, "Events in the order of time"), head, body));
@@ -409,7 +415,7 @@
       const figure = el("figure", { class: "drawing" }, el("div", { class: "plot" }), el("ul", { class: "legend", "aria-label": "Legend" }));
       const list = el("ol", { class: "moments" });
       for (const moment of story.moments) {
-        list.append(el("li", { class: moment.grave ? "grave" : "" }, el("span", { class: "when" }, moment.at === null ? "" : duration(moment.at)), " ", moment.text));
+        list.append(el("li", { class: moment.grave ? "grave" : "" }, el("span", { class: "when" }, moment.at === null ? "" : relative(moment.at, story)), " ", moment.text));
       }
       if (story.lanes.length) box.append(section("What happened, on one clock", figure));
       if (story.moments.length) box.append(section("Step by step", list));

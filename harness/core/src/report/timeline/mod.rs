@@ -15,6 +15,8 @@ mod moments;
 pub mod page;
 mod requests;
 mod steps;
+#[cfg(test)]
+pub(super) mod tests;
 mod walk;
 mod words;
 
@@ -36,6 +38,8 @@ pub const MAX_MARKS: usize = 120;
 pub struct Story {
     /// First event, CLOCK_MONOTONIC of the host, ns; all other times count from here.
     pub origin_ns: u64,
+    /// What people count from: the first moment, in nanoseconds after the first event.
+    pub zero: u64,
     /// Where instants lie.
     pub axis: Axis,
     /// From top to bottom.
@@ -259,6 +263,7 @@ impl Story {
         let ends = moments.iter().flat_map(|moment| moment.at.into_iter().chain(moment.until));
         Self {
             origin_ns: walk.origin_ns,
+            zero: moments.iter().find_map(|moment| moment.at).unwrap_or(0),
             axis: Axis::of(&lanes, ends),
             lead: lead::lead(&walk, &claims, result),
             placed: bytes::placed(&walk, &histories),

@@ -237,7 +237,8 @@ fn jobs(walk: &Walk<'_>) -> Vec<Draft> {
                 }
             }
             None => {
-                let text = format!("{name} in job {} does not wait", job.name);
+                let how = if job.looks.is_empty() { "ends" } else { "goes through without waiting" };
+                let text = format!("{name} in job {} {how}", job.name);
                 drafts.extend(job.to.map(|to| Draft { minor: true, ..Draft::at(to, text) }));
             }
         }
