@@ -3,6 +3,7 @@
 //! that a run starts and must not leave behind. No test depends on speed; deadlines only end what hangs.
 #![deny(unsafe_code)]
 
+pub mod browser;
 pub mod processes;
 pub mod scenario;
 
