@@ -62,7 +62,7 @@ pub enum Request {
         file_offset: u64,
         /// First byte, counted from there; a multiple of `cell_bytes`.
         offset: u64,
-        /// Bytes; a multiple of `cell_bytes`.
+        /// Bytes; a multiple of `cell_bytes`. 0 writes nothing, and makes the region known to audit and ledger.
         len: u64,
         /// Generation of each cell.
         generation: u64,

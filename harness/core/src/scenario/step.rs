@@ -189,6 +189,10 @@ pub enum Act {
     Affinity { cpu: Option<u32> },
     /// Write a value below /sys or /proc.
     WriteSys { path: String, value: String },
+    /// Load a kernel module of the guest, with what it needs.
+    LoadModule { module: String, params: String },
+    /// Unload a kernel module.
+    UnloadModule { module: String },
     /// Overwrite a page of a file on the device, behind the file system's back.
     PokeDevice { file: String, page: u64, byte: u8 },
     /// Run a program in the guest; an exit code other than 0 is an error, or, if it verifies data itself, `torn`.

@@ -174,6 +174,8 @@ impl Lowering {
             }
             Act::Reflink { from, to } => self.reflink(&from, to),
             Act::Affinity { cpu } => acts([Step::Affinity { cpu }]),
+            Act::LoadModule { module, params } => acts([Step::LoadModule { name: module, params }]),
+            Act::UnloadModule { module } => acts([Step::UnloadModule { name: module }]),
             Act::WriteSys { path, value } => acts([Step::WriteSys { path, value }]),
             Act::PokeDevice { file, page, byte } => self.poke(&file, page, byte),
             Act::Exec { argv, timeout_ms, verifies } => {

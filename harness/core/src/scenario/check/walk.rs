@@ -185,15 +185,18 @@ impl<'p> Walk<'p> {
             Act::UseDevice { .. } => self.use_device(),
             Act::Settle { job } => known("job", &self.jobs, job).map(drop),
             Act::Join { job } => self.join(job),
-            Act::Rule { rule, disk, matching, treatment } => {
-                self.add_rule(rule, *disk, *matching, *treatment)
-            }
+            Act::Rule { rule, disk, treatment, .. } => self.add_rule(rule, *disk, *treatment),
             Act::AwaitHeld { rule, .. } => self.holding(rule).map(drop),
             Act::ReleaseHeld { rule } => self.holding(rule).map(|rule| rule.released = true),
             Act::DropRule { rule } => self.drop_rule(rule),
             Act::PowerCut { .. } => self.power_cut(),
             Act::Restore => self.restore(),
-            Act::Sync | Act::Affinity { .. } | Act::WriteSys { .. } | Act::Exec { .. } => Ok(()),
+            Act::Sync
+            | Act::Affinity { .. }
+            | Act::WriteSys { .. }
+            | Act::LoadModule { .. }
+            | Act::UnloadModule { .. }
+            | Act::Exec { .. } => Ok(()),
         }
     }
 

@@ -85,6 +85,10 @@ pub fn act(verb: Verb, f: &mut Fields<'_, '_>, default_pages: u64) -> Result<Act
             generation: need_number(f, "generation")?,
             direct: f.flag_or("direct", false)?,
         },
+        Verb::LoadModule => {
+            Act::LoadModule { module: need_name(f, "module")?, params: f.str_or("params", "")? }
+        }
+        Verb::UnloadModule => Act::UnloadModule { module: need_name(f, "module")? },
         Verb::WriteSys => Act::WriteSys { path: need_name(f, "path")?, value: need_name(f, "value")? },
         Verb::ZeroRange => Act::ZeroRange { handle: handle(f)?, pages: pages(f)? },
     })

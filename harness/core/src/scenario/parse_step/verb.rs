@@ -40,6 +40,8 @@ vocabulary! {
         HoldWrite = "hold-write",
         /// `Act::Join`.
         Join = "join",
+        /// `Act::LoadModule`.
+        LoadModule = "load-module",
         /// `Act::Map`.
         Map = "map",
         /// `Act::Mkfs`.
@@ -94,6 +96,8 @@ vocabulary! {
         Truncate = "truncate",
         /// `Act::Umount`.
         Umount = "umount",
+        /// `Act::UnloadModule`.
+        UnloadModule = "unload-module",
         /// `Act::Unmap`.
         Unmap = "unmap",
         /// `Act::UseDevice`.

@@ -19,6 +19,8 @@ impl<'r> Story<'r> {
             (Request::AwaitHeld { rule, pages, .. }, Answer::Held { requests, complete }) => {
                 self.awaited(rule, *pages, requests, *complete);
             }
+            // A region is announced.
+            (Request::HeldDma { len: 0, .. }, Answer::Ok) => {}
             (Request::HeldDma { rule, offset, len, generation, cell_bytes, .. }, Answer::Ok) => {
                 self.dma_into_held(rule, program(*offset, *len, *generation, *cell_bytes));
             }
