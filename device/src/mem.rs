@@ -220,6 +220,11 @@ impl View<'_> {
 
     /// Copy from the guest's memory.
     pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), BadAddress> {
+        // As in `write`.
+        if let Ok(slice) = GuestMemoryBackend::get_slice(self.map(), GuestAddress(gpa.0), bytes.len()) {
+            slice.copy_to(bytes);
+            return Ok(());
+        }
         let bad = BadAddress { gpa, len: bytes.len() as u64 };
         self.check(gpa, bad.len)?;
         self.map().read_slice(bytes, GuestAddress(gpa.0)).map_err(|_| bad)

@@ -12,9 +12,10 @@ use super::pages::{Piece, pieces};
 use super::pool::Buffer;
 use super::record::{Disk, Event};
 use super::watch::Shared;
+use crate::clock;
 use crate::engine::PinnedBy;
 use crate::mem::{BadAddress, Gpa, View};
-use longpin_proto::disk::{Author, Fetch, Hit, Op, PAGE_BYTES};
+use longpin_proto::disk::{Author, Change, Fetch, Hit, Op, PAGE_BYTES};
 use std::sync::Arc;
 
 /// What all entries and reports about a request repeat.
@@ -174,42 +175,54 @@ impl Ticket {
             return; // It failed before its bytes were taken.
         };
         let changed = self.changed(audit, first, copy, view);
-        let completed_ns = crate::clock::monotonic_ns();
-        let mut hits = Vec::new();
+        let completed_ns = clock::monotonic_ns();
         let mut settled = false;
-        for Changed { index, last } in &changed {
-            let piece = &audit.pieces[*index];
-            let history = History { piece, index: *index, first, copy, last };
-            let Some(change) = history.change() else { continue };
+        let hits = changed.iter().filter_map(|Changed { index, last }| {
+            let history = History { piece: &audit.pieces[*index], index: *index, first, copy, last };
+            let change = history.change()?;
             let author = self.author(&history, &mut settled);
-            let byte = self.about.byte + piece.at as u64;
-            self.disk.counters.hit(author);
-            self.disk.record_hit(&self.about, author, byte, piece.len.into(), piece.gpa.0);
-            let pin = audit.pins.get(*index).copied().flatten();
-            let (generation_before, generation_after) = history.generations();
-            let (differing_bytes, spans) = history.spans();
-            hits.push(Hit {
-                request: self.about.id,
-                disk: self.disk.index,
-                byte,
-                gpa: piece.gpa.0,
-                region: pin.and_then(|pin| pin.region),
-                file_offset: pin.and_then(|pin| pin.file_offset).or_else(|| history.file_offset()),
-                change,
-                author,
-                hashes: history.hashes(),
-                generation_before,
-                generation_after,
-                differing_bytes,
-                spans,
-                submitted_ns: self.submitted_ns,
-                fetched_ns: audit.fetched_ns,
-                completed_ns,
-            });
-        }
+            Some(self.hit(audit, &history, change, author, completed_ns))
+        });
+        let hits = hits.collect();
         let pages = audit.pieces.len() as u64;
         self.disk.counters.audited(pages);
         self.shared.findings.lock().add(self.about.case, pages, hits);
+    }
+
+    /// Count, record and describe a piece that changed.
+    fn hit(
+        &self,
+        audit: &Audit,
+        history: &History<'_>,
+        change: Change,
+        author: Author,
+        completed_ns: u64,
+    ) -> Hit {
+        let (index, piece) = (history.index, history.piece);
+        let byte = self.about.byte.saturating_add(piece.at as u64);
+        self.disk.counters.hit(author);
+        self.disk.record_hit(&self.about, author, byte, piece.len.into(), piece.gpa.0);
+        let pin = audit.pins.get(index).copied().flatten();
+        let (generation_before, generation_after) = history.generations();
+        let (differing_bytes, spans) = history.spans();
+        Hit {
+            request: self.about.id,
+            disk: self.disk.index,
+            byte,
+            gpa: piece.gpa.0,
+            region: pin.and_then(|pin| pin.region),
+            file_offset: pin.and_then(|pin| pin.file_offset).or_else(|| history.file_offset()),
+            change,
+            author,
+            hashes: history.hashes(),
+            generation_before,
+            generation_after,
+            differing_bytes,
+            spans,
+            submitted_ns: self.submitted_ns,
+            fetched_ns: audit.fetched_ns,
+            completed_ns,
+        }
     }
 
     /// Pieces that were not the same at all looks, with what they hold now.

@@ -114,6 +114,15 @@ pub(super) struct Waiting {
     resumed: Resumed,
 }
 
+/// Why a request shall wait, and how.
+struct Wait<'a> {
+    decision: &'a Decision,
+    fetch: Fetch,
+    ms: u64,
+    /// Else a delay.
+    hold: bool,
+}
+
 /// A write that waits, as a loss of power finds it.
 pub struct HeldWrite {
     /// Number.
@@ -267,26 +276,30 @@ impl Shared {
         };
         let resume = {
             let mut desk = self.desk.lock();
-            match desk.rules.decide(&facts.subject(&ticket)) {
+            let decision = desk.rules.decide(&facts.subject(&ticket));
+            match decision.as_ref().map(|decision| (decision, &decision.action)) {
                 _ if desk.closed => Resume::Dropped,
-                Some(Decision { action: Action::Fail, .. }) => Resume::Fail,
-                None | Some(Decision { action: Action::Observe, .. }) => {
+                Some((_, Action::Fail)) => Resume::Fail,
+                None | Some((_, Action::Observe)) => {
                     // What was looked at is what goes to the image: one fetch.
                     ticket.early = facts.data;
                     Resume::Go
                 }
-                Some(decision) => return self.keep(&mut desk, decision, &facts, ticket, resumed),
+                Some((decision, Action::Hold { fetch, cap_ms })) => {
+                    let wait = Wait { decision, fetch: *fetch, ms: *cap_ms, hold: true };
+                    return self.keep(&mut desk, &wait, &facts, ticket, resumed);
+                }
+                Some((decision, Action::Delay { fetch, ms })) => {
+                    let wait = Wait { decision, fetch: *fetch, ms: *ms, hold: false };
+                    return self.keep(&mut desk, &wait, &facts, ticket, resumed);
+                }
             }
         };
         resumed(ticket, resume);
     }
 
-    fn keep(&self, desk: &mut Desk, decision: Decision, facts: &Facts, mut ticket: Ticket, resumed: Resumed) {
-        let (fetch, ms, hold) = match decision.action {
-            Action::Hold { fetch, cap_ms } => (fetch, cap_ms, true),
-            Action::Delay { fetch, ms } => (fetch, ms, false),
-            Action::Observe | Action::Fail => (Fetch::Late, 0, false),
-        };
+    fn keep(&self, desk: &mut Desk, wait: &Wait<'_>, facts: &Facts, mut ticket: Ticket, resumed: Resumed) {
+        let Wait { decision, fetch, ms, hold } = *wait;
         let until_ns = clock::monotonic_ns().saturating_add(ms.saturating_mul(1_000_000));
         let place = Place { disk: ticket.disk.index, rule: decision.rule.clone(), until_ns, hold };
         ticket.wait(fetch, facts.data.clone());

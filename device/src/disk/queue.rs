@@ -33,6 +33,9 @@ use virtio_queue::{DescriptorChain, QueueOwnedT as _, QueueT as _};
 
 const OK: u8 = VIRTIO_BLK_S_OK as u8;
 const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
+/// Most bytes that a queue has copied out of the guest's memory for audited writes under way. The rest of them waits:
+/// a ring full of the longest requests would take 16 GiB.
+const COPIED_LIMIT: u64 = 64 << 20;
 /// How often a drain lets go again of what the watch holds: a request may have reached it just after the last time.
 const DROP_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -90,8 +93,10 @@ struct State {
     /// Heads that are with the device. A head that is taken twice is refused, which also bounds what a guest can
     /// have in flight to the size of its ring.
     heads: Vec<bool>,
-    /// May go on, and wait for the gate.
+    /// May go on, and wait for the gate or for room.
     ready: Vec<(Job, Resume)>,
+    /// Bytes of copies under way.
+    copied: u64,
     answers: Vec<Answer>,
     // Kept for their memory.
     arrived: Vec<Resumption>,
@@ -121,6 +126,7 @@ impl Lane {
                 ring,
                 heads: vec![false; size],
                 ready: Vec::new(),
+                copied: 0,
                 answers: Vec::new(),
                 arrived: Vec::new(),
                 reaped: Vec::new(),
@@ -176,7 +182,8 @@ impl Lane {
                 Some(with_device) if !*with_device => *with_device = true,
                 _ => {
                     self.refuse(|| format!("head {head} is out of range, or with the device already"));
-                    self.settled(1);
+                    self.disk.counters.ended(1);
+                    self.duties.done(1);
                     continue;
                 }
             }
@@ -228,12 +235,6 @@ impl Lane {
         self.complaints.warn(|| format!("queue {}: request refused: {}", self.index, why()));
     }
 
-    /// Nothing more will be done about so many chains.
-    fn settled(&self, chains: usize) {
-        self.disk.counters.ended(chains);
-        self.duties.done(chains);
-    }
-
     /// Give a request to the watch, or answer it at once if there is nothing to watch.
     fn hand_over(&self, state: &mut State, job: Job, view: &View<'_>) {
         let Request { kind, byte, len, ref data } = job.request;
@@ -282,7 +283,7 @@ impl Lane {
         }
     }
 
-    /// Begin what may go on. What has to wait for the gate stays.
+    /// Begin what may go on. What has to wait stays.
     fn start(&self, state: &mut State) {
         if state.ready.is_empty() {
             return;
@@ -295,16 +296,20 @@ impl Lane {
                 state.answers.push(Answer::to(job, IOERR));
                 continue;
             }
-            let changes_image = job.request.kind.changes_image();
-            if changes_image {
+            let Request { kind, len, .. } = job.request;
+            let has_room = kind != Kind::Write || state.copied == 0 || state.copied + len <= COPIED_LIMIT;
+            if kind.changes_image() && has_room {
                 job.pass = self.disk.gate.enter();
             }
-            if changes_image && job.pass.is_none() {
+            if kind.changes_image() && job.pass.is_none() {
                 waiting.push((job, resume));
                 continue;
             }
             match self.plan(&mut job, &view, &lease) {
-                Ok(Some(io)) => state.ring.push(self.operation(job, io)),
+                Ok(Some(io)) => {
+                    state.copied += if let Io::WriteCopy { .. } = io { len } else { 0 };
+                    state.ring.push(self.operation(job, io));
+                }
                 Ok(None) => state.answers.push(Answer::to(job, OK)),
                 Err(error) => {
                     self.refuse(|| error.to_string());
@@ -362,8 +367,12 @@ impl Lane {
         let mut reaped = std::mem::take(&mut state.reaped);
         let mut again = false;
         for (operation, result) in reaped.drain(..) {
+            let copied = if let Io::WriteCopy { .. } = operation.io { operation.job.request.len } else { 0 };
             match self.conclude(operation, result) {
-                Conclusion::Answer(answer) => state.answers.push(answer),
+                Conclusion::Answer(answer) => {
+                    state.copied -= copied;
+                    state.answers.push(answer);
+                }
                 Conclusion::Continue(operation) => {
                     // Its slot has just become free.
                     state.ring.push(operation);
@@ -431,6 +440,8 @@ impl Lane {
                 self.disk.counters.failed();
             }
         }
+        // Before the driver can know.
+        self.disk.counters.ended(state.answers.len());
         let mut vring = vring.get_mut();
         for answer in &state.answers {
             // The driver may use the head again as soon as the used ring says so.
@@ -447,7 +458,7 @@ impl Lane {
         drop(vring);
         let count = state.answers.len();
         state.answers.clear();
-        self.settled(count);
+        self.duties.done(count);
         count
     }
 

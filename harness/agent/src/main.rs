@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Guest agent of longpin: PID 1 of the initramfs. It performs steps and states facts, never verdicts.
 //!
-//! Called as `modprobe` by a program of the guest, it loads modules and ends. As PID 1 it never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
+//! It never ends by itself: a panic, or a channel that fails for good, powers the guest off with a line in the kernel
 //! log, so that the harness sees an end and a reason.
 #![deny(unsafe_code)]
 
@@ -45,9 +45,6 @@ const PORT_DEADLINE: Duration = Duration::from_secs(30);
 const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
-    if modules::is_modprobe(std::env::args_os().next().as_deref()) {
-        return modules::modprobe(std::env::args().skip(1));
-    }
     if !rustix::process::getpid().is_init() {
         eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(2);
@@ -61,13 +58,19 @@ fn main() -> ExitCode {
 
 /// [`run`] in a thread, whose stack is there from the start: that of a process' first thread grows on demand, under the
 /// mmap lock, which a job may hold (see `jobs`).
+///
+/// A thread that an oops kills neither returns nor unwinds: the channel then stays open, and PID 1 lives on beside the
+/// heartbeat until the harness has seen enough. `join` would panic, and the guest's kernel with it.
 fn run_apart() -> Result<(), StepError> {
     sys::keep_heap();
-    let thread = std::thread::Builder::new().name("agent".to_owned()).stack_size(STACK_BYTES).spawn(run);
-    match thread.or_failed("the agent's thread")?.join() {
-        Ok(end) => end,
-        Err(_) => failed!("a panic, told above"),
-    }
+    let (sender, end) = std::sync::mpsc::sync_channel(1);
+    let body = move || {
+        // Nobody listens only if the first thread is gone, and then so is the guest.
+        let _ = sender.send(run());
+    };
+    let thread = std::thread::Builder::new().name("agent".to_owned()).stack_size(STACK_BYTES).spawn(body);
+    thread.or_failed("the agent's thread")?;
+    end.recv().unwrap_or_else(|_| failed!("a panic, told above"))
 }
 
 fn run() -> Result<(), StepError> {

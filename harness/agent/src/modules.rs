@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Kernel modules by `/lib/longpin/modules`: one line each, `NAME PATH DEP...`, dependencies in load order.
 //!
-//! The list is made with the initramfs, so the guest needs neither modules.dep nor decompression. What the kernel has
-//! built in is not in the list. Scripts in the guest load by the same list: `modprobe NAME PARAMETER...`.
+//! The list is made with the initramfs, so the guest needs neither modprobe nor decompression. What the kernel has
+//! built in is not in the list.
 
 use crate::error::{OrRefused, StepError, failed};
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 /// Where the initramfs keeps the list; relative paths in it begin here.
 pub const LIST: &str = "/lib/longpin/modules";
@@ -79,28 +78,6 @@ impl Modules {
     }
 }
 
-/// Is this the name of a program that loads modules?
-pub fn is_modprobe(program: Option<&OsStr>) -> bool {
-    program.and_then(|program| Path::new(program).file_name()) == Some(OsStr::new("modprobe"))
-}
-
-/// The program `modprobe NAME PARAMETER...`. The kernel does not call it: the initramfs has it where the kernel does not
-/// look, so that each module of a guest was loaded by a step.
-pub fn modprobe(mut arguments: impl Iterator<Item = String>) -> ExitCode {
-    let Some(name) = arguments.next().filter(|name| !name.starts_with('-')) else {
-        eprintln!("usage: modprobe NAME [PARAMETER=VALUE]...");
-        return ExitCode::from(2);
-    };
-    let parameters = arguments.collect::<Vec<_>>().join(" ");
-    match Modules::read().and_then(|modules| modules.load(&name, &parameters)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("modprobe: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// delete_module(2), without waiting for users to go. Refused with EAGAIN or EBUSY while there are some.
 pub fn unload(name: &str) -> Result<(), StepError> {
     let Ok(name) = CString::new(canonical(name)) else { return failed!("module name contains a zero byte") };
@@ -146,13 +123,6 @@ mod tests {
         assert_eq!(ext4.dependencies, ["mbcache", "jbd2"]);
         assert_eq!(modules.find("raid6_pq").unwrap().path, Path::new("/x/raid6-pq.ko"));
         assert_eq!(modules.0.len(), 3);
-    }
-
-    #[test]
-    fn only_the_name_modprobe_loads_modules() {
-        let named = |program: &str| is_modprobe(Some(OsStr::new(program)));
-        assert!(named("modprobe") && named("/bin/modprobe"));
-        assert!(!named("/init") && !named("modprobe-not") && !is_modprobe(None));
     }
 
     #[test]

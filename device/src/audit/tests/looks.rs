@@ -256,3 +256,26 @@ fn a_change_is_found_by_hash_where_bytes_were_not_kept() {
     );
     assert!(hits.iter().all(|hit| hit.hashes[0] != hit.hashes[1] && hit.spans.is_empty()));
 }
+
+/// A batch of DMA that has written and not recorded yet: the last look sees its bytes, and waits to hear whose they
+/// are.
+#[test]
+fn a_writer_that_is_just_being_recorded_is_waited_for() {
+    use crate::ledger::entry;
+    use longpin_wire::ledger::{Entry, KIND_DMA_WRITE};
+    let fixture = Fixture::new();
+    let mut ticket = fixture.pass(write(0, &[(PAGE, 8192)]));
+    fixture.fetch(&mut ticket);
+    let batch = fixture.engine.ram().view();
+    batch.write(Gpa(PAGE + 4096), &[1; 64]).unwrap();
+    std::thread::scope(|scope| {
+        let completing = scope.spawn(|| fixture.complete(ticket));
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!completing.is_finished(), "it did not wait for the batch");
+        let time_ns = crate::clock::monotonic_ns();
+        let written = Entry { dma_addr: PAGE + 4096, len: 64, ..entry(KIND_DMA_WRITE, time_ns) };
+        fixture.engine.trace().record(&[written]);
+        drop(batch);
+    });
+    assert_eq!(fixture.one_hit().author, Author::Dma);
+}
