@@ -232,6 +232,7 @@
           const node = svg("g", { class: `tick ${tick.k}`, "data-kind": tick.k });
           const middle = row.kind === "memory" ? rowY + 8 : rowY + rowHeight / 2;
           node.append(svg("rect", { class: "target", x: x - 8, y: middle - 9, width: 16, height: 18 }));
+          if (tick.k === "good" || tick.k === "bad") node.append(svg("circle", { class: "plate", cx: x, cy: middle, r: 8.5 }));
           node.append(tickShape(tick.k, x, middle));
           const text = tick.t ?? "";
           const size = text.length * 6.1;

@@ -140,11 +140,11 @@ fn trace_is_what_perfetto_reads(path: &Path) {
         let apart = slices.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0 + 0.001);
         assert!(apart, "thread {tid}: {slices:?}");
     }
-    let named = |name: &str| events.iter().filter(move |event| event["name"] == name);
-    let (hold, inside) = (named("held").next().expect("a hold"), |event: &&Value| event["ph"] == "i");
+    let hold = events.iter().find(|event| event["name"] == "held").expect("a hold");
     let (from, lasting) = (hold["ts"].as_f64().expect("ts"), hold["dur"].as_f64().expect("dur"));
     let within = |event: &Value| event["ts"].as_f64().is_some_and(|at| from < at && at < from + lasting);
-    assert!(named("dma").filter(inside).any(within), "no DMA write while the request was held");
+    let dma = |event: &&Value| event["ph"] == "i" && event["name"] == "dma";
+    assert!(events.iter().filter(dma).any(within), "no DMA write while the request was held");
 }
 
 #[test]
@@ -167,4 +167,19 @@ fn what_is_no_result_directory_is_named_with_a_remedy() {
         assert!(ended.stderr.contains(said), "{text}: {}", ended.stderr);
     }
     assert!(!lab.out().join("report.html").exists());
+}
+
+#[test]
+fn the_browser_tells_what_a_page_complains_of() {
+    let lab = Lab::without_images();
+    let page = lab.path("bad.html");
+    let policy = "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; script-src 'unsafe-inline'\">";
+    for (body, said) in [
+        ("<script>null.x</script>", "TypeError"),
+        ("<img src=\"http://example.org/x.png\">", "Content Security Policy"),
+    ] {
+        std::fs::write(&page, format!("<!doctype html>{policy}{body}")).expect("writable");
+        let seen = browser::load(&lab.path(""), &format!("file://{}", page.display()));
+        assert!(seen.console.iter().any(|line| line.contains(said)), "{said}: {:?}", seen.console);
+    }
 }

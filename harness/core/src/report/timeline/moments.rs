@@ -188,7 +188,7 @@ fn into_shared(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
         let shared = request.pages.iter().find(|((path, _), at)| at == byte && *path != ours.0);
         let (theirs, _) = shared?;
         let text = format!(
-            "the file system writes them in place, into blocks that belong to {} as well: its content changes",
+            "the file system writes these pages in place, into blocks that belong to {} as well: its content changes",
             theirs.0
         );
         Some(Draft { until: request.complete, grave: true, ..Draft::at(request.submit, text) })

@@ -356,6 +356,9 @@ pub fn result(word: Observation, findings: Vec<Finding>) -> CaseResult {
         generations: Generations { device: Some(101), guest: Some(101), host: Some(101) },
         errno: (word == Observation::Refused).then(|| "EFAULT".into()),
         findings,
+        audit: None,
+        blocked: Vec::new(),
+        fsck: None,
         seconds: 3.0,
         log: Vec::new(),
     }
