@@ -101,7 +101,7 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
         _ => format!("byte {} of the disk", hit.byte),
     };
     let generation =
-        |generation: Option<u64>| generation.map(|g| format!(", generation {g}")).unwrap_or_default();
+        |generation: Option<u64>| generation.map(|g| format!(": generation {g}")).unwrap_or_default();
     let line = |span: &longpin_proto::disk::Span| HexLine {
         offset: u64::from(span.offset),
         before: span.before.clone(),
@@ -109,12 +109,16 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
     };
     HexDiff {
         title: place,
-        before: format!("when the write was submitted{}", generation(hit.generation_before)),
-        after: format!("when it was completed{}", generation(hit.generation_after)),
+        before: format!("submitted{}", generation(hit.generation_before)),
+        after: format!("completed{}", generation(hit.generation_after)),
         note: match others {
-            0 => format!("kept by the audit; {} of 4096 bytes differ", hit.differing_bytes),
+            0 => format!(
+                "in memory when its write was submitted, and when it was completed; {} of 4096 bytes differ",
+                hit.differing_bytes
+            ),
             _ => format!(
-                "kept by the audit; {} of 4096 bytes differ, and {} changed as well",
+                "in memory when its write was submitted, and when it was completed; {} of 4096 bytes differ, and {} \
+                 changed as well",
                 hit.differing_bytes,
                 words::count(others as u64, "more page")
             ),

@@ -2,8 +2,8 @@
 //! Stories of hand-made records: each kind of failure shows in the right lane, at the right time, in the right words.
 
 mod drawing;
-pub mod tape;
 pub mod tales;
+pub mod tape;
 
 use super::{Bar, BarKind, Lane, Moment, Row, RowKind, Story, TickKind};
 use crate::record::Role;
@@ -13,7 +13,11 @@ use tape::{LEN, PAGES, Tape, finding, result, writer};
 
 fn lane<'s>(story: &'s Story, name: &str) -> &'s Lane {
     let known = || story.lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>();
-    story.lanes.iter().find(|lane| lane.name == name).unwrap_or_else(|| panic!("no lane {name}: {:?}", known()))
+    story
+        .lanes
+        .iter()
+        .find(|lane| lane.name == name)
+        .unwrap_or_else(|| panic!("no lane {name}: {:?}", known()))
 }
 
 fn row(lane: &Lane, kind: RowKind) -> &Row {
@@ -74,11 +78,22 @@ fn a_lost_update_shows_what_memory_held_and_what_was_read() {
 fn a_loss_went_wrong_when_the_device_wrote_into_clean_pages() {
     let story = tales::lost_update();
     let grave = grave(&story);
-    assert!(grave[0].text.starts_with("the device writes generation 101 into pages 0–15 of /mnt/a: into clean pages"));
+    assert!(
+        grave[0]
+            .text
+            .starts_with("the device writes generation 101 into pages 0–15 of /mnt/a: into clean pages")
+    );
     let write = row(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Memory).ticks[2].at;
     assert_eq!(grave[0].at, Some(write));
-    assert_eq!(grave[1].text, "guest and host read /mnt/a: DMA generation 100 where DMA generation 101 should be");
-    assert!(story.lead.contains("cachestat(2) agreed") && story.lead.contains("no call returned an error"), "{}", story.lead);
+    assert_eq!(
+        grave[1].text,
+        "guest and host read /mnt/a: DMA generation 100 where DMA generation 101 should be"
+    );
+    assert!(
+        story.lead.contains("cachestat(2) agreed") && story.lead.contains("no call returned an error"),
+        "{}",
+        story.lead
+    );
 }
 
 #[test]
@@ -115,7 +130,11 @@ fn the_audits_bytes_are_shown_as_it_kept_them() {
     assert_eq!(story.hex[0].title, "page 0 of /mnt/a");
     assert_eq!(story.hex[0].lines[0].before, "64000000");
     assert_eq!(story.hex[0].lines[0].after, "65000000");
-    assert!(story.lead.contains("put generation 101 where generation 100 had been submitted"), "{}", story.lead);
+    assert!(
+        story.lead.contains("put generation 101 where generation 100 had been submitted"),
+        "{}",
+        story.lead
+    );
 }
 
 #[test]
@@ -127,7 +146,11 @@ fn writing_in_place_into_a_shared_block_shows_in_the_clones_lane() {
     assert_eq!(bars(clone, RowKind::Disk), ["DMA 100"]);
     assert_eq!(ticks(clone, RowKind::Disk), [TickKind::Good, TickKind::Bad, TickKind::Bad]);
     assert!(story.moments.iter().any(|moment| moment.text == "file a is cloned to b: both share the blocks"));
-    assert!(story.lead.contains("/mnt/b now has DMA generation 100 where CPU generation 1 should be"), "{}", story.lead);
+    assert!(
+        story.lead.contains("/mnt/b now has DMA generation 100 where CPU generation 1 should be"),
+        "{}",
+        story.lead
+    );
 }
 
 #[test]
