@@ -58,13 +58,19 @@ fn main() -> ExitCode {
 
 /// [`run`] in a thread, whose stack is there from the start: that of a process' first thread grows on demand, under the
 /// mmap lock, which a job may hold (see `jobs`).
+///
+/// A thread that an oops kills neither returns nor unwinds: the channel then stays open, and PID 1 lives on beside the
+/// heartbeat until the harness has seen enough. `join` would panic, and the guest's kernel with it.
 fn run_apart() -> Result<(), StepError> {
     sys::keep_heap();
-    let thread = std::thread::Builder::new().name("agent".to_owned()).stack_size(STACK_BYTES).spawn(run);
-    match thread.or_failed("the agent's thread")?.join() {
-        Ok(end) => end,
-        Err(_) => failed!("a panic, told above"),
-    }
+    let (sender, end) = std::sync::mpsc::sync_channel(1);
+    let body = move || {
+        // Nobody listens only if the first thread is gone, and then so is the guest.
+        let _ = sender.send(run());
+    };
+    let thread = std::thread::Builder::new().name("agent".to_owned()).stack_size(STACK_BYTES).spawn(body);
+    thread.or_failed("the agent's thread")?;
+    end.recv().unwrap_or_else(|_| failed!("a panic, told above"))
 }
 
 fn run() -> Result<(), StepError> {

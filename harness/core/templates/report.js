@@ -30,6 +30,12 @@
     return `${value.toFixed(digits)} ${unit}`;
   };
   const exact = (ns) => `${ns.toLocaleString("en")} ns`;
+  // A time as people count it: from the first moment of the story.
+  const relative = (ns, story) => {
+    const since = ns - story.zero;
+    return since === 0 ? "0" : `${since < 0 ? "−" : "+"}${duration(Math.abs(since))}`;
+  };
+  const exactly = (ns, story) => `${ns < story.zero ? "−" : ""}${exact(Math.abs(ns - story.zero))}`;
   const first = (text) => text.split(/(?<=[.;:])\s/)[0].replace(/[;:]$/, ".");
 
   const BARS = {
@@ -65,7 +71,7 @@
     return x0 + ((x1 - x0) * (ns - t0)) / (t1 - t0);
   };
 
-  const cut = (text, width, size = 6.3) => {
+  const cut = (text, width, size = 6.2) => {
     const fits = Math.floor((width - 6) / size);
     if (fits >= text.length) return text;
     return fits >= 4 ? `${text.slice(0, fits - 1)}…` : "";
@@ -92,11 +98,11 @@
     }
   };
 
-  const describe = (item, lane, kinds) => {
+  const describe = (item, lane, kinds, story) => {
     const name = kinds[item.k];
     const what = item.d || item.t || name;
     const lasting = item.b === undefined ? "" : item.b - item.a === 0 ? "" : `, lasting ${exact(item.b - item.a)}`;
-    return { title: what, when: `at ${exact(item.a)}${lasting}`, lane: lane.name, kind: name };
+    return { title: what, when: item.l ? "after the last event" : `at ${exactly(item.a, story)}${lasting}`, lane: lane.name, kind: name };
   };
 
   // Draws into `figure`; `fit` scales the drawing to the width instead of letting it scroll.
@@ -104,15 +110,20 @@
     const holder = figure.querySelector(".plot");
     holder.replaceChildren();
     const wide = figure.clientWidth >= 720;
-    const left = fit || wide ? 196 : 54;
+    const left = fit || wide ? 208 : 54;
     const heading = wide || fit ? 0 : 20;
     const available = Math.max(figure.clientWidth - left - 2, 200);
     const knots = story.axis.knots;
     const units = Math.max(knots.length ? knots[knots.length - 1][1] : 0, 60);
-    const scale = Math.max(1, (available - 34) / units);
+    // Room at the right for what came after the last event.
+    const after = story.lanes.some((lane) => lane.rows.some((row) => (row.ticks ?? []).some((tick) => tick.l)));
+    const margin = after ? 128 : 34;
+    // A little narrower than the names would have it is better than scrolling.
+    const fits = (available - margin) / units;
+    const scale = fit ? 1 : fits >= 0.88 ? fits : 1;
     const place = placer(knots);
     const X = (ns) => 12 + place(ns) * scale;
-    const width = Math.ceil(units * scale + 34);
+    const width = Math.ceil(units * scale + margin);
 
     // Vertical places.
     const moments = story.moments.filter((moment) => moment.at !== null);
@@ -127,7 +138,8 @@
         return { row, y: start, height: HEIGHTS[row.kind] };
       });
       // A lane name of two lines needs room beside a lane of one row.
-      y = Math.max(y, at + heading + (wide || fit ? 38 : 30));
+      const lines = Math.ceil(lane.name.length / 17) * 15 + Math.ceil((lane.note ?? "").length / 21) * 14;
+      y = Math.max(y, at + (heading ? heading + 30 : lines + 4));
       y += 5;
       return { lane, at, rows, end: y };
     });
@@ -162,17 +174,17 @@
     let free = -Infinity;
     for (const time of times) {
       const x = X(time);
-      const text = time === 0 ? "0" : duration(time);
+      const text = relative(time, story);
       axis.append(svg("line", { class: "notch", x1: x, x2: x, y1: top - 8, y2: top - 4 }));
       if (x >= free && x + text.length * 6 < width) {
         axis.append(Object.assign(svg("text", { x: x + 1, y: top - 12 }), { textContent: text }));
         free = x + text.length * 6 + 10;
       }
     }
-    drawing.append(axis);
 
     // Moments: numbered, with a line down to where they are.
     const marks = [];
+    if (after) drawing.append(Object.assign(svg("text", { class: "after", x: width - 8, y: top - 12, "text-anchor": "end" }), { textContent: "afterwards" }), svg("line", { class: "end", x1: width - margin + 22, x2: width - margin + 22, y1: top - 8, y2: height }));
     const numbers = svg("g", { class: "moments" });
     let taken = -Infinity;
     for (const moment of moments) {
@@ -188,7 +200,7 @@
       group.append(svg("circle", { cx: at, cy: 13, r: 9 }));
       group.append(Object.assign(svg("text", { x: at, y: 17 }), { textContent: moment.number }));
       numbers.append(group);
-      marks.push({ at: moment.at, node: group, tip: { title: moment.text, when: `at ${exact(moment.at)}`, lane: `moment ${moment.number}`, kind: moment.grave ? "here it goes wrong" : "" } });
+      marks.push({ at: moment.at, node: group, tip: { title: moment.text, when: `at ${exactly(moment.at, story)}`, lane: `moment ${moment.number}`, kind: moment.grave ? "here it goes wrong" : "" } });
     }
 
     // Rows.
@@ -208,18 +220,19 @@
           if (fill) node.append(svg("rect", { class: "texture", x, y: rowY + down + inner, width: w, height: rowHeight - down - 2 * inner, fill: `url(#${id}-${fill})` }));
           // A hold covers its request: one of the two names is enough.
           const covered = row.bars.some((other) => other !== bar && other.a >= bar.a && other.b <= bar.b && (other.k === "hold" || other.k === "blocked"));
-          const name = row.kind === "others" ? "" : cut(bar.t ?? "", covered ? Math.min(w, X(row.bars.find((other) => other.k === "hold" || other.k === "blocked").a) - x) : w);
+          const name = row.kind === "others" || (bar.k === "write" && w < 64) ? "" : cut(bar.t ?? "", covered ? Math.min(w, X(row.bars.find((other) => other.k === "hold" || other.k === "blocked").a) - x) : w);
           if (name) node.append(Object.assign(svg("text", { x: x + 4, y: rowY + down + (rowHeight - down) / 2 + 4 }), { textContent: name }));
-          marks.push({ at: bar.a, node, tip: describe(bar, lane, BARS) });
+          marks.push({ at: bar.a, node, tip: describe(bar, lane, BARS, story) });
           group.append(node);
         }
         let labelled = Infinity;
         for (const tick of [...(row.ticks ?? [])].reverse()) {
           used.add(`tick ${tick.k}`);
-          const x = X(tick.a);
+          const x = tick.l ? width - 14 : X(tick.a);
           const node = svg("g", { class: `tick ${tick.k}`, "data-kind": tick.k });
           const middle = row.kind === "memory" ? rowY + 8 : rowY + rowHeight / 2;
           node.append(svg("rect", { class: "target", x: x - 8, y: middle - 9, width: 16, height: 18 }));
+          if (tick.k === "good" || tick.k === "bad") node.append(svg("circle", { class: "plate", cx: x, cy: middle, r: 8.5 }));
           node.append(tickShape(tick.k, x, middle));
           const text = tick.t ?? "";
           const size = text.length * 6.1;
@@ -229,13 +242,13 @@
             node.append(Object.assign(svg("text", { x: x - 10.5, y: middle + 4, "text-anchor": "end" }), { textContent: text }));
             labelled = x - 16 - size;
           }
-          marks.push({ at: tick.a, node, tip: describe(tick, lane, TICKS) });
+          marks.push({ at: tick.a, node, tip: describe(tick, lane, TICKS, story) });
           group.append(node);
         }
         drawing.append(group);
       }
     }
-    drawing.append(numbers);
+    drawing.append(numbers, axis);
 
     // Names of lanes and rows stay where they are when the plot scrolls.
     const labels = el("div", { class: wide || fit ? "labels beside" : "labels above", "aria-hidden": "true" });
@@ -328,16 +341,16 @@
     };
     for (const [name, words] of Object.entries(BARS)) if (used.has(`bar ${name}`)) sample("bar", name, words);
     for (const [name, words] of Object.entries(TICKS)) if (used.has(`tick ${name}`)) sample("tick", name, words);
-    list.append(el("li", { class: "scale" }, "Widths are not to scale: order and overlap are exact, durations are written; hatched on the axis: nothing happens."));
+    list.append(el("li", { class: "scale" }, "Times count from moment 1. Widths are not to scale: order and overlap are exact, durations are written. Hatched on the axis: nothing happens."));
   };
 
   // ---------- details of a case
 
   const section = (title, ...children) => el("section", {}, el("h3", {}, title), ...children);
 
-  const hexLine = (own, other, title) => {
+  const hexLine = (own, other, title, place) => {
     const line = el("div", { class: "bytes" });
-    line.append(el("span", { class: "who" }, title));
+    line.append(el("span", { class: "place" }, place), el("span", { class: "who" }, title));
     const code = el("code");
     for (let at = 0; at < own.length; at += 2) {
       const byte = own.slice(at, at + 2);
@@ -351,8 +364,7 @@
   const hex = (diffs) => diffs.map((diff) => {
     const box = el("figure", { class: "hex" }, el("figcaption", {}, el("b", {}, diff.title), ` ${diff.note}`));
     for (const line of diff.lines) {
-      box.append(el("p", { class: "offset" }, `byte ${line.offset} of the page`));
-      box.append(hexLine(line.before, line.after, diff.before), hexLine(line.after, line.before, diff.after));
+      box.append(hexLine(line.before, line.after, diff.before, `byte ${line.offset}`), hexLine(line.after, line.before, diff.after, ""));
     }
     return box;
   });
@@ -378,7 +390,7 @@
     rows.sort((a, b) => a[0] - b[0]);
     const body = el("tbody");
     for (const [at, lane, what, lasting, kind] of rows) {
-      body.append(el("tr", {}, el("td", { class: "num" }, exact(at)), el("td", { class: "num" }, lasting ? exact(lasting) : ""), el("td", {}, lane), el("td", {}, what, " ", el("small", {}, `(${kind})`))));
+      body.append(el("tr", {}, el("td", { class: "num" }, exactly(at, story)), el("td", { class: "num" }, lasting ? exact(lasting) : ""), el("td", {}, lane), el("td", {}, what, " ", el("small", {}, `(${kind})`))));
     }
     const head = el("thead", {}, el("tr", {}, ...["At", "Lasting", "Lane", "What"].map((name) => el("th", { scope: "col" }, name))));
     return el("div", { class: "wide" }, el("table", { class: "plain" }, el("caption", { class: "hidden" }, "Events in the order of time"), head, body));
@@ -409,7 +421,7 @@
       const figure = el("figure", { class: "drawing" }, el("div", { class: "plot" }), el("ul", { class: "legend", "aria-label": "Legend" }));
       const list = el("ol", { class: "moments" });
       for (const moment of story.moments) {
-        list.append(el("li", { class: moment.grave ? "grave" : "" }, el("span", { class: "when" }, moment.at === null ? "" : duration(moment.at)), " ", moment.text));
+        list.append(el("li", { class: moment.grave ? "grave" : "" }, el("span", { class: "when" }, moment.at === null ? "" : relative(moment.at, story)), " ", moment.text));
       }
       if (story.lanes.length) box.append(section("What happened, on one clock", figure));
       if (story.moments.length) box.append(section("Step by step", list));

@@ -70,7 +70,7 @@ pub fn describe(state: &CellState, run: u64) -> String {
             format!("a torn cell: {source} generation {} up to byte {first_bad_byte}", writer.generation)
         }
         CellState::Foreign { head } => format!("foreign bytes {}...", &head[..head.len().min(16)]),
-        CellState::Unreadable { errno } => format!("errno {errno}"),
+        CellState::Unreadable { errno } => errno_name(*errno),
         CellState::Absent => "nothing: the file ends before".into(),
     }
 }
@@ -83,5 +83,15 @@ pub fn content(state: &CellState, run: u64) -> Option<Content> {
             Some(Content::Stamp { source: writer.source, generation: writer.generation })
         }
         _ => None,
+    }
+}
+
+/// Name of an errno that a read of damaged data gives.
+pub fn errno_name(errno: i32) -> String {
+    match errno {
+        5 => "EIO".into(),
+        84 => "EILSEQ".into(),
+        117 => "EUCLEAN".into(),
+        other => format!("errno {other}"),
     }
 }

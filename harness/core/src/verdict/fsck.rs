@@ -57,7 +57,7 @@ impl Fsck {
 fn structure(report: &FsckReport) -> Structure {
     let says = |texts: &[&str]| texts.iter().any(|text| report.output.contains(text));
     match (report.fs.as_str(), report.code) {
-        (_, 127 | 128..=192) => Structure::Unusable,
+        (_, 127..=192) => Structure::Unusable,
         // A journal that was not replayed makes spurious complaints.
         ("ext4", _) if says(&["skipping journal recovery"]) => Structure::Unusable,
         ("ext4", 0) => Structure::Clean,
@@ -89,7 +89,7 @@ fn btrfs(output: &str) -> Structure {
     }
     let complaints: Vec<&str> = output.lines().filter(|line| is_btrfs_complaint(line)).collect();
     let of_data = |line: &&str| line.starts_with("mirror ") || line.contains("errors found in csum tree");
-    match !complaints.is_empty() && complaints.iter().all(|line| of_data(line)) {
+    match !complaints.is_empty() && complaints.iter().all(of_data) {
         true => Structure::DataDamaged,
         false => Structure::Damaged,
     }

@@ -6,6 +6,7 @@ use super::words::{Cause, Observation, Outcome};
 use crate::record::{CaseRecord, Evidence};
 use crate::scenario::Expectation;
 use longpin_proto::agent::{Outcome as StepOutcome, Step};
+use longpin_proto::control::Answer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -53,7 +54,8 @@ pub fn judge(seen: &Observed, expected: &Expectation) -> Judgement {
     }
 }
 
-/// The boot is not fit for another case: the kernel is damaged or dead, pins are held, or clean-up failed.
+/// The boot is not fit for another case: the kernel is damaged or dead, pins are held, clean-up failed, or the disks
+/// do not do as they are told.
 pub fn spoils_boot(record: &CaseRecord, seen: &Observed) -> bool {
     let damaged = [Observation::Splat, Observation::Leak, Observation::Panic, Observation::Hang];
     damaged.iter().any(|word| seen.observations.contains(word))
@@ -61,6 +63,10 @@ pub fn spoils_boot(record: &CaseRecord, seen: &Observed) -> bool {
             Evidence::Trouble(_) => true,
             Evidence::Step { step: Step::Cleanup, outcome, .. } => {
                 !matches!(outcome, StepOutcome::Done { .. })
+            }
+            Evidence::Disk { answer: Err(_) | Ok(Answer::Error { .. }), .. } => true,
+            Evidence::Disk { answer: Ok(Answer::Disks { disks }), .. } => {
+                disks.iter().any(|disk| disk.last_error.is_some())
             }
             _ => false,
         })

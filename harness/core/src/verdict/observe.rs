@@ -5,7 +5,7 @@
 use super::agreement::{Agreement, agreement};
 use super::audit::{self, Audit};
 use super::compare::{compare, disagreement};
-use super::content::content;
+use super::content::{content, errno_name};
 use super::fsck::{Fsck, Structure};
 use super::log::log;
 use super::refusal::Refusal;
@@ -239,15 +239,6 @@ fn refusals(story: &Story<'_>, seen: &mut Observed) {
     });
     if let (None, Some(errno)) = (&seen.errno, unreadable) {
         seen.errno = Some(errno_name(errno));
-    }
-}
-
-fn errno_name(errno: i32) -> String {
-    match errno {
-        5 => "EIO".into(),
-        84 => "EILSEQ".into(),
-        117 => "EUCLEAN".into(),
-        other => format!("errno {other}"),
     }
 }
 

@@ -45,12 +45,15 @@ impl Lowering {
         let pages = len.div_ceil(PAGE_BYTES);
         let wait = Request::AwaitHeld { rule: name.clone(), pages, timeout_ms: LOOK_MS };
         let left_ms = AWAIT_MS * self.env.patience_percent / 100;
+        let dio = DioPin { name: name.clone(), number, file_offset };
         let ops = vec![
             Op::disk(Request::AddRule(rule)),
             Op::new(Role::Act, Step::Spawn { job: name.clone(), step: Box::new(read) }),
-            Op { timeout_ms: LOOK_MS, ..Op::disk(wait) }.then(Follow::PinHeld { job: name.clone(), left_ms }),
+            Op { timeout_ms: LOOK_MS, ..Op::disk(wait) }.then(Follow::PinHeld { job: name, left_ms }),
+            // No DMA yet: from here on the audit knows region and file offset of the pages.
+            self.dma_into_held(&dio, 0, 0, 0),
         ];
-        (DioPin { name, number, file_offset }, ops)
+        (dio, ops)
     }
 
     pub(super) fn dma_into_held(&self, dio: &DioPin, offset: u64, len: u64, generation: u64) -> Op {

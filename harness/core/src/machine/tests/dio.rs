@@ -26,6 +26,7 @@ fn a_pin_is_a_read_that_the_second_disk_holds() {
         "await-held",
         "held-dma",
         "held-dma",
+        "held-dma",
         "read-mapping",
         "held-dma",
         "release-held",
@@ -56,7 +57,7 @@ fn a_pin_is_a_read_that_the_second_disk_holds() {
 }
 
 #[test]
-fn dma_is_written_by_the_disk_generation_by_generation() {
+fn a_region_is_announced_and_written_by_the_disk_generation_by_generation() {
     let (_, guest) = drive(&dio(STEPS), &|_| None);
     let dma: Vec<(u32, u64, u64, u64)> = guest
         .requests
@@ -76,7 +77,8 @@ fn dma_is_written_by_the_disk_generation_by_generation() {
         })
         .collect();
     let region = 0x8000_0001;
-    let wanted = [(region, 0, 8192, 100), (region, 0, 8192, 101), (region, 4096, 4096, 200)];
+    let wanted =
+        [(region, 0, 0, 0), (region, 0, 8192, 100), (region, 0, 8192, 101), (region, 4096, 4096, 200)];
     assert_eq!(dma, wanted);
 }
 

@@ -17,7 +17,7 @@ fn unaudited() -> CaseEnv {
     CaseEnv { audited: false, ..env() }
 }
 
-fn request<'g>(guest: &'g Guest, is: impl Fn(&Request) -> bool) -> &'g Request {
+fn request(guest: &Guest, is: impl Fn(&Request) -> bool) -> &Request {
     guest.requests.iter().find(|request| is(request)).expect("a request")
 }
 
@@ -96,23 +96,31 @@ fn each_kind_of_rule_says_what_it_does() {
         { do = "delay-write", ms = 7, fetch = "split", match = "any" }, "drop-rule",
         { do = "fail-write", limit = 3 }, "drop-rule", "remount", "compare""#;
     let (_, guest) = drive(&case(steps), &|_| None);
-    let rules: Vec<(u32, Option<Op>, Option<u64>, Option<u64>, Action, u64)> = guest
+    let rules: Vec<Rule> = guest
         .requests
         .iter()
         .filter_map(|request| match request {
-            Request::AddRule(r) => {
-                let (pinned, stamped) = (r.matching.pinned, r.matching.stamped);
-                Some((r.disk, r.matching.op, pinned, stamped, r.action.clone(), r.limit))
-            }
+            Request::AddRule(rule) => Some(rule.clone()),
             _ => None,
         })
         .collect();
-    let (write, read) = (Some(Op::Write), Some(Op::Read));
-    let wanted = vec![
-        (0, write, Some(RUN), None, Action::Hold { fetch: Fetch::Late, cap_ms: 500 }, 0),
-        (1, read, None, None, Action::Hold { fetch: Fetch::Late, cap_ms: 20_000 }, 0),
-        (0, write, None, None, Action::Delay { fetch: Fetch::Split, ms: 7 }, 0),
-        (0, write, None, Some(RUN), Action::Fail, 3),
+    let rule = |name: &str, disk, op, action| Rule {
+        name: name.into(),
+        disk,
+        matching: Match { op: Some(op), ..Match::default() },
+        action,
+        limit: 0,
+    };
+    let held = Action::Hold { fetch: Fetch::Late, cap_ms: 500 };
+    let mut pinned = rule("w", 0, Op::Write, held);
+    pinned.matching.pinned = Some(RUN);
+    let mut failing = rule("w", 0, Op::Write, Action::Fail);
+    (failing.matching.stamped, failing.limit) = (Some(RUN), 3);
+    let wanted = [
+        pinned,
+        rule("r", 1, Op::Read, Action::Hold { fetch: Fetch::Late, cap_ms: 20_000 }),
+        rule("w", 0, Op::Write, Action::Delay { fetch: Fetch::Split, ms: 7 }),
+        failing,
     ];
     assert_eq!(rules, wanted);
 }

@@ -14,8 +14,6 @@ use serde::Serialize;
 
 /// Bytes of a cell that are shown: its header and the first body word.
 const SHOWN: usize = 64;
-/// Changed pages whose bytes are shown.
-const MAX_DIFFS: usize = 2;
 /// Stretches of one page.
 const MAX_LINES: usize = 4;
 
@@ -93,20 +91,17 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
 /// Bytes that differ: those that the audit kept, else those of the first cells that differ.
 pub fn hex(walk: &Walk<'_>, histories: &[History]) -> Vec<HexDiff> {
     let hits = walk.hits.iter().filter(|hit| hit.author != Author::Other && !hit.spans.is_empty());
-    let of_hits: Vec<HexDiff> = hits.take(MAX_DIFFS).map(|hit| of_hit(walk, hit)).collect();
-    match of_hits.is_empty() {
-        false => of_hits,
-        true => histories.iter().find_map(|history| of_cells(walk, history)).into_iter().collect(),
-    }
+    let first = hits.clone().next().map(|hit| of_hit(walk, hit, hits.count() - 1));
+    first.or_else(|| histories.iter().find_map(|history| of_cells(walk, history))).into_iter().collect()
 }
 
-fn of_hit(walk: &Walk<'_>, hit: &Hit) -> HexDiff {
+fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
     let place = match (walk.path_of(hit.region), hit.file_offset) {
         (Some(path), Some(offset)) => format!("page {} of {path}", offset / PAGE),
         _ => format!("byte {} of the disk", hit.byte),
     };
     let generation =
-        |generation: Option<u64>| generation.map(|g| format!(", generation {g}")).unwrap_or_default();
+        |generation: Option<u64>| generation.map(|g| format!(": generation {g}")).unwrap_or_default();
     let line = |span: &longpin_proto::disk::Span| HexLine {
         offset: u64::from(span.offset),
         before: span.before.clone(),
@@ -114,13 +109,20 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit) -> HexDiff {
     };
     HexDiff {
         title: place,
-        before: format!("when the write was submitted{}", generation(hit.generation_before)),
-        after: format!("when it was completed{}", generation(hit.generation_after)),
-        note: format!(
-            "kept by the audit; {} of 4096 bytes differ, {} shown",
-            hit.differing_bytes,
-            words::count(hit.spans.len().min(MAX_LINES) as u64, "stretch").replace("stretchs", "stretches")
-        ),
+        before: format!("submitted{}", generation(hit.generation_before)),
+        after: format!("completed{}", generation(hit.generation_after)),
+        note: match others {
+            0 => format!(
+                "in memory when its write was submitted, and when it was completed; {} of 4096 bytes differ",
+                hit.differing_bytes
+            ),
+            _ => format!(
+                "in memory when its write was submitted, and when it was completed; {} of 4096 bytes differ, and {} \
+                 changed as well",
+                hit.differing_bytes,
+                words::count(others as u64, "more page")
+            ),
+        },
         lines: hit.spans.iter().take(MAX_LINES).map(line).collect(),
     }
 }

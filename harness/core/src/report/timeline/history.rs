@@ -147,6 +147,9 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
         add(*at, Code::Left, None);
     }
     let sent = walk.requests.iter().enumerate().filter(|(_, request)| request.is_write());
+    // Before there was this file, the block was another's.
+    let opened = walk.opened.get(path).copied().unwrap_or(0);
+    let sent = sent.filter(|(_, request)| request.submit >= opened);
     let sent = sent.filter(|(_, request)| request.pages.iter().any(|(known, _)| known == key));
     for (nth, (index, request)) in sent.enumerate() {
         let index = Some(index);

@@ -15,6 +15,8 @@ mod moments;
 pub mod page;
 mod requests;
 mod steps;
+#[cfg(test)]
+pub(super) mod tests;
 mod walk;
 mod words;
 
@@ -36,6 +38,8 @@ pub const MAX_MARKS: usize = 120;
 pub struct Story {
     /// First event, CLOCK_MONOTONIC of the host, ns; all other times count from here.
     pub origin_ns: u64,
+    /// What people count from: the first moment, in nanoseconds after the first event.
+    pub zero: u64,
     /// Where instants lie.
     pub axis: Axis,
     /// From top to bottom.
@@ -220,6 +224,9 @@ pub struct Tick {
     /// What more there is to say.
     #[serde(rename = "d", skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// It came after the last event, at a time that the record does not have.
+    #[serde(rename = "l", skip_serializing_if = "std::ops::Not::not")]
+    pub later: bool,
 }
 
 /// A numbered moment: the same number stands in the drawing and in the text.
@@ -259,6 +266,7 @@ impl Story {
         let ends = moments.iter().flat_map(|moment| moment.at.into_iter().chain(moment.until));
         Self {
             origin_ns: walk.origin_ns,
+            zero: moments.iter().find_map(|moment| moment.at).unwrap_or(0),
             axis: Axis::of(&lanes, ends),
             lead: lead::lead(&walk, &claims, result),
             placed: bytes::placed(&walk, &histories),

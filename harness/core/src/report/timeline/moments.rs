@@ -12,7 +12,7 @@ use crate::report::CaseResult;
 use crate::verdict::{Observation, step_name};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
-use longpin_proto::disk::InFlight as Loss;
+use longpin_proto::disk::{Change, InFlight as Loss};
 
 /// More than this is not a story any more: device writes in the middle are left out first.
 const MAX_MOMENTS: usize = 14;
@@ -39,6 +39,7 @@ pub fn moments(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) ->
     drafts.extend(device_writes(walk, claims, result));
     drafts.extend(requests(walk));
     drafts.extend(in_flight(walk, claims));
+    drafts.extend(into_shared(walk, claims).filter(|_| result.observations.contains(&Observation::Bleed)));
     drafts.extend(walk.steps.iter().filter_map(|did| step(walk, did)));
     drafts.extend(jobs(walk));
     drafts.extend(readings(walk, result));
@@ -108,7 +109,11 @@ fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) 
                     }
                     false => text += &format!(", {since} after the {name}"),
                 }
-                grave = bad(Observation::Lost) || bad(Observation::Bleed);
+                grave = bad(Observation::Lost)
+                    || (bad(Observation::Bleed) && into_shared(walk, claims).is_none());
+            }
+            if bad(Observation::Lost) && never_sent(walk, burst) {
+                text += "; no later write takes them to the disk";
             }
         }
         let until = (burst.to > burst.from).then_some(burst.to);
@@ -146,7 +151,14 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
             true => "the hold is over before its time: its cap, or a reset; the disk completes the write",
             false => "the disk is told to go on; it fetches what the pages then hold and completes the write",
         };
+        let torn = walk
+            .hits
+            .iter()
+            .any(|hit| (hit.disk, hit.request, hit.change) == (request.disk, request.number, Change::Torn));
         let text = match (request.fetch, request.release) {
+            _ if torn => {
+                "the disk is told to go on; of each page it had fetched a part before, and takes the rest now"
+            }
             (Some(fetch), Some(release)) if fetch < release => {
                 "the disk is told to go on; it had fetched the bytes before, and completes the write"
             }
@@ -155,6 +167,32 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
         drafts.push(Draft::at(request.release.unwrap_or(at), text));
     }
     drafts
+}
+
+/// The disk is watched, and none of the requests after the burst carries one of its pages.
+fn never_sent(walk: &Walk<'_>, burst: &super::claims::Burst) -> bool {
+    let carries = |request: &super::requests::DiskRequest| {
+        let mut keys = request.pages.iter().map(|(key, _)| key);
+        keys.any(|(path, page)| *path == burst.path && burst.pages.contains(page))
+    };
+    let after =
+        walk.requests.iter().filter(|r| r.is_write() && r.complete.is_none_or(|end| end >= burst.from));
+    !walk.requests.is_empty() && !after.into_iter().any(carries)
+}
+
+/// What the device wrote goes to a block that another file has as well.
+fn into_shared(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
+    let last = claims.last()?;
+    walk.requests.iter().filter(|r| r.is_write() && r.taken() >= last.from).find_map(|request| {
+        let (ours, byte) = request.pages.iter().find(|((path, _), _)| *path == last.path)?;
+        let shared = request.pages.iter().find(|((path, _), at)| at == byte && *path != ours.0);
+        let (theirs, _) = shared?;
+        let text = format!(
+            "the file system writes these pages in place, into blocks that belong to {} as well: its content changes",
+            theirs.0
+        );
+        Some(Draft { until: request.complete, grave: true, ..Draft::at(request.submit, text) })
+    })
 }
 
 fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
@@ -237,7 +275,8 @@ fn jobs(walk: &Walk<'_>) -> Vec<Draft> {
                 }
             }
             None => {
-                let text = format!("{name} in job {} does not wait", job.name);
+                let how = if job.looks.is_empty() { "ends" } else { "goes through without waiting" };
+                let text = format!("{name} in job {} {how}", job.name);
                 drafts.extend(job.to.map(|to| Draft { minor: true, ..Draft::at(to, text) }));
             }
         }
@@ -256,7 +295,10 @@ fn readings(walk: &Walk<'_>, result: &CaseResult) -> Vec<Draft> {
         let finding = result.findings.iter().find(|finding| finding.path == guest.path);
         let found = match (&guest.cells, finding) {
             (Err(errno), _) => format!("{} instead of content", errno.name),
-            (Ok(_), Some(finding)) => format!("{} where {} should be", finding.found, finding.wanted),
+            (Ok(_), Some(finding)) => {
+                let found = if finding.found == "errno 5" { "EIO" } else { &finding.found };
+                format!("{found} where {} should be", finding.wanted)
+            }
             (Ok(_), None) => "what should be there".into(),
         };
         let who = match host {

@@ -33,7 +33,7 @@ pub fn lanes(walk: &Walk<'_>) -> Vec<Lane> {
     }
     let mut row = Row::new(RowKind::Steps);
     row.bars = lines(walk).into_iter().map(|line| bar(&line)).collect();
-    let steps = Lane { name: "steps".into(), note: "what the scenario did".into(), rows: vec![row] };
+    let steps = Lane { name: "steps".into(), note: String::new(), rows: vec![row] };
     std::iter::once(steps).chain(walk.jobs.iter().map(|job| job_lane(walk, job))).collect()
 }
 

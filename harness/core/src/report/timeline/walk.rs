@@ -111,6 +111,8 @@ pub struct Walk<'r> {
     pub requests: Vec<DiskRequest>,
     pub hits: Vec<&'r Hit>,
     pub extents: BTreeMap<String, Vec<Extent>>,
+    /// When each file was opened first.
+    pub opened: BTreeMap<String, u64>,
     pub readings: Vec<Reading<'r>>,
     pub trouble: Option<&'r Trouble>,
     pub fsck: Option<Fsck>,
@@ -143,6 +145,7 @@ impl<'r> Walk<'r> {
             requests: Vec::new(),
             hits: Vec::new(),
             extents: BTreeMap::new(),
+            opened: BTreeMap::new(),
             readings: Vec::new(),
             trouble: None,
             fsck: None,
@@ -278,6 +281,7 @@ impl<'r> Walk<'r> {
         match step {
             Step::Open { file, path, flags } => {
                 self.handles.insert(file.clone(), (path.clone(), flags.direct));
+                self.opened.entry(path.clone()).or_insert(from);
             }
             Step::Map { map, backing, shared, .. } => {
                 let place = self.mapped(map, backing, *shared);

@@ -7,6 +7,9 @@
 //! is used once. The format counts microseconds in floating point, and the importer cuts off below a nanosecond: a
 //! tenth of one is added, so that what it keeps is exact. The exact numbers are among the arguments as well.
 
+#[cfg(test)]
+mod tests;
+
 use super::timeline::{Bar, RowKind, Story, Tick};
 use serde::Serialize;
 

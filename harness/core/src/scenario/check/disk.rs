@@ -4,7 +4,7 @@
 
 use super::walk::{Checked, Walk, fresh, known};
 use crate::scenario::Pin;
-use crate::scenario::step::{FIRST_DISK, Matching, SECOND_DISK, Treatment};
+use crate::scenario::step::{FIRST_DISK, SECOND_DISK, Treatment};
 
 /// A rule that stands.
 #[derive(Clone)]
@@ -15,18 +15,12 @@ pub struct StandingRule {
 }
 
 impl Walk<'_> {
-    pub fn add_rule(&mut self, rule: &str, disk: u32, matching: Matching, treatment: Treatment) -> Checked {
+    pub fn add_rule(&mut self, rule: &str, disk: u32, treatment: Treatment) -> Checked {
         if disk == FIRST_DISK {
             self.has_disk("a rule of disk 0")?;
         }
         if self.point.pin == Pin::Dio && disk == SECOND_DISK {
             return Err("disk 1 holds the dio pins of this case; use disk 0".into());
-        }
-        if self.point.pin == Pin::Dio && matching == Matching::Pinned {
-            return Err(
-                "no driver knows the pages of a dio pin, so `match = \"pinned\"` finds none; use \"stamped\""
-                    .into(),
-            );
         }
         fresh("rule", &self.rules, rule)?;
         self.rules.insert(rule.to_owned(), StandingRule { treatment, released: false });

@@ -185,9 +185,7 @@ impl<'p> Walk<'p> {
             Act::UseDevice { .. } => self.use_device(),
             Act::Settle { job } => known("job", &self.jobs, job).map(drop),
             Act::Join { job } => self.join(job),
-            Act::Rule { rule, disk, matching, treatment } => {
-                self.add_rule(rule, *disk, *matching, *treatment)
-            }
+            Act::Rule { rule, disk, treatment, .. } => self.add_rule(rule, *disk, *treatment),
             Act::AwaitHeld { rule, .. } => self.holding(rule).map(drop),
             Act::ReleaseHeld { rule } => self.holding(rule).map(|rule| rule.released = true),
             Act::DropRule { rule } => self.drop_rule(rule),

@@ -9,9 +9,25 @@ use longpin_proto::disk::{DEFAULT_HOLD_MS, Fetch, InFlight, MAX_HOLD_MS};
 const WRITE_RULE: &str = "w";
 const READ_RULE: &str = "r";
 
+/// Longest name of a rule that the disk takes.
+const MAX_NAME_BYTES: usize = 64;
+
 /// The rule that a step speaks of.
 pub fn rule(f: &mut Fields<'_, '_>) -> Result<String, Fault> {
-    f.str_or("rule", WRITE_RULE)
+    name(f, WRITE_RULE)
+}
+
+fn name(f: &mut Fields<'_, '_>, default: &str) -> Result<String, Fault> {
+    let Some(At { value, line }) = f.str("rule")? else { return Ok(default.to_owned()) };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    match (1..=MAX_NAME_BYTES).contains(&value.len()) && value.chars().all(plain) {
+        true => Ok(value.to_owned()),
+        false => {
+            let text =
+                format!("rule name `{value}` is not 1 to {MAX_NAME_BYTES} letters, digits, `-`, `_` or `.`");
+            Err(f.fault_at(line, text))
+        }
+    }
 }
 
 pub fn hold_write(f: &mut Fields<'_, '_>) -> Result<Act, Fault> {
@@ -21,7 +37,7 @@ pub fn hold_write(f: &mut Fields<'_, '_>) -> Result<Act, Fault> {
 
 pub fn hold_read(f: &mut Fields<'_, '_>) -> Result<Act, Fault> {
     Ok(Act::Rule {
-        rule: f.str_or("rule", READ_RULE)?,
+        rule: name(f, READ_RULE)?,
         disk: disk(f)?,
         matching: Matching::Any,
         treatment: Treatment::HoldReads { cap_ms: cap(f)? },

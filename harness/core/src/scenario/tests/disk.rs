@@ -62,6 +62,16 @@ fn words_and_numbers_of_a_rule() {
 }
 
 #[test]
+fn a_rule_has_a_name_that_the_disk_takes() {
+    for name in ["", "two words", &"x".repeat(65)] {
+        only(
+            &faults_of_steps(&format!("{{ do = \"fail-write\", rule = \"{name}\" }}")),
+            &format!("story.toml:9: rule name `{name}` is not 1 to 64 letters, digits, `-`, `_` or `.`"),
+        );
+    }
+}
+
+#[test]
 fn a_rule_stands_before_it_is_spoken_of() {
     only(&faults_of_steps("\"await-held\""), "story.toml:9: rule `w` does not exist here; there is none");
     only(
@@ -182,10 +192,6 @@ fn a_dio_pin_is_written_to_before_its_release_and_has_its_disk_alone() {
     only(
         &dio("{ do = \"hold-read\", disk = 1 }"),
         "story.toml:9: disk 1 holds the dio pins of this case; use disk 0",
-    );
-    only(
-        &dio("{ do = \"hold-write\", match = \"pinned\" }"),
-        "story.toml:9: no driver knows the pages of a dio pin, so `match = \"pinned\"` finds none; use \"stamped\"",
     );
     only(
         &dio("\"mount\", \"create\", \"map\",\n{ do = \"pin\", job = \"p\" }"),

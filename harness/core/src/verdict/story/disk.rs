@@ -19,12 +19,14 @@ impl<'r> Story<'r> {
             (Request::AwaitHeld { rule, pages, .. }, Answer::Held { requests, complete }) => {
                 self.awaited(rule, *pages, requests, *complete);
             }
+            // A region is announced.
+            (Request::HeldDma { len: 0, .. }, Answer::Ok) => {}
             (Request::HeldDma { rule, offset, len, generation, cell_bytes, .. }, Answer::Ok) => {
                 self.dma_into_held(rule, program(*offset, *len, *generation, *cell_bytes));
             }
             (Request::PowerCut { .. }, Answer::Ok) => {
-                let left = self.files.iter().map(|(path, file)| (path.clone(), file.cut()));
-                self.noted = Some(left.collect());
+                let files = self.with_jobs_under_way();
+                self.noted = Some(files.iter().map(|(path, file)| (path.clone(), file.cut())).collect());
             }
             (Request::Restore { .. }, Answer::Ok) => {
                 self.files = self.noted.clone().unwrap_or_default();

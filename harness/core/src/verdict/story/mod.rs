@@ -244,11 +244,24 @@ impl<'r> Story<'r> {
     }
 
     fn exec(&mut self, role: Role, argv: &[String], code: i32, output: &str) {
-        let (command, last) = (argv.join(" "), output.lines().last().unwrap_or_default());
+        let (command, last) = (command(argv), output.lines().last().unwrap_or_default());
         match (role, code) {
             (Role::Verify, _) => self.verified.push((command, code, last.to_owned())),
             (_, 0) => {}
             _ => self.infra.push(format!("`{command}` ended with code {code}: {last}")),
         }
+    }
+}
+
+/// Letters of a command in a sentence; the record has all of it.
+const COMMAND_CHARS: usize = 80;
+
+/// A command in a sentence: one line, and not the whole of a script.
+fn command(argv: &[String]) -> String {
+    let words: Vec<&str> = argv.iter().flat_map(|word| word.split_whitespace()).collect();
+    let line = words.join(" ");
+    match line.char_indices().nth(COMMAND_CHARS) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
     }
 }

@@ -73,6 +73,16 @@ fn dma_into_a_held_read_is_what_the_file_should_hold() {
 }
 
 #[test]
+fn a_region_that_is_only_announced_was_not_written() {
+    let mut tale = of_a_read(vec![held(0, LEN)]);
+    dma(&mut tale, 0, 0, 0);
+    release(&mut tale);
+    tale.compare("a", |_| cpu(1));
+    let problem = verdict(tale).problem.expect("a problem");
+    assert!(problem.message.starts_with("no DMA was done into the 8192 bytes"), "{}", problem.message);
+}
+
+#[test]
 fn dma_that_the_ledger_does_not_have_did_not_land() {
     let mut tale = of_a_read(vec![held(0, LEN)]);
     dma(&mut tale, 0, LEN, 100);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Rules of the disk that did not do what the argument needs.
 
-use super::super::{Cause, Problem};
+use super::super::{Cause, Problem, observe, spoils_boot};
 use super::tale::{Tale, by_dma};
 use super::verdict;
 use longpin_proto::control::{Answer, Request};
@@ -98,4 +98,20 @@ fn an_image_that_fails_is_no_evidence_of_the_guest() {
     tale.disk(Request::Disks, Answer::Disks { disks: vec![DiskStatus::default(), full] });
     let message = "the image of disk 1 failed: ENOSPC at byte 4096".into();
     assert_eq!(problem(tale), Problem { cause: Cause::Infra, message });
+}
+
+#[test]
+fn a_boot_whose_disks_fail_takes_no_further_case() {
+    let full = DiskStatus { last_error: Some("ENOSPC".into()), ..DiskStatus::default() };
+    for (request, answer, spoils) in [
+        (Request::Disks, Ok(Answer::Disks { disks: vec![full] }), true),
+        (Request::Disks, Ok(Answer::Disks { disks: vec![DiskStatus::default()] }), false),
+        (Request::Audit, Err("no answer in 20 s".to_owned()), true),
+    ] {
+        let mut tale = Tale::of_an_update();
+        tale.disk_says(request, answer);
+        tale.compare("a", |_| by_dma(101));
+        let record = tale.end();
+        assert_eq!(spoils_boot(&record, &observe(&record)), spoils);
+    }
 }

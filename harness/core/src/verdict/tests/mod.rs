@@ -112,6 +112,7 @@ fn a_loss_that_was_told_is_detected() {
     by_read.host_reads(Role::CompareWrites, "a", true, |_| by_dma(101));
     let seen = verdict(by_read);
     assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["detected"], Some("EIO")));
+    assert!(seen.reason.starts_with("guest finds EIO where DMA generation 101 should be"), "{}", seen.reason);
 }
 
 #[test]

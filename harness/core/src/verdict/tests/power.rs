@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Losses of power: what was promised must be there.
 
-use super::tale::{LEN, Tale, by_dma, cpu};
+use super::tale::{CELL, LEN, RUN, Tale, by_dma, cpu};
 use super::{fsync, verdict, words};
 use crate::record::Role;
-use longpin_proto::agent::{Fact, Step};
+use longpin_proto::agent::{Fact, Fill, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::InFlight;
-use longpin_proto::facts::CellState;
+use longpin_proto::facts::{CellState, Source};
 
 fn cut(tale: &mut Tale) {
     tale.disk(Request::PowerCut { disk: 0, in_flight: InFlight::Drop }, Answer::Ok);
@@ -82,4 +82,20 @@ fn a_file_that_was_never_made_durable_may_be_empty() {
         CellState::Absent
     });
     assert_eq!(words(&verdict(tale)), ["intact"]);
+}
+
+#[test]
+fn a_write_that_was_under_way_may_be_there_in_any_part() {
+    let fill = Fill { run: RUN, generation: 5, cell_bytes: CELL, source: Source::Cpu };
+    let write = Step::WriteCells { file: "a".into(), offset: 0, len: LEN, fill };
+    for (found, word) in [(cpu(5), "intact"), (cpu(1), "intact"), (cpu(6), "bleed")] {
+        let mut tale = Tale::of_a_file();
+        tale.done(fsync());
+        tale.spawn("wr", write.clone());
+        cut(&mut tale);
+        tale.join("wr", Fact::Nothing);
+        restore(&mut tale);
+        tale.compare("a", |offset| if offset % 1024 == 0 { found.clone() } else { cpu(1) });
+        assert_eq!(words(&verdict(tale)), [word], "{found:?}");
+    }
 }
