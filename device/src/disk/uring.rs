@@ -153,9 +153,9 @@ impl<J> Operation<J> {
     }
 }
 
-/// Hosts forbid io_uring by a sysctl or a seccomp filter, and the errno alone tells nobody what is forbidden.
-fn forbidden(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("io_uring cannot be set up: {error}"))
+/// Whether this host lets us use io_uring at all: containers and administrators may forbid it.
+pub fn check_host() -> io::Result<()> {
+    IoUring::new(1).map(drop)
 }
 
 /// A ring for one image.
@@ -177,7 +177,7 @@ impl<J> Ring<J> {
     pub fn new(image: Arc<Image>, entries: usize) -> io::Result<Self> {
         let ring = IoUring::builder().setup_coop_taskrun().build(entries as u32);
         // Kernels before 5.19 do not know that flag, which only spares interrupts.
-        let ring = ring.or_else(|_| IoUring::new(entries as u32)).map_err(forbidden)?;
+        let ring = ring.or_else(|_| IoUring::new(entries as u32))?;
         let slots = (0..entries).map(|_| None).collect();
         Ok(Self { ring, image, slots, free: (0..entries).rev().collect(), queued: 0 })
     }

@@ -2,7 +2,7 @@
 //! Disks without a virtual machine: our daemon and qemu-storage-daemon as servers, qemu-io and qemu-img as clients, by
 //! vhost-user. QEMU's programs are those of the tool root.
 
-use crate::{images, program, wait_for};
+use crate::{program, wait_for};
 use longpin_images::{Bind, Store, ToolRoot, report};
 use serde_json::Value;
 use std::fs::File;
@@ -50,7 +50,6 @@ pub enum Reference {
 impl Place {
     /// A directory in `parent`. Blocks until the tool root is there.
     pub fn new(parent: &Path) -> Self {
-        images();
         let store = Store::open_default().expect("the image store can be opened");
         let root = store.tool_root(&*report::for_stderr()).expect("the tool root was built");
         let dir = tempfile::tempdir_in(parent).expect("a temporary directory can be made");
@@ -70,6 +69,27 @@ impl Place {
         path
     }
 
+    /// Run our daemon with a disk that it should refuse; what it says.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end with an error.
+    pub fn refused(&self, disk: &str) -> String {
+        let option = self.disk_option(disk).1;
+        let output = Command::new(program("longpin-device")).args(["--disk", &option]).output();
+        let output = output.expect("the daemon starts");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    /// Socket and `--disk` option for `NAME,KEY=VALUE...`.
+    fn disk_option(&self, disk: &str) -> (PathBuf, String) {
+        let (name, options) = disk.split_once(',').unwrap_or((disk, "audit=writes"));
+        let (socket, image) = (self.path(name), self.path(&format!("{name}.img")));
+        let option = format!("socket={},image={},{options}", socket.display(), image.display());
+        (socket, option)
+    }
+
     /// Serve disks by our daemon: `NAME,KEY=VALUE...` each has its image and socket in `NAME.img` and `NAME`. The
     /// control socket is `control`.
     pub fn serve(&self, disks: &[&str]) -> Server {
@@ -78,9 +98,7 @@ impl Place {
         command.arg("--ledger").arg(self.path("ledger"));
         let mut sockets = vec![self.path("control")];
         for disk in disks {
-            let (name, options) = disk.split_once(',').unwrap_or((disk, "audit=writes"));
-            let (socket, image) = (self.path(name), self.path(&format!("{name}.img")));
-            let option = format!("socket={},image={},{options}", socket.display(), image.display());
+            let (socket, option) = self.disk_option(disk);
             command.args(["--disk", &option]);
             sockets.push(socket);
         }

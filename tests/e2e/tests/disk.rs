@@ -169,3 +169,21 @@ fn qemu_img_bench_ends_on_a_disk_of_any_kind() {
     }
     assert_clean(&place);
 }
+
+#[test]
+fn our_disk_and_qemu_keep_each_other_off_an_image() {
+    let place = Place::new(&std::env::temp_dir());
+    let image = place.image("disk.img", IMAGE_BYTES);
+    let image = image.to_str().expect("temporary paths are UTF-8");
+    let ours = place.serve(&["disk"]);
+    let refused = place.client("qemu-io", &["-f", "raw", image], "read 0 512\n").unwrap_err();
+    assert!(refused.contains("Failed to get") && refused.contains("lock"), "{refused}");
+    // A reader that is told to look at it anyway, as the host-side checks do.
+    place.client("qemu-io", &["-f", "raw", "-r", "-U", image], "read 0 512\n").expect("a look");
+    drop(ours);
+    std::fs::remove_file(place.path("disk")).expect("a killed daemon leaves its socket");
+    let theirs = place.serve_by_qemu("disk", Reference::Default);
+    let refused = place.refused("disk");
+    assert!(refused.contains("is in use by") && refused.contains("qemu-storage-da"), "{refused}");
+    drop(theirs);
+}
