@@ -158,11 +158,6 @@ pub fn check_host() -> io::Result<()> {
     IoUring::new(1).map(drop)
 }
 
-/// Hosts forbid io_uring by a sysctl or a seccomp filter, and the errno alone tells nobody what is forbidden.
-fn forbidden(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("io_uring cannot be set up: {error}"))
-}
-
 /// A ring for one image.
 ///
 /// # Invariants
@@ -182,7 +177,7 @@ impl<J> Ring<J> {
     pub fn new(image: Arc<Image>, entries: usize) -> io::Result<Self> {
         let ring = IoUring::builder().setup_coop_taskrun().build(entries as u32);
         // Kernels before 5.19 do not know that flag, which only spares interrupts.
-        let ring = ring.or_else(|_| IoUring::new(entries as u32)).map_err(forbidden)?;
+        let ring = ring.or_else(|_| IoUring::new(entries as u32))?;
         let slots = (0..entries).map(|_| None).collect();
         Ok(Self { ring, image, slots, free: (0..entries).rev().collect(), queued: 0 })
     }
