@@ -6,6 +6,7 @@ use super::claims::{Burst, Claims, InFlight};
 use super::walk::{Act, Job, Walk};
 use super::words::{self, duration};
 use super::{moments, steps};
+use crate::record::Role;
 use crate::report::CaseResult;
 use crate::verdict::{Observation, Outcome, step_name};
 use longpin_proto::control::Request;
@@ -84,7 +85,11 @@ fn sent_again(walk: &Walk<'_>, flight: &InFlight<'_, '_>) -> bool {
 fn ending(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, result: &CaseResult) -> String {
     let again = sent_again(walk, flight);
     let finding = result.findings.first();
+    let compared = walk.readings.iter().any(|reading| {
+        reading.path == flight.path && matches!(reading.role, Role::CompareWrites | Role::CompareSnapshot)
+    });
     match (word, finding) {
+        (Observation::Unstable, _) if !compared => format!("nobody compared {} afterwards", flight.path),
         (Observation::Detected, _) => {
             let errno = result.errno.as_deref().unwrap_or("an error");
             format!("a checksum taken before the change no longer fits, and the file system says so: {errno}")

@@ -246,19 +246,19 @@ fn step(walk: &Walk<'_>, did: &super::walk::Did<'_>) -> Option<Draft> {
     }
     let text = match step {
         Step::Fsync { file, .. } => {
-            format!(
-                "fsync of file {file} returns 0: what it found dirty is on the disk, and its pages count as clean"
-            )
+            format!("fsync of {} returns 0: for the file system all of it is on the disk", walk.path(file))
         }
         Step::Sync | Step::Syncfs { .. } => format!("{} returns", step_name(step)),
-        Step::Reflink { from, to } => format!("file {from} is cloned to {to}: both share the blocks"),
-        Step::Truncate { file, len } => format!("file {file} is cut to {len} bytes"),
+        Step::Reflink { from, to } => {
+            format!("{} is cloned to {}: both share the blocks", walk.path(from), walk.path(to))
+        }
+        Step::Truncate { file, len } => format!("{} is cut to {len} bytes", walk.path(file)),
         Step::Fallocate { mode: Fallocate::PunchHole, file, .. } => {
-            format!("a hole is punched into file {file}")
+            format!("a hole is punched into {}", walk.path(file))
         }
         Step::Store { fill, .. } => format!("a CPU stores generation {}", fill.generation),
         Step::WriteCells { file, fill, .. } => {
-            format!("write(2) of generation {} to file {file}", fill.generation)
+            format!("write(2) of generation {} to {}", fill.generation, walk.path(file))
         }
         Step::Unmount { .. } => "the file system is unmounted: the page cache is dropped".into(),
         Step::Advise { .. } => "the process advises the kernel to page the memory out".into(),

@@ -144,7 +144,9 @@ fn writing_in_place_into_a_shared_block_shows_in_the_clones_lane() {
     assert_eq!(clone.note, "same history, blocks shared with /mnt/a");
     assert_eq!(bars(clone, RowKind::Disk), ["DMA 100"]);
     assert_eq!(ticks(clone, RowKind::Disk), [TickKind::Good, TickKind::Bad, TickKind::Bad]);
-    assert!(story.moments.iter().any(|moment| moment.text == "file a is cloned to b: both share the blocks"));
+    assert!(
+        story.moments.iter().any(|moment| moment.text == "/mnt/a is cloned to /mnt/b: both share the blocks")
+    );
     assert!(
         story.lead.contains("/mnt/b now has DMA generation 100 where CPU generation 1 should be"),
         "{}",
