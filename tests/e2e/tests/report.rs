@@ -99,16 +99,36 @@ fn a_run_becomes_a_page_that_a_browser_shows_without_a_network() {
     assert!(lost.count("tick bad") >= 1 && lost.dom.contains("no call returned an error"));
     assert!(lost.dom.contains("no later write takes them to the disk"), "the disk was watched");
 
-    for (name, width, dark) in [
-        ("wide-light", 1280, false),
-        ("wide-dark", 1280, true),
-        ("narrow-light", 360, false),
-        ("narrow-dark", 360, true),
-    ] {
-        let view = View { width, height: if width < 500 { 2600 } else { 1600 }, dark };
-        browser::picture(&lab.path(""), &url(&lab, HELD_CASE), view, &pictures().join(format!("{name}.png")));
-    }
+    take_pictures(&lab);
     trace_is_what_perfetto_reads(&lab.out().join("trace.json"));
+}
+
+/// What a person sees of one case: wide and narrow, light and dark. The files stay.
+fn take_pictures(lab: &Lab) {
+    let file = lab.path("held.html");
+    let name = file.to_str().expect("temporary paths are UTF-8");
+    let trace = lab.path("held.json");
+    let trace = trace.to_str().expect("temporary paths are UTF-8");
+    let ended = report(lab, &["--case", HELD_CASE, "--out", name, "--trace", trace]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let html = std::fs::read_to_string(&file).expect("the report was written");
+    assert!(html.contains(HELD_CASE) && !html.contains(LOST_CASE), "--case chooses");
+    for (name, width, height, dark) in [
+        ("wide-light", 1280, 1600, false),
+        ("wide-dark", 1280, 1600, true),
+        ("narrow-light", 360, 2600, false),
+        ("narrow-dark", 360, 2600, true),
+    ] {
+        let picture = pictures().join(format!("{name}.png"));
+        browser::picture(
+            &lab.path(""),
+            &format!("file://{}", file.display()),
+            View { width, height, dark },
+            &picture,
+        );
+        let bytes = std::fs::metadata(&picture).expect("taken").len();
+        assert!(bytes > 50_000, "{}: {bytes} bytes, as good as empty", picture.display());
+    }
 }
 
 /// Chrome's trace event format in its object form, as Perfetto's importer takes it.

@@ -75,10 +75,12 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
             })
         };
         let (guest, host) = (read(Reader::Guest), read(Reader::Host));
+        let memory = history::memory_words(walk.memory_at(&key, u64::MAX)).unwrap_or_else(none);
+        let left = if walk.left.contains_key(&key) { ", no longer the file's" } else { "" };
         let differ = [&guest, &host].into_iter().flatten().any(|(_, good)| !good);
         Placed {
             pages: format!("{} of {}", words::pages(&history.pages), history.path),
-            memory: history::memory_words(walk.memory_at(&key, u64::MAX)).unwrap_or_else(none),
+            memory: memory + left,
             guest: guest.map_or_else(none, |(found, _)| found),
             host: host.map_or_else(none, |(found, _)| found),
             differ,

@@ -72,7 +72,10 @@ pub struct Job<'r> {
     pub from: u64,
     /// When it was over at the latest; none: it never was.
     pub to: Option<u64>,
+    /// Looks at it while it was not over.
     pub looks: Vec<(u64, &'r JobState)>,
+    /// A look found it over.
+    pub seen_over: bool,
     pub outcome: Option<&'r Outcome>,
 }
 
@@ -193,7 +196,10 @@ impl<'r> Walk<'r> {
     /// Files that the case is about: pinned ones first, then those that it compares with what they were.
     pub fn paths(&self) -> Vec<String> {
         let mut paths: Vec<String> = Vec::new();
-        let compared = self.readings.iter().filter(|reading| reading.role == Role::CompareSnapshot);
+        let compared = self
+            .readings
+            .iter()
+            .filter(|reading| matches!(reading.role, Role::CompareSnapshot | Role::CompareWrites));
         let hit = self.hits.iter().filter_map(|hit| self.path_of(hit.region));
         let written = self.writes.keys().map(|(path, _)| path).filter(|_| self.pins.is_empty());
         let pinned = self.pins.iter().map(|pin| &pin.path);
@@ -323,6 +329,11 @@ impl<'r> Walk<'r> {
                     (pin.to, pin.dirty) = (Some(to), Some(*dirty));
                 }
             }
+            Step::QueryRegion { region } => {
+                if let Fact::Region(state) = fact {
+                    self.queried(region, state.pages_with_mapping, from);
+                }
+            }
             Step::Truncate { file, len } => self.pages_leave(file, *len, u64::MAX - len, to),
             Step::Fallocate { file, mode: Fallocate::PunchHole, offset, len } => {
                 self.pages_leave(file, *offset, *len, to);
@@ -349,7 +360,15 @@ impl<'r> Walk<'r> {
 
     fn spawn(&mut self, job: &str, step: &'r Step, from: u64, to: u64) {
         let (name, outcome) = (job.to_owned(), None);
-        self.jobs.push(Job { name: name.clone(), step, from, to: None, looks: Vec::new(), outcome });
+        self.jobs.push(Job {
+            name: name.clone(),
+            step,
+            from,
+            to: None,
+            looks: Vec::new(),
+            seen_over: false,
+            outcome,
+        });
         if let Step::ReadDirect { map, offset, len, .. } = step {
             let (path, base) = self.place(map);
             let offset = base + offset;
@@ -372,6 +391,7 @@ impl<'r> Walk<'r> {
     fn look(&mut self, job: &str, state: &'r JobState, at: u64) {
         if let Some(job) = self.jobs.iter_mut().rev().find(|known| known.name == job) {
             if state.finished {
+                job.seen_over = true;
                 job.to = Some(at.min(job.from + state.elapsed_us * 1_000).max(job.from));
             } else {
                 job.looks.push((at, state));
@@ -437,6 +457,16 @@ impl<'r> Walk<'r> {
         }
     }
 
+    /// The driver says that no page of a region belongs to a file any more.
+    fn queried(&mut self, region: &str, pages_with_mapping: u32, at: u64) {
+        let Some(pin) = self.pins.iter().rev().find(|pin| pin.name == region) else { return };
+        if pages_with_mapping == 0 {
+            for page in pages_of(pin.offset, pin.len) {
+                self.left.entry((pin.path.clone(), page)).or_insert(at);
+            }
+        }
+    }
+
     /// What the device's ledger says: writes, and when a region became quiet.
     fn device(&mut self, entries: &[LedgerEntry]) {
         for entry in entries {
@@ -458,7 +488,8 @@ impl<'r> Walk<'r> {
         }
     }
 
-    fn path(&self, file: &str) -> String {
+    /// Path behind a handle.
+    pub fn path(&self, file: &str) -> String {
         self.handles.get(file).map_or_else(|| file.to_owned(), |(path, _)| path.clone())
     }
 

@@ -6,10 +6,9 @@ pub mod tales;
 pub mod tape;
 
 use super::{Bar, BarKind, Lane, Moment, Row, RowKind, Story, TickKind};
-use crate::record::Role;
 use crate::verdict::Observation;
 use longpin_proto::facts::Source;
-use tape::{LEN, PAGES, Tape, finding, result, writer};
+use tape::{LEN, PAGES, Tape, findings, result, writer};
 
 fn lane<'s>(story: &'s Story, name: &str) -> &'s Lane {
     let known = || story.lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>();
@@ -145,7 +144,9 @@ fn writing_in_place_into_a_shared_block_shows_in_the_clones_lane() {
     assert_eq!(clone.note, "same history, blocks shared with /mnt/a");
     assert_eq!(bars(clone, RowKind::Disk), ["DMA 100"]);
     assert_eq!(ticks(clone, RowKind::Disk), [TickKind::Good, TickKind::Bad, TickKind::Bad]);
-    assert!(story.moments.iter().any(|moment| moment.text == "file a is cloned to b: both share the blocks"));
+    assert!(
+        story.moments.iter().any(|moment| moment.text == "/mnt/a is cloned to /mnt/b: both share the blocks")
+    );
     assert!(
         story.lead.contains("/mnt/b now has DMA generation 100 where CPU generation 1 should be"),
         "{}",
@@ -232,7 +233,7 @@ fn a_record_without_times_still_has_what_the_ledger_knows_and_says_what_is_missi
     tape.dma(100);
     tape.release(false);
     tape.compare("/mnt/a", tape::BYTE, writer(Source::Cpu, 1));
-    let findings = vec![finding(Observation::Lost, "/mnt/a", "DMA generation 100", "CPU generation 1")];
+    let findings = findings(Observation::Lost, "/mnt/a", "DMA generation 100", "CPU generation 1");
     let story = Story::of(&tape.end(), &result(Observation::Lost, findings));
     assert!(story.lanes.iter().all(|lane| lane.name != "steps"));
     assert!(bars(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Pin) == ["pinned"]);
@@ -257,6 +258,25 @@ fn lanes_beyond_the_limit_are_counted() {
 fn snapshots_are_what_they_are_and_no_fault() {
     let story = tales::reflink_bleed();
     let clone = lane(&story, "pages 0–15 of /mnt/b");
-    assert_eq!(row(clone, RowKind::Disk).ticks[0].text, "guest: CPU 1");
-    let _ = Role::Snapshot;
+    let snapshot = &row(clone, RowKind::Disk).ticks[0];
+    assert_eq!((snapshot.text.as_str(), snapshot.kind), ("guest: CPU 1", TickKind::Good));
+}
+
+#[test]
+fn readers_that_disagree_are_told_apart() {
+    let (record, mut result) = tales::lost_update_record();
+    result.findings.truncate(1);
+    let story = Story::of(&record, &result);
+    let last = story.moments.last().expect("a reading");
+    assert!(last.text.starts_with("the guest reads /mnt/a: DMA generation 100 where"), "{}", last.text);
+    assert!(last.text.ends_with("the host finds what should be there in the disk's image"), "{}", last.text);
+}
+
+#[test]
+fn a_clone_changes_when_its_block_is_written_in_place() {
+    let story = tales::reflink_bleed();
+    let grave = grave(&story);
+    assert!(grave[0].text.contains("into blocks that belong to /mnt/b as well"), "{}", grave[0].text);
+    let write = row(lane(&story, "pages 0–15 of /mnt/b"), RowKind::Flight).bars[0].from;
+    assert_eq!(grave[0].at, Some(write));
 }

@@ -2,7 +2,7 @@
 //! The scenarios that the drawing was made for, by hand.
 
 use super::Story;
-use super::tape::{BYTE, GPA, LEN, RUN, Tape, finding, result, writer};
+use super::tape::{BYTE, GPA, LEN, RUN, Tape, findings, result, writer};
 use crate::record::{CaseRecord, Role};
 use crate::report::CaseResult;
 use crate::verdict::Observation;
@@ -29,7 +29,7 @@ pub fn lost_update_record() -> (CaseRecord, CaseResult) {
     tape.remount();
     tape.compare("/mnt/a", BYTE, writer(Source::Dma, 100));
     tape.host_reads("/mnt/a", BYTE, writer(Source::Dma, 100));
-    let findings = vec![finding(Observation::Lost, "/mnt/a", "DMA generation 101", "DMA generation 100")];
+    let findings = findings(Observation::Lost, "/mnt/a", "DMA generation 101", "DMA generation 100");
     (tape.end(), result(Observation::Lost, findings))
 }
 
@@ -144,7 +144,7 @@ pub fn reflink_bleed_record() -> (CaseRecord, CaseResult) {
     tape.extents("/mnt/b", BYTE);
     tape.host_reads("/mnt/a", BYTE, writer(Source::Dma, 100));
     tape.host_reads("/mnt/b", BYTE, writer(Source::Dma, 100));
-    let findings = vec![finding(Observation::Bleed, "/mnt/b", "CPU generation 1", "DMA generation 100")];
+    let findings = findings(Observation::Bleed, "/mnt/b", "CPU generation 1", "DMA generation 100");
     (tape.end(), result(Observation::Bleed, findings))
 }
 

@@ -364,7 +364,16 @@ pub fn result(word: Observation, findings: Vec<Finding>) -> CaseResult {
     }
 }
 
-pub fn finding(word: Observation, path: &str, wanted: &str, found: &str) -> Finding {
-    let (reader, path, wanted, found) = (Reader::Guest, path.into(), wanted.into(), found.into());
-    Finding { word, path, reader, cells: 128, first_byte: 0, wanted, found }
+/// Guest and host find the same.
+pub fn findings(word: Observation, path: &str, wanted: &str, found: &str) -> Vec<Finding> {
+    let by = |reader| Finding {
+        word,
+        path: path.into(),
+        reader,
+        cells: 128,
+        first_byte: 0,
+        wanted: wanted.into(),
+        found: found.into(),
+    };
+    vec![by(Reader::Guest), by(Reader::Host)]
 }
