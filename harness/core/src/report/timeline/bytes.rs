@@ -2,8 +2,9 @@
 //! Bytes before and after, and who holds what. The audit keeps the bytes that changed in flight; of other differences
 //! the cells are known, and a whole cell is nothing but its stamp, so its bytes can be written down again.
 
+use super::facts::{Reader, Reading};
 use super::history::{self, History};
-use super::walk::{Reader, Reading, Walk};
+use super::walk::Walk;
 use super::words::{self, PAGE};
 use crate::record::Role;
 use longpin_proto::disk::{Author, Hit};

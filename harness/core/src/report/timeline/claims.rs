@@ -2,8 +2,9 @@
 //! What the sentences about a case lean on: the last write of the device, what the file system had been told before,
 //! what changed in flight. Each is read off the walk; none is guessed.
 
+use super::facts::{Act, PageKey, PageWrite, Pin};
 use super::requests::DiskRequest;
-use super::walk::{Act, PageKey, PageWrite, Pin, Walk};
+use super::walk::Walk;
 use super::words;
 use crate::record::Role;
 use longpin_proto::agent::{Fact, Outcome, Step};

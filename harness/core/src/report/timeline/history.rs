@@ -2,8 +2,9 @@
 //! The history of each page, and which pages had the same. Sixteen pages that were pinned, written and sent together
 //! are one lane; a page that fared otherwise has its own.
 
+use super::facts::{PageKey, PageWrite, Reader, Reading};
 use super::requests;
-use super::walk::{PageKey, PageWrite, Reader, Reading, Walk};
+use super::walk::Walk;
 use super::words::{self, PAGE, pages_of};
 use crate::record::Role;
 use crate::verdict::Content;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Histories of pages as lanes: what the memory holds, who pins it, what is on its way, what the disk holds.
 
+use super::facts::{PageWrite, Reader};
 use super::history::{Code, Edge, History, carried_words, memory_words};
 use super::requests::{change_words, hit_of, request_words};
-use super::walk::{PageWrite, Reader, Walk};
+use super::walk::Walk;
 use super::words::{self, duration};
 use super::{Bar, BarKind, Lane, MAX_PAGE_LANES, Row, RowKind, Tick, TickKind};
 use longpin_proto::agent::{Outcome, Step};
@@ -59,7 +60,7 @@ fn dropped(walk: &Walk<'_>, since: u64) -> u64 {
     let unmounted = walk.steps.iter().find(|did| {
         let unmount = matches!(
             did.act,
-            super::walk::Act::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
+            super::facts::Act::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
         );
         unmount && did.to > since
     });

@@ -3,7 +3,8 @@
 //! believed, what is on the disk.
 
 use super::claims::{Burst, Claims, InFlight};
-use super::walk::{Act, Job, Walk};
+use super::facts::{Act, Job};
+use super::walk::Walk;
 use super::words::{self, duration};
 use super::{moments, steps};
 use crate::record::Role;
@@ -76,7 +77,7 @@ fn in_flight(
 /// A later write carries one of the pages that changed in flight.
 fn sent_again(walk: &Walk<'_>, flight: &InFlight<'_, '_>) -> bool {
     let Some(end) = flight.request.and_then(|request| request.complete) else { return false };
-    let ours = |key: &super::walk::PageKey| key.0 == flight.path && flight.pages.contains(&key.1);
+    let ours = |key: &super::facts::PageKey| key.0 == flight.path && flight.pages.contains(&key.1);
     let mut later = walk.requests.iter().filter(|request| request.is_write() && request.submit >= end);
     later.any(|request| request.pages.iter().any(|(key, _)| ours(key)))
 }

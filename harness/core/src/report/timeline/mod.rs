@@ -8,6 +8,7 @@
 mod axis;
 mod bytes;
 mod claims;
+mod facts;
 mod history;
 mod lanes;
 mod lead;

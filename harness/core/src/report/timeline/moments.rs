@@ -2,9 +2,10 @@
 //! The numbered moments: what happened, in order, a sentence each, and where it went wrong.
 
 use super::claims::Claims;
+use super::facts::{Act, Reader, Reading};
 use super::history::memory_words;
 use super::requests::change_words;
-use super::walk::{Act, Reader, Reading, Walk};
+use super::walk::Walk;
 use super::words::{self, duration};
 use super::{Moment, steps};
 use crate::record::{Role, Trouble};
@@ -215,7 +216,7 @@ fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
 }
 
 /// Steps that change what a reader must know. Preparation is not told.
-fn step(walk: &Walk<'_>, did: &super::walk::Did<'_>) -> Option<Draft> {
+fn step(walk: &Walk<'_>, did: &super::facts::Did<'_>) -> Option<Draft> {
     let pinned = walk.pins.iter().any(|pin| pin.from <= did.to);
     let (step, outcome) = match did.act {
         Act::Agent { step, outcome } => (step, outcome),

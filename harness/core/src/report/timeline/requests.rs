@@ -2,7 +2,8 @@
 //! Requests to the disk: put together from the disk's ledger, and tied to the pages that they carry. A page is known
 //! by the list of a held request, by its guest address while it is pinned, or by the file's extents.
 
-use super::walk::{PageKey, PageWrite, Walk};
+use super::facts::{PageKey, PageWrite};
+use super::walk::Walk;
 use super::words::PAGE;
 use super::{Bar, BarKind, Lane, MAX_MARKS, Row, RowKind, Tick, TickKind, words};
 use crate::record::{DiskLedgerEntry, Evidence};
