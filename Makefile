@@ -31,8 +31,9 @@ lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- --deny warnings
 
-# The end-to-end tests boot the built program: it must be there before them.
+# The end-to-end tests boot the built program: it must be there before them. A browser opens the report.
 test: lint build
+	@scripts/setup --test
 	$(LONGPIN) image build
 	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
 

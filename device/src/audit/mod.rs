@@ -60,7 +60,7 @@ pub use error::WatchError;
 pub use findings::{MAX_HITS, MAX_HOLDS};
 pub use held_dma::HeldDma;
 pub use pool::{Buffer, KEPT_BYTES, SPARE_BYTES};
-pub use ticket::Ticket;
+pub use ticket::{Completed, Ticket};
 pub use watch::{HeldWrite, Request, Resume, Resumed, Watch};
 
 #[cfg(test)]

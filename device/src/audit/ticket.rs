@@ -54,6 +54,13 @@ pub struct Ticket {
     audit: Option<Audit>,
 }
 
+/// A request that was looked at for the last time. With its drop it counts as completed: whoever has released it and
+/// waits goes on.
+pub struct Completed {
+    /// Its drop does the rest.
+    _ticket: Ticket,
+}
+
 /// The audited part of a write.
 struct Audit {
     pieces: Vec<Piece>,
@@ -160,14 +167,15 @@ impl Ticket {
         self.early = data.filter(|_| fetch != Fetch::Late);
     }
 
-    /// The last look at the request's memory. Called just before the answer goes into the ring.
-    pub fn complete(mut self, view: &View<'_>, status: u8) {
+    /// The last look at the request's memory. Called just before the answer goes into the ring; what comes back is
+    /// dropped when it is there.
+    pub fn complete(mut self, view: &View<'_>, status: u8) -> Completed {
         if let Some(audit) = self.audit.take() {
             self.last_look(&audit, view);
             audit.end(&self.shared);
         }
         self.disk.record(&self.about, Event::Complete(status));
-        // Its drop does the rest.
+        Completed { _ticket: self }
     }
 
     fn last_look(&self, audit: &Audit, view: &View<'_>) {

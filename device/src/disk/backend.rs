@@ -11,14 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use vhost::vhost_user::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
-use vhost_user_backend::{VhostUserBackend, VringEpollHandler, VringT as _};
+use vhost_user_backend::{VhostUserBackend, VringEpollHandler};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::QueueT as _;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
@@ -77,8 +76,9 @@ impl front::Front for Front {
 
     fn quiesce(&self) -> Result<(), QuiesceError> {
         self.mode.closing.store(true, Ordering::Relaxed);
+        let quiet = self.drain();
         self.disk.counters.set_driver_ready(false);
-        self.drain()
+        quiet
     }
 }
 
@@ -158,21 +158,22 @@ impl VhostUserBackend for Front {
 
     fn reset_device(&self) {
         // The vrings were disabled before.
-        self.disk.counters.set_driver_ready(false);
         if let Err(error) = self.drain() {
             // This request has no way to fail. Going on would break the promise that the disk has come to rest.
             log::error!("disk {}: reset: {error}; giving up", self.disk.index);
             std::process::abort();
         }
+        self.disk.counters.set_driver_ready(false);
     }
 
     /// The driver takes a queue back (reset, rmmod, shutdown). An error ends the connection, and with it the
     /// process: the last way to keep the promise that nothing is written from now on.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         log::debug!("disk {}: queue {queue} stops", self.disk.index);
-        self.disk.counters.set_driver_ready(false);
         let Some(lane) = self.lanes.get(queue as usize) else { return Ok(()) };
-        lane.drain(DRAIN_DEADLINE).map_err(io::Error::other)
+        lane.drain(DRAIN_DEADLINE).map_err(io::Error::other)?;
+        self.disk.counters.set_driver_ready(false);
+        Ok(())
     }
 
     fn handle_event(&self, event: u16, _set: EventSet, vrings: &[Vring], thread: usize) -> io::Result<()> {
@@ -180,11 +181,6 @@ impl VhostUserBackend for Front {
         let (Some(lane), Some(vring)) = (self.lanes.get(thread), vrings.first()) else { return Ok(()) };
         if event == self.events().0 {
             lane.inbox().consume();
-        } else if event == 0 {
-            let state = vring.get_ref();
-            if state.is_enabled() && state.get_queue().ready() {
-                self.disk.counters.set_driver_ready(true);
-            }
         }
         // Never an error: it would end the queue's thread.
         lane.run(vring);

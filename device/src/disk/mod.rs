@@ -16,6 +16,8 @@
 
 mod backend;
 mod config_space;
+mod duties;
+mod execute;
 mod gate;
 mod image;
 mod inbox;

@@ -12,27 +12,25 @@
 //! duties, watch). The watch resumes requests under no lock, and the callback takes the inbox's alone.
 
 use super::Disk;
+use super::duties::Duties;
+use super::execute::{Conclusion, IOERR, OK};
 use super::gate::Pass;
 use super::inbox::{Inbox, Resumption};
 use super::request::{self, Kind, Parsed, Request};
-use super::uring::{GuestBuffers, Io, Operation, Ring};
-use crate::audit::{self, Resume, Ticket};
+use super::uring::{Io, Operation, Ring};
+use crate::audit::{self, Completed, Resume, Ticket};
 use crate::front::Vring;
 use crate::log_limit::LogLimit;
-use crate::mem::{BadAddress, Gpa, Lease, Map, View};
-use nix::libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
-use parking_lot::{Condvar, Mutex};
+use crate::mem::{BadAddress, Gpa, Map, View};
+use parking_lot::Mutex;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use vhost_user_backend::VringT as _;
-use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
 use virtio_queue::{DescriptorChain, QueueOwnedT as _, QueueT as _};
 
-const OK: u8 = VIRTIO_BLK_S_OK as u8;
-const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 /// Most bytes that a queue has copied out of the guest's memory for audited writes under way. The rest of them waits:
 /// a ring full of the longest requests would take 16 GiB.
 const COPIED_LIMIT: u64 = 64 << 20;
@@ -43,8 +41,8 @@ const DROP_INTERVAL: Duration = Duration::from_millis(20);
 pub(super) struct Job {
     head: u16,
     status_at: Gpa,
-    request: Request,
-    ticket: Option<Ticket>,
+    pub(super) request: Request,
+    pub(super) ticket: Option<Ticket>,
     /// While the image is being changed.
     pass: Option<Pass>,
 }
@@ -99,6 +97,7 @@ struct State {
     copied: u64,
     answers: Vec<Answer>,
     // Kept for their memory.
+    completed: Vec<Completed>,
     arrived: Vec<Resumption>,
     reaped: Vec<(Operation<Job>, io::Result<u64>)>,
 }
@@ -128,6 +127,7 @@ impl Lane {
                 ready: Vec::new(),
                 copied: 0,
                 answers: Vec::new(),
+                completed: Vec::new(),
                 arrived: Vec::new(),
                 reaped: Vec::new(),
             }),
@@ -217,6 +217,7 @@ impl Lane {
         if closed || !vring.is_enabled() || !vring.get_queue().ready() {
             return Vec::new();
         }
+        self.disk.counters.set_driver_ready(true);
         match vring.get_queue_mut().iter(view.map()) {
             Ok(chains) => {
                 let chains: Vec<_> = chains.collect();
@@ -290,13 +291,14 @@ impl Lane {
         }
         let view = self.disk.ram.view();
         let lease = Arc::new(self.disk.ram.lend(&view));
+        let durable = self.mode.write_through.load(Ordering::Relaxed);
         let mut waiting = Vec::new();
         for (mut job, resume) in state.ready.drain(..) {
             if resume != Resume::Go {
                 state.answers.push(Answer::to(job, IOERR));
                 continue;
             }
-            let Request { kind, len, .. } = job.request;
+            let Request { kind, byte, len, .. } = job.request;
             let has_room = kind != Kind::Write || state.copied == 0 || state.copied + len <= COPIED_LIMIT;
             if kind.changes_image() && has_room {
                 job.pass = self.disk.gate.enter();
@@ -305,10 +307,10 @@ impl Lane {
                 waiting.push((job, resume));
                 continue;
             }
-            match self.plan(&mut job, &view, &lease) {
+            match self.disk.plan(&mut job, &view, &lease) {
                 Ok(Some(io)) => {
                     state.copied += if let Io::WriteCopy { .. } = io { len } else { 0 };
-                    state.ring.push(self.operation(job, io));
+                    state.ring.push(Operation { offset: byte, len, durable, io, job });
                 }
                 Ok(None) => state.answers.push(Answer::to(job, OK)),
                 Err(error) => {
@@ -318,39 +320,6 @@ impl Lane {
             }
         }
         state.ready.append(&mut waiting);
-    }
-
-    /// What is to be done with the image; nothing, where that is so.
-    fn plan(&self, job: &mut Job, view: &View<'_>, lease: &Arc<Lease>) -> Result<Option<Io>, BadAddress> {
-        let guest = |job: &Job| GuestBuffers::locate(view, lease, &job.request.data);
-        let Some(ticket) = &mut job.ticket else { return Ok(None) };
-        Ok(Some(match job.request.kind {
-            Kind::Read if ticket.filled() => return Ok(None),
-            Kind::Read => Io::Read(guest(job)?),
-            Kind::Write => match ticket.fetch(view)? {
-                Some(bytes) => Io::WriteCopy { bytes, done: 0 },
-                None => Io::Write(guest(job)?),
-            },
-            Kind::Discard if !self.disk.image.abilities.punch() => return Ok(None),
-            Kind::Discard => Io::Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE),
-            Kind::WriteZeroes { unmap: true } if self.disk.image.abilities.punch() => {
-                Io::Allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
-            }
-            Kind::WriteZeroes { unmap: false } if self.disk.image.abilities.zero() => {
-                Io::Allocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE)
-            }
-            Kind::WriteZeroes { .. } => Io::WriteZeroes,
-            Kind::Flush if self.disk.image.read_only => return Ok(None),
-            Kind::Flush => Io::Sync,
-            // Answered where it was taken.
-            Kind::GetId => return Ok(None),
-        }))
-    }
-
-    fn operation(&self, job: Job, io: Io) -> Operation<Job> {
-        let durable = self.mode.write_through.load(Ordering::Relaxed);
-        let Request { byte, len, .. } = job.request;
-        Operation { offset: byte, len, durable, io, job }
     }
 
     fn submit(&self, state: &mut State) {
@@ -368,10 +337,10 @@ impl Lane {
         let mut again = false;
         for (operation, result) in reaped.drain(..) {
             let copied = if let Io::WriteCopy { .. } = operation.io { operation.job.request.len } else { 0 };
-            match self.conclude(operation, result) {
-                Conclusion::Answer(answer) => {
+            match self.disk.conclude(operation, result) {
+                Conclusion::Answer(job, status) => {
                     state.copied -= copied;
-                    state.answers.push(answer);
+                    state.answers.push(Answer::to(job, status));
                 }
                 Conclusion::Continue(operation) => {
                     // Its slot has just become free.
@@ -387,43 +356,6 @@ impl Lane {
         }
     }
 
-    fn conclude(&self, mut operation: Operation<Job>, result: io::Result<u64>) -> Conclusion {
-        let what = match operation.io {
-            Io::Read(_) => "read",
-            Io::Write(_) | Io::WriteCopy { .. } => "write",
-            Io::WriteZeroes | Io::Allocate(_) => "discard or write-zeroes",
-            Io::Sync => "flush",
-        };
-        let error = match (&operation.io, result) {
-            (Io::Sync, Ok(_)) => return Conclusion::done(operation),
-            (Io::Allocate(_), Ok(_)) if operation.durable => {
-                operation.io = Io::Sync;
-                return Conclusion::Continue(operation);
-            }
-            (Io::Allocate(_), Ok(_)) => return Conclusion::done(operation),
-            (Io::Allocate(mode), Err(error)) if error.raw_os_error() == Some(nix::libc::EOPNOTSUPP) => {
-                self.disk.image.abilities.lose(*mode);
-                if operation.job.request.kind == Kind::Discard {
-                    return Conclusion::done(operation);
-                }
-                operation.io = Io::WriteZeroes;
-                return Conclusion::Continue(operation);
-            }
-            // The image was cut short, or takes no more.
-            (Io::Read(_), Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
-            (_, Ok(0)) => io::ErrorKind::WriteZero.into(),
-            (_, Ok(bytes)) if bytes < operation.len => {
-                operation.advance(bytes);
-                return Conclusion::Continue(operation);
-            }
-            (_, Ok(_)) => return Conclusion::done(operation),
-            (_, Err(error)) if retry(&error) => return Conclusion::Continue(operation),
-            (_, Err(error)) => error,
-        };
-        self.disk.troubles.note(&self.disk.image.path, what, &error);
-        Conclusion::Answer(Answer::to(operation.job, IOERR))
-    }
-
     /// Put all answers into the ring, with one interrupt at most; returns how many.
     fn answer(&self, state: &mut State, vring: &Vring) -> usize {
         if state.answers.is_empty() {
@@ -432,7 +364,7 @@ impl Lane {
         let view = self.disk.ram.view();
         for answer in &mut state.answers {
             if let Some(ticket) = answer.ticket.take() {
-                ticket.complete(&view, answer.status);
+                state.completed.push(ticket.complete(&view, answer.status));
             }
             let placed = answer.status_at.is_some_and(|at| view.write(at, &[answer.status]).is_ok());
             answer.written = if placed { answer.written + 1 } else { 0 };
@@ -456,6 +388,8 @@ impl Lane {
             log::warn!("queue {}: cannot interrupt the driver: {error}", self.index);
         }
         drop(vring);
+        // Whoever waits for a released request finds it in the ring.
+        state.completed.clear();
         let count = state.answers.len();
         state.answers.clear();
         self.duties.done(count);
@@ -478,56 +412,8 @@ impl Lane {
     }
 }
 
-/// How an operation ended.
-enum Conclusion {
-    Answer(Answer),
-    Continue(Operation<Job>),
-}
-
-impl Conclusion {
-    fn done(operation: Operation<Job>) -> Self {
-        Self::Answer(Answer::to(operation.job, OK))
-    }
-}
-
-fn retry(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock)
-}
-
 /// Ask for kicks again; whether more has come in the meantime.
 fn listen(vring: &Vring) -> bool {
     let mut state = vring.get_mut();
     state.get_queue().ready() && state.is_enabled() && state.enable_notification().unwrap_or(false)
-}
-
-/// How many chains are with the device.
-#[derive(Default)]
-struct Duties {
-    count: Mutex<usize>,
-    none: Condvar,
-}
-
-impl Duties {
-    fn add(&self, chains: usize) {
-        *self.count.lock() += chains;
-    }
-
-    fn done(&self, chains: usize) {
-        let mut count = self.count.lock();
-        *count -= chains;
-        if *count == 0 {
-            self.none.notify_all();
-        }
-    }
-
-    fn count(&self) -> usize {
-        *self.count.lock()
-    }
-
-    /// Wait for none; false if that took too long.
-    fn wait(&self, time: Duration) -> bool {
-        let mut count = self.count.lock();
-        self.none.wait_while_for(&mut count, |count| *count > 0, time);
-        *count == 0
-    }
 }

@@ -71,7 +71,7 @@
     return x0 + ((x1 - x0) * (ns - t0)) / (t1 - t0);
   };
 
-  const cut = (text, width, size = 6.3) => {
+  const cut = (text, width, size = 6.2) => {
     const fits = Math.floor((width - 6) / size);
     if (fits >= text.length) return text;
     return fits >= 4 ? `${text.slice(0, fits - 1)}…` : "";
@@ -102,7 +102,7 @@
     const name = kinds[item.k];
     const what = item.d || item.t || name;
     const lasting = item.b === undefined ? "" : item.b - item.a === 0 ? "" : `, lasting ${exact(item.b - item.a)}`;
-    return { title: what, when: `at ${exactly(item.a, story)}${lasting}`, lane: lane.name, kind: name };
+    return { title: what, when: item.l ? "after the last event" : `at ${exactly(item.a, story)}${lasting}`, lane: lane.name, kind: name };
   };
 
   // Draws into `figure`; `fit` scales the drawing to the width instead of letting it scroll.
@@ -115,10 +115,15 @@
     const available = Math.max(figure.clientWidth - left - 2, 200);
     const knots = story.axis.knots;
     const units = Math.max(knots.length ? knots[knots.length - 1][1] : 0, 60);
-    const scale = Math.max(1, (available - 34) / units);
+    // Room at the right for what came after the last event.
+    const after = story.lanes.some((lane) => lane.rows.some((row) => (row.ticks ?? []).some((tick) => tick.l)));
+    const margin = after ? 128 : 34;
+    // A little narrower than the names would have it is better than scrolling.
+    const fits = (available - margin) / units;
+    const scale = fit ? 1 : fits >= 0.88 ? fits : 1;
     const place = placer(knots);
     const X = (ns) => 12 + place(ns) * scale;
-    const width = Math.ceil(units * scale + 34);
+    const width = Math.ceil(units * scale + margin);
 
     // Vertical places.
     const moments = story.moments.filter((moment) => moment.at !== null);
@@ -133,7 +138,8 @@
         return { row, y: start, height: HEIGHTS[row.kind] };
       });
       // A lane name of two lines needs room beside a lane of one row.
-      y = Math.max(y, at + heading + (wide || fit ? 38 : 30));
+      const lines = Math.ceil(lane.name.length / 17) * 15 + Math.ceil((lane.note ?? "").length / 21) * 14;
+      y = Math.max(y, at + (heading ? heading + 30 : lines + 4));
       y += 5;
       return { lane, at, rows, end: y };
     });
@@ -175,10 +181,10 @@
         free = x + text.length * 6 + 10;
       }
     }
-    drawing.append(axis);
 
     // Moments: numbered, with a line down to where they are.
     const marks = [];
+    if (after) drawing.append(Object.assign(svg("text", { class: "after", x: width - 8, y: top - 12, "text-anchor": "end" }), { textContent: "afterwards" }), svg("line", { class: "end", x1: width - margin + 22, x2: width - margin + 22, y1: top - 8, y2: height }));
     const numbers = svg("g", { class: "moments" });
     let taken = -Infinity;
     for (const moment of moments) {
@@ -214,7 +220,7 @@
           if (fill) node.append(svg("rect", { class: "texture", x, y: rowY + down + inner, width: w, height: rowHeight - down - 2 * inner, fill: `url(#${id}-${fill})` }));
           // A hold covers its request: one of the two names is enough.
           const covered = row.bars.some((other) => other !== bar && other.a >= bar.a && other.b <= bar.b && (other.k === "hold" || other.k === "blocked"));
-          const name = row.kind === "others" ? "" : cut(bar.t ?? "", covered ? Math.min(w, X(row.bars.find((other) => other.k === "hold" || other.k === "blocked").a) - x) : w);
+          const name = row.kind === "others" || (bar.k === "write" && w < 64) ? "" : cut(bar.t ?? "", covered ? Math.min(w, X(row.bars.find((other) => other.k === "hold" || other.k === "blocked").a) - x) : w);
           if (name) node.append(Object.assign(svg("text", { x: x + 4, y: rowY + down + (rowHeight - down) / 2 + 4 }), { textContent: name }));
           marks.push({ at: bar.a, node, tip: describe(bar, lane, BARS, story) });
           group.append(node);
@@ -222,10 +228,11 @@
         let labelled = Infinity;
         for (const tick of [...(row.ticks ?? [])].reverse()) {
           used.add(`tick ${tick.k}`);
-          const x = X(tick.a);
+          const x = tick.l ? width - 14 : X(tick.a);
           const node = svg("g", { class: `tick ${tick.k}`, "data-kind": tick.k });
           const middle = row.kind === "memory" ? rowY + 8 : rowY + rowHeight / 2;
           node.append(svg("rect", { class: "target", x: x - 8, y: middle - 9, width: 16, height: 18 }));
+          if (tick.k === "good" || tick.k === "bad") node.append(svg("circle", { class: "plate", cx: x, cy: middle, r: 8.5 }));
           node.append(tickShape(tick.k, x, middle));
           const text = tick.t ?? "";
           const size = text.length * 6.1;
@@ -241,7 +248,7 @@
         drawing.append(group);
       }
     }
-    drawing.append(numbers);
+    drawing.append(numbers, axis);
 
     // Names of lanes and rows stay where they are when the plot scrolls.
     const labels = el("div", { class: wide || fit ? "labels beside" : "labels above", "aria-hidden": "true" });
@@ -341,9 +348,9 @@
 
   const section = (title, ...children) => el("section", {}, el("h3", {}, title), ...children);
 
-  const hexLine = (own, other, title) => {
+  const hexLine = (own, other, title, place) => {
     const line = el("div", { class: "bytes" });
-    line.append(el("span", { class: "who" }, title));
+    line.append(el("span", { class: "place" }, place), el("span", { class: "who" }, title));
     const code = el("code");
     for (let at = 0; at < own.length; at += 2) {
       const byte = own.slice(at, at + 2);
@@ -357,8 +364,7 @@
   const hex = (diffs) => diffs.map((diff) => {
     const box = el("figure", { class: "hex" }, el("figcaption", {}, el("b", {}, diff.title), ` ${diff.note}`));
     for (const line of diff.lines) {
-      box.append(el("p", { class: "offset" }, `byte ${line.offset} of the page`));
-      box.append(hexLine(line.before, line.after, diff.before), hexLine(line.after, line.before, diff.after));
+      box.append(hexLine(line.before, line.after, diff.before, `byte ${line.offset}`), hexLine(line.after, line.before, diff.after, ""));
     }
     return box;
   });

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 pub mod block;
+pub mod browser;
 pub mod processes;
 pub mod scenario;
 

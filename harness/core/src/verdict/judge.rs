@@ -54,11 +54,13 @@ pub fn judge(seen: &Observed, expected: &Expectation) -> Judgement {
     }
 }
 
-/// The boot is not fit for another case: the kernel is damaged or dead, pins are held, clean-up failed, or the disks
-/// do not do as they are told.
+/// The boot is not fit for another case: the kernel is damaged or dead, pins are held, clean-up failed, the case
+/// was cut short by a fault of ours, or the disks do not do as they are told.
 pub fn spoils_boot(record: &CaseRecord, seen: &Observed) -> bool {
     let damaged = [Observation::Splat, Observation::Leak, Observation::Panic, Observation::Hang];
     damaged.iter().any(|word| seen.observations.contains(word))
+        // A case that was cut short leaves devices and processes of its own behind.
+        || seen.problem.as_ref().is_some_and(|problem| problem.cause == Cause::Infra)
         || record.evidence.iter().any(|evidence| match evidence {
             Evidence::Trouble(_) => true,
             Evidence::Step { step: Step::Cleanup, outcome, .. } => {

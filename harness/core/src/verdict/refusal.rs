@@ -21,7 +21,7 @@ pub enum Refusal {
 }
 
 /// Names by which a file system reports damage or the lack of a place for data.
-const TOLD: [&str; 6] = ["EIO", "EUCLEAN", "EBADMSG", "EROFS", "ENOSPC", "EDQUOT"];
+const TOLD: [&str; 7] = ["EIO", "EILSEQ", "EUCLEAN", "EBADMSG", "EROFS", "ENOSPC", "EDQUOT"];
 /// Names by which an operation is denied because of somebody who uses the pages.
 const BUSY: [&str; 4] = ["EBUSY", "ETXTBSY", "EAGAIN", "EPERM"];
 /// Names by which an operation is unknown.

@@ -20,11 +20,11 @@ pub struct Axis {
 }
 
 /// Width of a stretch of 1 µs, and how much each factor of ten adds.
-const MICROSECOND_WIDTH: f64 = 7.0;
-const DECADE_WIDTH: f64 = 3.0;
-/// A bar's name: about 6.4 units a letter, and the padding.
-const LETTER_WIDTH: f64 = 6.4;
-const PADDING: f64 = 10.0;
+const MICROSECOND_WIDTH: f64 = 4.0;
+const DECADE_WIDTH: f64 = 1.8;
+/// A bar's name: about 6.3 units a letter, and the padding.
+const LETTER_WIDTH: f64 = 6.3;
+const PADDING: f64 = 8.0;
 /// A longer name than this is cut by the drawing.
 const MAX_NAME_WIDTH: f64 = 120.0;
 /// An idle stretch of at least this share of the whole is marked as a gap.
@@ -33,16 +33,17 @@ const GAP_SHARE: f64 = 0.02;
 impl Axis {
     /// An axis on which every event of the lanes has its place.
     pub(super) fn of(lanes: &[Lane], moments: impl IntoIterator<Item = u64>) -> Self {
-        let bars = || lanes.iter().flat_map(|lane| &lane.rows).flat_map(|row| &row.bars);
-        let ticks = lanes.iter().flat_map(|lane| &lane.rows).flat_map(|row| &row.ticks);
+        // Requests that are not the case's find their place between its events.
+        let rows = || lanes.iter().flat_map(|lane| &lane.rows).filter(|row| row.kind != RowKind::Others);
+        let bars = || rows().flat_map(|row| &row.bars);
+        let ticks = rows().flat_map(|row| &row.ticks);
         let mut times: Vec<u64> = bars().flat_map(|bar| [bar.from, bar.to]).collect();
         times.extend(ticks.map(|tick| tick.at));
         times.extend(moments);
         times.sort_unstable();
         times.dedup();
         let mut widths: Vec<f64> = times.windows(2).map(|pair| width(pair[1] - pair[0])).collect();
-        let named = lanes.iter().flat_map(|lane| &lane.rows).filter(|row| row.kind != RowKind::Pin);
-        for bar in named.flat_map(|row| &row.bars) {
+        for bar in rows().filter(|row| row.kind != RowKind::Pin).flat_map(|row| &row.bars) {
             widen(&times, &mut widths, bar);
         }
         let mut at = 0.0;

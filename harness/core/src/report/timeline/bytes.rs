@@ -2,8 +2,9 @@
 //! Bytes before and after, and who holds what. The audit keeps the bytes that changed in flight; of other differences
 //! the cells are known, and a whole cell is nothing but its stamp, so its bytes can be written down again.
 
+use super::facts::{Reader, Reading};
 use super::history::{self, History};
-use super::walk::{Reader, Reading, Walk};
+use super::walk::Walk;
 use super::words::{self, PAGE};
 use crate::record::Role;
 use longpin_proto::disk::{Author, Hit};
@@ -75,10 +76,12 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
             })
         };
         let (guest, host) = (read(Reader::Guest), read(Reader::Host));
+        let memory = history::memory_words(walk.memory_at(&key, u64::MAX)).unwrap_or_else(none);
+        let left = if walk.left.contains_key(&key) { ", no longer the file's" } else { "" };
         let differ = [&guest, &host].into_iter().flatten().any(|(_, good)| !good);
         Placed {
             pages: format!("{} of {}", words::pages(&history.pages), history.path),
-            memory: history::memory_words(walk.memory_at(&key, u64::MAX)).unwrap_or_else(none),
+            memory: memory + left,
             guest: guest.map_or_else(none, |(found, _)| found),
             host: host.map_or_else(none, |(found, _)| found),
             differ,
@@ -101,7 +104,7 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
         _ => format!("byte {} of the disk", hit.byte),
     };
     let generation =
-        |generation: Option<u64>| generation.map(|g| format!(", generation {g}")).unwrap_or_default();
+        |generation: Option<u64>| generation.map(|g| format!(": generation {g}")).unwrap_or_default();
     let line = |span: &longpin_proto::disk::Span| HexLine {
         offset: u64::from(span.offset),
         before: span.before.clone(),
@@ -109,12 +112,16 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
     };
     HexDiff {
         title: place,
-        before: format!("when the write was submitted{}", generation(hit.generation_before)),
-        after: format!("when it was completed{}", generation(hit.generation_after)),
+        before: format!("submitted{}", generation(hit.generation_before)),
+        after: format!("completed{}", generation(hit.generation_after)),
         note: match others {
-            0 => format!("kept by the audit; {} of 4096 bytes differ", hit.differing_bytes),
+            0 => format!(
+                "in memory when its write was submitted, and when it was completed; {} of 4096 bytes differ",
+                hit.differing_bytes
+            ),
             _ => format!(
-                "kept by the audit; {} of 4096 bytes differ, and {} changed as well",
+                "in memory when its write was submitted, and when it was completed; {} of 4096 bytes differ, and {} \
+                 changed as well",
                 hit.differing_bytes,
                 words::count(others as u64, "more page")
             ),

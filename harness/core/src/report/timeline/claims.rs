@@ -2,8 +2,9 @@
 //! What the sentences about a case lean on: the last write of the device, what the file system had been told before,
 //! what changed in flight. Each is read off the walk; none is guessed.
 
+use super::facts::{Act, PageKey, PageWrite, Pin};
 use super::requests::DiskRequest;
-use super::walk::{Act, PageKey, PageWrite, Pin, Walk};
+use super::walk::Walk;
 use super::words;
 use crate::record::Role;
 use longpin_proto::agent::{Fact, Outcome, Step};
@@ -53,7 +54,7 @@ impl<'w, 'r> Claims<'w, 'r> {
     pub fn of(walk: &'w Walk<'r>) -> Self {
         let bursts = bursts(walk);
         let last = bursts.last().map(|burst| burst.from);
-        let synced = last.and_then(|last| synced(walk, last));
+        let synced = last.and_then(|last| synced(walk, last, &bursts[bursts.len() - 1].path));
         let proven_clean = match (synced, last) {
             (Some((from, _)), Some(to)) => clean(walk, from, to),
             _ => false,
@@ -90,27 +91,32 @@ fn bursts(walk: &Walk<'_>) -> Vec<Burst> {
     bursts
 }
 
-fn synced(walk: &Walk<'_>, before: u64) -> Option<(u64, &'static str)> {
+fn synced(walk: &Walk<'_>, before: u64, path: &str) -> Option<(u64, &'static str)> {
+    let name = |step: &Step| match step {
+        Step::Fsync { file, .. } if walk.path(file) == path => Some("fsync"),
+        Step::Sync => Some("sync"),
+        Step::Syncfs { .. } => Some("syncfs"),
+        _ => None,
+    };
     let done = walk.steps.iter().filter(|did| walk.timed && did.role == Role::Act && did.to <= before);
-    let mut synced = done.filter_map(|did| match did.act {
-        Act::Agent { step, outcome: Outcome::Done { .. } } => match step {
-            Step::Fsync { .. } => Some((did.to, "fsync")),
-            Step::Sync => Some((did.to, "sync")),
-            Step::Syncfs { .. } => Some((did.to, "syncfs")),
-            _ => None,
-        },
+    let synced = done.filter_map(|did| match did.act {
+        Act::Agent { step, outcome: Outcome::Done { .. } } => Some((did.to, name(step)?)),
         _ => None,
     });
-    synced.next_back()
+    let in_jobs = walk.jobs.iter().filter_map(|job| match (job.outcome, job.to) {
+        (Some(Outcome::Done { .. }), Some(to)) if to <= before => Some((to, name(job.step)?)),
+        _ => None,
+    });
+    synced.chain(in_jobs).max_by_key(|(at, _)| *at)
 }
 
 fn clean(walk: &Walk<'_>, from: u64, to: u64) -> bool {
     let within = walk.steps.iter().filter(|did| did.from >= from && did.to <= to);
-    let states = within.filter_map(|did| match did.act {
+    let mut states = within.filter_map(|did| match did.act {
         Act::Agent { outcome: Outcome::Done { fact: Fact::PageState(state) }, .. } => Some(state),
         _ => None,
     });
-    states.last().is_some_and(|PageState { dirty, writeback, .. }| dirty + writeback == 0)
+    states.next_back().is_some_and(|PageState { dirty, writeback, .. }| dirty + writeback == 0)
 }
 
 fn in_flight<'w, 'r>(walk: &'w Walk<'r>) -> Option<InFlight<'w, 'r>> {

@@ -2,8 +2,9 @@
 //! The history of each page, and which pages had the same. Sixteen pages that were pinned, written and sent together
 //! are one lane; a page that fared otherwise has its own.
 
+use super::facts::{PageKey, PageWrite, Reader, Reading};
 use super::requests;
-use super::walk::{PageKey, PageWrite, Reader, Reading, Walk};
+use super::walk::Walk;
 use super::words::{self, PAGE, pages_of};
 use crate::record::Role;
 use crate::verdict::Content;
@@ -147,6 +148,9 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
         add(*at, Code::Left, None);
     }
     let sent = walk.requests.iter().enumerate().filter(|(_, request)| request.is_write());
+    // Before there was this file, the block was another's.
+    let opened = walk.opened.get(path).copied().unwrap_or(0);
+    let sent = sent.filter(|(_, request)| request.submit >= opened);
     let sent = sent.filter(|(_, request)| request.pages.iter().any(|(known, _)| known == key));
     for (nth, (index, request)) in sent.enumerate() {
         let index = Some(index);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Histories of pages as lanes: what the memory holds, who pins it, what is on its way, what the disk holds.
 
+use super::facts::{PageWrite, Reader};
 use super::history::{Code, Edge, History, carried_words, memory_words};
 use super::requests::{change_words, hit_of, request_words};
-use super::walk::{PageWrite, Reader, Walk};
+use super::walk::Walk;
 use super::words::{self, duration};
 use super::{Bar, BarKind, Lane, MAX_PAGE_LANES, Row, RowKind, Tick, TickKind};
 use longpin_proto::agent::{Outcome, Step};
@@ -59,7 +60,7 @@ fn dropped(walk: &Walk<'_>, since: u64) -> u64 {
     let unmounted = walk.steps.iter().find(|did| {
         let unmount = matches!(
             did.act,
-            super::walk::Act::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
+            super::facts::Act::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
         );
         unmount && did.to > since
     });
@@ -85,7 +86,7 @@ fn memory(walk: &Walk<'_>, history: &History) -> Row {
             _ => (TickKind::Cpu, "a CPU"),
         };
         let detail = format!("{who} writes {text} into {pages} in memory{spread}");
-        row.ticks.push(Tick { kind: tick, at: edge.from, text: String::new(), detail });
+        row.ticks.push(Tick { kind: tick, at: edge.from, text: String::new(), detail, later: false });
         let detail = format!("{pages} in memory: {text}");
         row.bars.push(Bar { kind, from: edge.from, to: until.max(edge.to), text, detail });
     }
@@ -95,6 +96,7 @@ fn memory(walk: &Walk<'_>, history: &History) -> Row {
         at: edge.from,
         text: "left the file".into(),
         detail: "the page is no longer a page of its file".into(),
+        later: false,
     }));
     row.ticks.sort_by_key(|tick| tick.at);
     row
@@ -179,14 +181,20 @@ fn flight(walk: &Walk<'_>, history: &History) -> Row {
         }
         if let Some(fetch) = find(Code::Fetch(*nth)) {
             let detail = "the disk takes the bytes out of the guest's memory".to_owned();
-            row.ticks.push(Tick { kind: TickKind::Fetch, at: fetch.from, text: String::new(), detail });
+            row.ticks.push(Tick {
+                kind: TickKind::Fetch,
+                at: fetch.from,
+                text: String::new(),
+                detail,
+                later: false,
+            });
         }
         let key = (history.path.clone(), history.pages[0]);
         let byte = request.pages.iter().find(|(known, _)| *known == key).map(|(_, byte)| *byte);
         if let Some(hit) = byte.and_then(|byte| hit_of(walk, request, byte)) {
             let at = walk.since(hit.completed_ns).clamp(edge.from, to.max(edge.from));
             let detail = format!("the audit: changed in flight; {}", change_words(hit.change));
-            row.ticks.push(Tick { kind: TickKind::Hit, at, text: String::new(), detail });
+            row.ticks.push(Tick { kind: TickKind::Hit, at, text: String::new(), detail, later: false });
         }
     }
     row.ticks.sort_by_key(|tick| tick.at);
@@ -214,19 +222,24 @@ fn disk(walk: &Walk<'_>, history: &History, key: &(String, u64)) -> Row {
         };
         let to = done.get(index + 1).map_or(walk.end, |next| next.from);
         let detail = format!("on the disk: {text}");
+        if let Some(last) = row.bars.last_mut().filter(|last| (last.kind, &last.text) == (kind, &text)) {
+            last.to = to;
+            continue;
+        }
         row.bars.push(Bar { kind, from: edge.from, to: to.max(edge.to), text, detail });
     }
     for edge in &history.edges {
         let Code::Read { who, found, good, .. } = &edge.code else { continue };
-        let (who, text) = match who {
+        let (what, text) = match who {
             Reader::Guest => ("the guest reads the file", format!("guest: {found}")),
             Reader::Host => ("the host reads the image, after the guest has gone", format!("host: {found}")),
             // The mapping shows the memory, which has a row of its own.
             Reader::Mapping => continue,
         };
         let kind = if *good { TickKind::Good } else { TickKind::Bad };
-        let detail = format!("{who}: {found}");
-        row.ticks.push(Tick { kind, at: edge.from, text, detail });
+        let detail = format!("{what}: {found}");
+        let later = *who == Reader::Host;
+        row.ticks.push(Tick { kind, at: edge.from, text, detail, later });
     }
     row
 }

@@ -3,10 +3,14 @@
 //! believed, what is on the disk.
 
 use super::claims::{Burst, Claims, InFlight};
+use super::facts::{Act, Job};
 use super::walk::Walk;
 use super::words::{self, duration};
+use super::{moments, steps};
+use crate::record::Role;
 use crate::report::CaseResult;
-use crate::verdict::{Observation, Outcome};
+use crate::verdict::{Observation, Outcome, step_name};
+use longpin_proto::control::Request;
 use longpin_proto::disk::Change;
 
 /// The explanation of a case.
@@ -19,8 +23,8 @@ pub fn lead(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> St
         Some(_) if result.error.is_some() => vec![format!("This case proves nothing: {}.", result.reason)],
         Some(word) => match (&claims.in_flight, claims.last()) {
             (Some(flight), _) if is_about_bytes(word) => in_flight(walk, flight, word, result),
-            (_, Some(last)) if is_about_bytes(word) => by_device(claims, last, word, result),
-            _ => other(claims, word, result),
+            (_, Some(last)) if is_about_bytes(word) => by_device(walk, claims, last, word, result),
+            _ => other(walk, claims, word, result),
         },
     };
     sentences.join(" ")
@@ -66,17 +70,33 @@ fn in_flight(
         }
         Change::Back => "The disk stored a content that was there only for a moment",
     };
-    told.push(format!("{disk}; {}.", ending(walk, word, result)));
+    told.push(format!("{disk}; {}.", ending(walk, flight, word, result)));
     told
 }
 
+/// A later write carries one of the pages that changed in flight.
+fn sent_again(walk: &Walk<'_>, flight: &InFlight<'_, '_>) -> bool {
+    let Some(end) = flight.request.and_then(|request| request.complete) else { return false };
+    let ours = |key: &super::facts::PageKey| key.0 == flight.path && flight.pages.contains(&key.1);
+    let mut later = walk.requests.iter().filter(|request| request.is_write() && request.submit >= end);
+    later.any(|request| request.pages.iter().any(|(key, _)| ours(key)))
+}
+
 /// What the readers found, after a change in flight.
-fn ending(walk: &Walk<'_>, word: Observation, result: &CaseResult) -> String {
+fn ending(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, result: &CaseResult) -> String {
+    let again = sent_again(walk, flight);
     let finding = result.findings.first();
+    let compared = walk.readings.iter().any(|reading| {
+        reading.path == flight.path && matches!(reading.role, Role::CompareWrites | Role::CompareSnapshot)
+    });
     match (word, finding) {
+        (Observation::Unstable, _) if !compared => format!("nobody compared {} afterwards", flight.path),
         (Observation::Detected, _) => {
             let errno = result.errno.as_deref().unwrap_or("an error");
             format!("a checksum taken before the change no longer fits, and the file system says so: {errno}")
+        }
+        (Observation::Unstable, _) if again => {
+            "but the pages were written once more after the release, and in the end every reader finds the last write".to_owned()
         }
         (Observation::Unstable, _) => "in the end every reader finds the last write".to_owned(),
         (_, Some(finding)) => {
@@ -89,7 +109,13 @@ fn ending(walk: &Walk<'_>, word: Observation, result: &CaseResult) -> String {
     }
 }
 
-fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &CaseResult) -> Vec<String> {
+fn by_device(
+    walk: &Walk<'_>,
+    claims: &Claims<'_, '_>,
+    last: &Burst,
+    word: Observation,
+    result: &CaseResult,
+) -> Vec<String> {
     let wrote = format!("The device wrote {}", last.words());
     let dirty = claims.pin.and_then(|pin| pin.dirty);
     let after = claims
@@ -113,11 +139,11 @@ fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &
             let found = found.map(|f| format!("{} was found where {} should be", f.found, f.wanted));
             vec![
                 format!("{wrote}{after}.{clean}"),
-                format!("{released}, so the new bytes never went to the disk and were dropped with the page cache.").replace(
-                    "set the pages dirty when it gave them back, so the new bytes never",
-                    "set the pages dirty when it gave them back, yet the new bytes never",
+                lost(walk, last, dirty, released),
+                format!(
+                    "Afterwards {}; no call returned an error.",
+                    found.unwrap_or_else(|| "they were gone".into())
                 ),
-                format!("Afterwards {}; no call returned an error.", found.unwrap_or_else(|| "they were gone".into())),
             ]
         }
         Observation::Bleed => {
@@ -126,7 +152,12 @@ fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &
             let wanted = found.map(|f| format!("{} where {} should be", f.found, f.wanted));
             vec![
                 format!("{wrote}."),
-                format!("{released}; the file system then wrote them to a place that is not theirs alone."),
+                match moments::into_shared(walk, claims) {
+                    Some(_) => format!(
+                        "{released}; the file system then wrote them in place, into blocks that are not theirs alone."
+                    ),
+                    None => format!("{released}."),
+                },
                 format!(
                     "{place} now has {}, though nobody wrote to it.",
                     wanted.unwrap_or_else(|| "foreign bytes".into())
@@ -156,6 +187,30 @@ fn by_device(claims: &Claims<'_, '_>, last: &Burst, word: Observation, result: &
     }
 }
 
+/// How the bytes were lost, as far as the record shows it.
+fn lost(walk: &Walk<'_>, last: &Burst, dirty: Option<bool>, released: &str) -> String {
+    let cut = walk.steps.iter().any(|did| {
+        matches!(did.act, Act::Disk { request: Request::PowerCut { .. }, answer: Ok(_) } if did.to >= last.from)
+    });
+    let never = walk.requests.is_empty() || moments::never_sent(walk, last);
+    match (cut, never, dirty) {
+        (true, _, _) => {
+            format!("{released}. Then the power failed, and the disk did not have the new bytes yet.")
+        }
+        (_, true, Some(true)) => {
+            format!(
+                "{released}, yet the new bytes never went to the disk and were dropped with the page cache."
+            )
+        }
+        (_, true, _) => {
+            format!(
+                "{released}, so the new bytes never went to the disk and were dropped with the page cache."
+            )
+        }
+        (_, false, _) => format!("{released}."),
+    }
+}
+
 fn intact(result: &CaseResult) -> String {
     match (result.generations.guest, result.generations.host) {
         (Some(guest), Some(host)) if guest == host => {
@@ -168,7 +223,7 @@ fn intact(result: &CaseResult) -> String {
     }
 }
 
-fn other(claims: &Claims<'_, '_>, word: Observation, result: &CaseResult) -> Vec<String> {
+fn other(walk: &Walk<'_>, claims: &Claims<'_, '_>, word: Observation, result: &CaseResult) -> Vec<String> {
     match word {
         Observation::Refused if claims.pin.is_none() => vec![
             format!(
@@ -182,8 +237,30 @@ fn other(claims: &Claims<'_, '_>, word: Observation, result: &CaseResult) -> Vec
             "The pages were pinned and the device wrote nothing.".to_owned(),
             "Every reader finds what the CPU had written.".to_owned(),
         ],
+        Observation::Intact if claims.pin.is_none() => {
+            let mut told = vec!["Nothing was pinned, and the device wrote nothing.".to_owned()];
+            told.extend(waits(walk));
+            told.push("Every reader finds what was written.".to_owned());
+            told
+        }
         _ => vec![format!("{}.", capital(&result.reason))],
     }
+}
+
+/// What steps beside others waited for.
+fn waits(walk: &Walk<'_>) -> Vec<String> {
+    let wait = |job: &Job<'_>| {
+        let name = step_name(job.step);
+        match job.looks.iter().find(|(_, state)| steps::asleep(state.state)) {
+            Some((_, state)) => {
+                let place = steps::place(&state.stack).unwrap_or("the kernel");
+                Some(format!("A {name} that came meanwhile had to wait, in {place}()."))
+            }
+            None if job.seen_over => Some(format!("A {name} that came meanwhile went through at once.")),
+            None => None,
+        }
+    };
+    walk.jobs.iter().filter_map(wait).collect()
 }
 
 /// First letter in upper case.

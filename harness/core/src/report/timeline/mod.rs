@@ -8,6 +8,7 @@
 mod axis;
 mod bytes;
 mod claims;
+mod facts;
 mod history;
 mod lanes;
 mod lead;
@@ -224,6 +225,9 @@ pub struct Tick {
     /// What more there is to say.
     #[serde(rename = "d", skip_serializing_if = "String::is_empty")]
     pub detail: String,
+    /// It came after the last event, at a time that the record does not have.
+    #[serde(rename = "l", skip_serializing_if = "std::ops::Not::not")]
+    pub later: bool,
 }
 
 /// A numbered moment: the same number stands in the drawing and in the text.

@@ -2,22 +2,23 @@
 //! The numbered moments: what happened, in order, a sentence each, and where it went wrong.
 
 use super::claims::Claims;
+use super::facts::{Act, Reader, Reading};
 use super::history::memory_words;
 use super::requests::change_words;
-use super::walk::{Act, Reader, Reading, Walk};
+use super::walk::Walk;
 use super::words::{self, duration};
 use super::{Moment, steps};
 use crate::record::{Role, Trouble};
 use crate::report::CaseResult;
-use crate::verdict::{Observation, step_name};
+use crate::verdict::{self, Observation, step_name};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
-use longpin_proto::disk::InFlight as Loss;
+use longpin_proto::disk::{Change, InFlight as Loss};
 
 /// More than this is not a story any more: device writes in the middle are left out first.
 const MAX_MOMENTS: usize = 14;
 
-struct Draft {
+pub struct Draft {
     at: Option<u64>,
     until: Option<u64>,
     grave: bool,
@@ -39,6 +40,7 @@ pub fn moments(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) ->
     drafts.extend(device_writes(walk, claims, result));
     drafts.extend(requests(walk));
     drafts.extend(in_flight(walk, claims));
+    drafts.extend(into_shared(walk, claims).filter(|_| result.observations.contains(&Observation::Bleed)));
     drafts.extend(walk.steps.iter().filter_map(|did| step(walk, did)));
     drafts.extend(jobs(walk));
     drafts.extend(readings(walk, result));
@@ -108,7 +110,11 @@ fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) 
                     }
                     false => text += &format!(", {since} after the {name}"),
                 }
-                grave = bad(Observation::Lost) || bad(Observation::Bleed);
+                grave = bad(Observation::Lost)
+                    || (bad(Observation::Bleed) && into_shared(walk, claims).is_none());
+            }
+            if bad(Observation::Lost) && never_sent(walk, burst) {
+                text += "; no later write takes them to the disk";
             }
         }
         let until = (burst.to > burst.from).then_some(burst.to);
@@ -146,7 +152,14 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
             true => "the hold is over before its time: its cap, or a reset; the disk completes the write",
             false => "the disk is told to go on; it fetches what the pages then hold and completes the write",
         };
+        let torn = walk
+            .hits
+            .iter()
+            .any(|hit| (hit.disk, hit.request, hit.change) == (request.disk, request.number, Change::Torn));
         let text = match (request.fetch, request.release) {
+            _ if torn => {
+                "the disk is told to go on; of each page it had fetched a part before, and takes the rest now"
+            }
             (Some(fetch), Some(release)) if fetch < release => {
                 "the disk is told to go on; it had fetched the bytes before, and completes the write"
             }
@@ -155,6 +168,32 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
         drafts.push(Draft::at(request.release.unwrap_or(at), text));
     }
     drafts
+}
+
+/// The disk is watched, and none of the requests after the burst carries one of its pages.
+pub fn never_sent(walk: &Walk<'_>, burst: &super::claims::Burst) -> bool {
+    let carries = |request: &super::requests::DiskRequest| {
+        let mut keys = request.pages.iter().map(|(key, _)| key);
+        keys.any(|(path, page)| *path == burst.path && burst.pages.contains(page))
+    };
+    let after =
+        walk.requests.iter().filter(|r| r.is_write() && r.complete.is_none_or(|end| end >= burst.from));
+    !walk.requests.is_empty() && !after.into_iter().any(carries)
+}
+
+/// What the device wrote goes to a block that another file has as well.
+pub fn into_shared(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
+    let last = claims.last()?;
+    walk.requests.iter().filter(|r| r.is_write() && r.taken() >= last.from).find_map(|request| {
+        let (ours, byte) = request.pages.iter().find(|((path, _), _)| *path == last.path)?;
+        let shared = request.pages.iter().find(|((path, _), at)| at == byte && *path != ours.0);
+        let (theirs, _) = shared?;
+        let text = format!(
+            "the file system writes these pages in place, into blocks that belong to {} as well: its content changes",
+            theirs.0
+        );
+        Some(Draft { until: request.complete, grave: true, ..Draft::at(request.submit, text) })
+    })
 }
 
 fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
@@ -177,7 +216,7 @@ fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
 }
 
 /// Steps that change what a reader must know. Preparation is not told.
-fn step(walk: &Walk<'_>, did: &super::walk::Did<'_>) -> Option<Draft> {
+fn step(walk: &Walk<'_>, did: &super::facts::Did<'_>) -> Option<Draft> {
     let pinned = walk.pins.iter().any(|pin| pin.from <= did.to);
     let (step, outcome) = match did.act {
         Act::Agent { step, outcome } => (step, outcome),
@@ -207,15 +246,21 @@ fn step(walk: &Walk<'_>, did: &super::walk::Did<'_>) -> Option<Draft> {
         return None;
     }
     let text = match step {
-        Step::Fsync { .. } => {
-            "fsync returns 0: what it found dirty is on the disk, and the pages count as clean".into()
+        Step::Fsync { file, .. } => {
+            format!("fsync of {} returns 0: for the file system all of it is on the disk", walk.path(file))
         }
         Step::Sync | Step::Syncfs { .. } => format!("{} returns", step_name(step)),
-        Step::Reflink { from, to } => format!("file {from} is cloned to {to}: both share the blocks"),
-        Step::Truncate { len, .. } => format!("the file is cut to {len} bytes"),
-        Step::Fallocate { mode: Fallocate::PunchHole, .. } => "a hole is punched into the file".into(),
+        Step::Reflink { from, to } => {
+            format!("{} is cloned to {}: both share the blocks", walk.path(from), walk.path(to))
+        }
+        Step::Truncate { file, len } => format!("{} is cut to {len} bytes", walk.path(file)),
+        Step::Fallocate { mode: Fallocate::PunchHole, file, .. } => {
+            format!("a hole is punched into {}", walk.path(file))
+        }
         Step::Store { fill, .. } => format!("a CPU stores generation {}", fill.generation),
-        Step::WriteCells { fill, .. } => format!("write(2) of generation {}", fill.generation),
+        Step::WriteCells { file, fill, .. } => {
+            format!("write(2) of generation {} to {}", fill.generation, walk.path(file))
+        }
         Step::Unmount { .. } => "the file system is unmounted: the page cache is dropped".into(),
         Step::Advise { .. } => "the process advises the kernel to page the memory out".into(),
         _ => return None,
@@ -237,7 +282,7 @@ fn jobs(walk: &Walk<'_>) -> Vec<Draft> {
                 }
             }
             None => {
-                let how = if job.looks.is_empty() { "ends" } else { "goes through without waiting" };
+                let how = if job.seen_over { "goes through without waiting" } else { "ends" };
                 let text = format!("{name} in job {} {how}", job.name);
                 drafts.extend(job.to.map(|to| Draft { minor: true, ..Draft::at(to, text) }));
             }
@@ -254,18 +299,30 @@ fn readings(walk: &Walk<'_>, result: &CaseResult) -> Vec<Draft> {
     let guests = walk.readings.iter().filter(compares).filter(|reading| reading.reader == Reader::Guest);
     for guest in guests {
         let host = walk.readings.iter().find(|r| r.reader == Reader::Host && r.path == guest.path);
-        let finding = result.findings.iter().find(|finding| finding.path == guest.path);
-        let found = match (&guest.cells, finding) {
+        let found = |reader: verdict::Reader| {
+            let mut of_path = result.findings.iter().filter(|finding| finding.path == guest.path);
+            of_path.find(|finding| finding.reader == reader)
+        };
+        let (by_guest, by_host) = (found(verdict::Reader::Guest), found(verdict::Reader::Host));
+        let agree = by_guest.map(|finding| &finding.found) == by_host.map(|finding| &finding.found);
+        let found = match (&guest.cells, by_guest) {
             (Err(errno), _) => format!("{} instead of content", errno.name),
-            (Ok(_), Some(finding)) => format!("{} where {} should be", finding.found, finding.wanted),
+            (Ok(_), Some(finding)) => {
+                let found = if finding.found == "errno 5" { "EIO" } else { &finding.found };
+                format!("{found} where {} should be", finding.wanted)
+            }
             (Ok(_), None) => "what should be there".into(),
         };
         let who = match host {
-            Some(_) => "guest and host read",
-            None => "the guest reads",
+            Some(_) if agree => "guest and host read",
+            _ => "the guest reads",
         };
-        let text = format!("{who} {}: {found}", guest.path);
-        let grave = guest.cells.is_err() || finding.is_some();
+        let mut text = format!("{who} {}: {found}", guest.path);
+        if host.is_some() && !agree {
+            let found = by_host.map_or("what should be there", |finding| &finding.found);
+            text += &format!("; the host finds {found} in the disk's image");
+        }
+        let grave = guest.cells.is_err() || by_guest.is_some() || by_host.is_some();
         drafts.push(Draft { grave, ..Draft::at(guest.at.unwrap_or(walk.end), text) });
     }
     drafts

@@ -65,6 +65,7 @@ struct Page<'r> {
     run: &'r RunResult,
     boots: &'r [BootResult],
     headline: String,
+    started: String,
     facts: Vec<(&'static str, String)>,
     counts: Vec<(Outcome, usize)>,
     file_systems: Vec<&'r str>,
@@ -139,6 +140,7 @@ pub fn html(report: &Report<'_>) -> Result<String, askama::Error> {
         policy: policy(),
         style: STYLE,
         script: SCRIPT,
+        started: minute(&run.started),
         run,
         boots: &run.boots,
         headline: headline(report),
@@ -199,10 +201,18 @@ fn facts(run: &RunResult) -> Vec<(&'static str, String)> {
         ("QEMU", or_unknown(environment.qemu.version.clone())),
         ("Accelerator", or_unknown(accel)),
         ("Seed", environment.seed.to_string()),
-        ("Started", or_unknown(run.started.clone())),
+        ("Started", or_unknown(minute(&run.started))),
         ("Took", format!("{:.1} s", run.summary.seconds)),
         ("Host", format!("{}, {} CPUs, Linux {}", host.cpu, host.cpus, host.kernel)),
     ]
+}
+
+/// `2026-11-23T21:33:16.38Z` without what nobody reads.
+fn minute(rfc3339: &str) -> String {
+    match (rfc3339.split_once('T'), rfc3339.ends_with('Z')) {
+        (Some((day, time)), true) => format!("{day} {} UTC", time.split(['.', 'Z']).next().unwrap_or(time)),
+        _ => rfc3339.to_owned(),
+    }
 }
 
 fn counts(report: &Report<'_>) -> Vec<(Outcome, usize)> {

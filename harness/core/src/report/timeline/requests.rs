@@ -2,7 +2,8 @@
 //! Requests to the disk: put together from the disk's ledger, and tied to the pages that they carry. A page is known
 //! by the list of a held request, by its guest address while it is pinned, or by the file's extents.
 
-use super::walk::{PageKey, PageWrite, Walk};
+use super::facts::{PageKey, PageWrite};
+use super::walk::Walk;
 use super::words::PAGE;
 use super::{Bar, BarKind, Lane, MAX_MARKS, Row, RowKind, Tick, TickKind, words};
 use crate::record::{DiskLedgerEntry, Evidence};
@@ -185,7 +186,7 @@ pub fn lane_of_others(walk: &Walk<'_>) -> Option<Lane> {
     let mut row = Row::new(RowKind::Others);
     row.bars = merge(stretches).into_iter().map(Stretch::bar).collect();
     row.ticks = power(walk);
-    let note = "metadata, journal, flushes, reads: requests that carry no pinned page".to_owned();
+    let note = "metadata, journal, reads".to_owned();
     (!row.is_empty()).then(|| Lane { name: "disk, other requests".into(), note, rows: vec![row] })
 }
 
@@ -203,7 +204,7 @@ fn power(walk: &Walk<'_>) -> Vec<Tick> {
             _ => return None,
         };
         let at = walk.since(entry.time_ns);
-        Some(Tick { kind: TickKind::Power, at, text: text.into(), detail: detail.into() })
+        Some(Tick { kind: TickKind::Power, at, text: text.into(), detail: detail.into(), later: false })
     };
     last.into_iter().flatten().filter_map(tick).collect()
 }

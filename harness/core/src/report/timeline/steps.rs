@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The lane of steps, one bar for each line of the scenario, and a lane for each job beside it.
 
-use super::walk::{Act, Did, Job, Walk};
+use super::facts::{Act, Did, Job};
+use super::walk::Walk;
 use super::words::duration;
 use super::{Bar, BarKind, Lane, Row, RowKind};
 use crate::record::Role;
@@ -127,6 +128,7 @@ fn request_name(request: &Request, line: &[&Did<'_>]) -> String {
             (Action::Observe, _) => "observe".into(),
         },
         Request::AwaitHeld { .. } => "await-held".into(),
+        Request::ReleaseHeld { rule } if joins(line, rule) => "release".into(),
         Request::ReleaseHeld { .. } => "release-write".into(),
         Request::DropRule { .. } => "drop-rule".into(),
         Request::HeldDma { generation, .. } => format!("dma {generation}"),
@@ -134,6 +136,12 @@ fn request_name(request: &Request, line: &[&Did<'_>]) -> String {
         Request::Restore { .. } => "restore".into(),
         _ => "ask the disk".into(),
     }
+}
+
+/// A held read that is the pin: its job ends with it.
+fn joins(line: &[&Did<'_>], rule: &str) -> bool {
+    line.iter()
+        .any(|did| matches!(did.act, Act::Agent { step: Step::JobWait { job, .. }, .. } if job == rule))
 }
 
 /// It changes nothing.

@@ -3,96 +3,19 @@
 //! one clock that starts at the first event. It gathers; the other modules choose and draw.
 
 use super::Fsck;
+use super::facts::{Act, Did, Job, PageKey, PageWrite, Pin, Reader, Reading};
 use super::requests::{self, DiskRequest};
 use super::words::pages_of;
 use crate::record::{CaseRecord, DiskLedgerEntry, Evidence, FsckReport, LedgerEntry, Role, Trouble};
-use longpin_proto::agent::{Backing, Fact, Fallocate, Fill, Outcome, PinMode, Step};
+use longpin_proto::agent::{Backing, Fact, Fallocate, Fill, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::{Held, Hit};
-use longpin_proto::facts::{Cells, Errno, Extent, JobState, Source};
+use longpin_proto::facts::{Extent, JobState, Source};
 use longpin_wire::ledger;
 use std::collections::BTreeMap;
 
-/// A page of a file (or of memory that is no file's).
-pub type PageKey = (String, u64);
-
 /// Lines of a checker's output that are kept, from its end.
 const FSCK_LINES: usize = 40;
-
-/// What was asked, of whom.
-#[derive(Clone, Copy)]
-pub enum Act<'r> {
-    Agent { step: &'r Step, outcome: &'r Outcome },
-    Disk { request: &'r Request, answer: &'r Result<Answer, String> },
-}
-
-/// A step and its time.
-#[derive(Clone, Copy)]
-pub struct Did<'r> {
-    pub line: usize,
-    pub role: Role,
-    pub act: Act<'r>,
-    pub from: u64,
-    pub to: u64,
-}
-
-/// Pages that are pinned.
-pub struct Pin {
-    pub name: String,
-    /// Number in ledger and stamps, once it is known.
-    pub number: Option<u32>,
-    pub path: String,
-    /// In the file.
-    pub offset: u64,
-    pub len: u64,
-    /// Label of the first byte in ledger entries.
-    pub label: u64,
-    /// None: by an O_DIRECT read.
-    pub mode: Option<PinMode>,
-    pub from: u64,
-    pub to: Option<u64>,
-    /// How it was given back.
-    pub dirty: Option<bool>,
-}
-
-/// A write into memory.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct PageWrite {
-    pub at: u64,
-    pub source: Source,
-    pub generation: u64,
-    /// All bytes of the page.
-    pub whole: bool,
-}
-
-/// A step beside others.
-pub struct Job<'r> {
-    pub name: String,
-    pub step: &'r Step,
-    pub from: u64,
-    /// When it was over at the latest; none: it never was.
-    pub to: Option<u64>,
-    pub looks: Vec<(u64, &'r JobState)>,
-    pub outcome: Option<&'r Outcome>,
-}
-
-/// Who read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
-    Guest,
-    Mapping,
-    Host,
-}
-
-/// Content as somebody read it.
-pub struct Reading<'r> {
-    pub reader: Reader,
-    pub role: Role,
-    pub path: String,
-    /// None: after the guest was gone.
-    pub at: Option<u64>,
-    pub cells: Result<&'r Cells, &'r Errno>,
-}
 
 /// Everything that was gathered. Times are nanoseconds since `origin_ns`.
 pub struct Walk<'r> {
@@ -111,6 +34,8 @@ pub struct Walk<'r> {
     pub requests: Vec<DiskRequest>,
     pub hits: Vec<&'r Hit>,
     pub extents: BTreeMap<String, Vec<Extent>>,
+    /// When each file was opened first.
+    pub opened: BTreeMap<String, u64>,
     pub readings: Vec<Reading<'r>>,
     pub trouble: Option<&'r Trouble>,
     pub fsck: Option<Fsck>,
@@ -143,6 +68,7 @@ impl<'r> Walk<'r> {
             requests: Vec::new(),
             hits: Vec::new(),
             extents: BTreeMap::new(),
+            opened: BTreeMap::new(),
             readings: Vec::new(),
             trouble: None,
             fsck: None,
@@ -190,7 +116,10 @@ impl<'r> Walk<'r> {
     /// Files that the case is about: pinned ones first, then those that it compares with what they were.
     pub fn paths(&self) -> Vec<String> {
         let mut paths: Vec<String> = Vec::new();
-        let compared = self.readings.iter().filter(|reading| reading.role == Role::CompareSnapshot);
+        let compared = self
+            .readings
+            .iter()
+            .filter(|reading| matches!(reading.role, Role::CompareSnapshot | Role::CompareWrites));
         let hit = self.hits.iter().filter_map(|hit| self.path_of(hit.region));
         let written = self.writes.keys().map(|(path, _)| path).filter(|_| self.pins.is_empty());
         let pinned = self.pins.iter().map(|pin| &pin.path);
@@ -278,6 +207,7 @@ impl<'r> Walk<'r> {
         match step {
             Step::Open { file, path, flags } => {
                 self.handles.insert(file.clone(), (path.clone(), flags.direct));
+                self.opened.entry(path.clone()).or_insert(from);
             }
             Step::Map { map, backing, shared, .. } => {
                 let place = self.mapped(map, backing, *shared);
@@ -319,6 +249,11 @@ impl<'r> Walk<'r> {
                     (pin.to, pin.dirty) = (Some(to), Some(*dirty));
                 }
             }
+            Step::QueryRegion { region } => {
+                if let Fact::Region(state) = fact {
+                    self.queried(region, state.pages_with_mapping, from);
+                }
+            }
             Step::Truncate { file, len } => self.pages_leave(file, *len, u64::MAX - len, to),
             Step::Fallocate { file, mode: Fallocate::PunchHole, offset, len } => {
                 self.pages_leave(file, *offset, *len, to);
@@ -345,7 +280,15 @@ impl<'r> Walk<'r> {
 
     fn spawn(&mut self, job: &str, step: &'r Step, from: u64, to: u64) {
         let (name, outcome) = (job.to_owned(), None);
-        self.jobs.push(Job { name: name.clone(), step, from, to: None, looks: Vec::new(), outcome });
+        self.jobs.push(Job {
+            name: name.clone(),
+            step,
+            from,
+            to: None,
+            looks: Vec::new(),
+            seen_over: false,
+            outcome,
+        });
         if let Step::ReadDirect { map, offset, len, .. } = step {
             let (path, base) = self.place(map);
             let offset = base + offset;
@@ -368,6 +311,7 @@ impl<'r> Walk<'r> {
     fn look(&mut self, job: &str, state: &'r JobState, at: u64) {
         if let Some(job) = self.jobs.iter_mut().rev().find(|known| known.name == job) {
             if state.finished {
+                job.seen_over = true;
                 job.to = Some(at.min(job.from + state.elapsed_us * 1_000).max(job.from));
             } else {
                 job.looks.push((at, state));
@@ -433,6 +377,16 @@ impl<'r> Walk<'r> {
         }
     }
 
+    /// The driver says that no page of a region belongs to a file any more.
+    fn queried(&mut self, region: &str, pages_with_mapping: u32, at: u64) {
+        let Some(pin) = self.pins.iter().rev().find(|pin| pin.name == region) else { return };
+        if pages_with_mapping == 0 {
+            for page in pages_of(pin.offset, pin.len) {
+                self.left.entry((pin.path.clone(), page)).or_insert(at);
+            }
+        }
+    }
+
     /// What the device's ledger says: writes, and when a region became quiet.
     fn device(&mut self, entries: &[LedgerEntry]) {
         for entry in entries {
@@ -454,7 +408,8 @@ impl<'r> Walk<'r> {
         }
     }
 
-    fn path(&self, file: &str) -> String {
+    /// Path behind a handle.
+    pub fn path(&self, file: &str) -> String {
         self.handles.get(file).map_or_else(|| file.to_owned(), |(path, _)| path.clone())
     }
 

@@ -35,7 +35,8 @@ fn every_event_has_what_its_phase_demands_and_nothing_else() {
     assert_eq!(document["displayTimeUnit"], "ns");
     assert!(events(&document).len() > 50);
     for event in events(&document) {
-        let fields: BTreeSet<&str> = event.as_object().expect("an object").keys().map(String::as_str).collect();
+        let fields: BTreeSet<&str> =
+            event.as_object().expect("an object").keys().map(String::as_str).collect();
         let wanted: &[&str] = match event["ph"].as_str().expect("a phase") {
             "M" => &["args", "name", "ph", "pid", "tid"],
             "X" => &["args", "cat", "dur", "name", "ph", "pid", "tid", "ts"],
@@ -43,7 +44,10 @@ fn every_event_has_what_its_phase_demands_and_nothing_else() {
             other => panic!("phase {other}"),
         };
         assert_eq!(fields, wanted.iter().copied().collect(), "{event}");
-        assert!(event["pid"].as_u64().is_some_and(|pid| pid > 0) && event["tid"].as_u64().is_some_and(|tid| tid > 0));
+        assert!(
+            event["pid"].as_u64().is_some_and(|pid| pid > 0)
+                && event["tid"].as_u64().is_some_and(|tid| tid > 0)
+        );
         assert!(event["name"].as_str().is_some_and(|name| !name.is_empty()), "{event}");
     }
 }
@@ -61,7 +65,10 @@ fn a_case_is_a_process_and_no_two_share_a_thread() {
             names.insert(pid, event["args"]["name"].as_str().expect("a name"));
         }
     }
-    assert_eq!(names.into_values().collect::<Vec<_>>(), stories.iter().map(|(label, _)| *label).collect::<Vec<_>>());
+    assert_eq!(
+        names.into_values().collect::<Vec<_>>(),
+        stories.iter().map(|(label, _)| *label).collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -29,7 +29,11 @@ fn a_case_is_a_row_and_its_story_is_data() {
     let story = &data(&page, "data-0")["story"];
     assert_eq!(story["lanes"][1]["name"], "pages 0–15 of /mnt/a");
     assert_eq!(story["lanes"][1]["rows"][0]["bars"][2]["t"], "DMA 101");
-    assert!(data(&page, "shared")["words"]["lost"].as_str().is_some_and(|word| word.starts_with("A completed write")));
+    assert!(
+        data(&page, "shared")["words"]["lost"]
+            .as_str()
+            .is_some_and(|word| word.starts_with("A completed write"))
+    );
 }
 
 #[test]
@@ -63,9 +67,8 @@ fn the_file_asks_nothing_of_a_network() {
 
 #[test]
 fn more_attempts_with_the_same_verdict_are_rows_without_a_drawing() {
-    let results: Vec<CaseResult> = (1..=6)
-        .map(|attempt| CaseResult { attempt, ..tales::lost_update_record().1 })
-        .collect();
+    let results: Vec<CaseResult> =
+        (1..=6).map(|attempt| CaseResult { attempt, ..tales::lost_update_record().1 }).collect();
     let page = report(&RunResult::default(), results.iter().map(case).collect());
     let drawn = (0..6).filter(|n| !data(&page, &format!("data-{n}"))["story"].is_null()).count();
     assert_eq!(drawn, MAX_ATTEMPTS);
@@ -76,7 +79,8 @@ fn more_attempts_with_the_same_verdict_are_rows_without_a_drawing() {
 #[test]
 fn a_case_without_a_record_says_so() {
     let (_, result) = tales::lost_update_record();
-    let case = CaseReport { result: &result, story: Err("no timeline: cases/x.json: gone".into()), why: None };
+    let case =
+        CaseReport { result: &result, story: Err("no timeline: cases/x.json: gone".into()), why: None };
     let page = report(&RunResult::default(), vec![case]);
     assert_eq!(data(&page, "data-0")["missing"], "no timeline: cases/x.json: gone");
 }

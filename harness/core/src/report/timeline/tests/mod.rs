@@ -2,18 +2,21 @@
 //! Stories of hand-made records: each kind of failure shows in the right lane, at the right time, in the right words.
 
 mod drawing;
-pub mod tape;
 pub mod tales;
+pub mod tape;
 
 use super::{Bar, BarKind, Lane, Moment, Row, RowKind, Story, TickKind};
-use crate::record::Role;
 use crate::verdict::Observation;
 use longpin_proto::facts::Source;
-use tape::{LEN, PAGES, Tape, finding, result, writer};
+use tape::{LEN, PAGES, Tape, findings, result, writer};
 
 fn lane<'s>(story: &'s Story, name: &str) -> &'s Lane {
     let known = || story.lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>();
-    story.lanes.iter().find(|lane| lane.name == name).unwrap_or_else(|| panic!("no lane {name}: {:?}", known()))
+    story
+        .lanes
+        .iter()
+        .find(|lane| lane.name == name)
+        .unwrap_or_else(|| panic!("no lane {name}: {:?}", known()))
 }
 
 fn row(lane: &Lane, kind: RowKind) -> &Row {
@@ -74,11 +77,22 @@ fn a_lost_update_shows_what_memory_held_and_what_was_read() {
 fn a_loss_went_wrong_when_the_device_wrote_into_clean_pages() {
     let story = tales::lost_update();
     let grave = grave(&story);
-    assert!(grave[0].text.starts_with("the device writes generation 101 into pages 0–15 of /mnt/a: into clean pages"));
+    assert!(
+        grave[0]
+            .text
+            .starts_with("the device writes generation 101 into pages 0–15 of /mnt/a: into clean pages")
+    );
     let write = row(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Memory).ticks[2].at;
     assert_eq!(grave[0].at, Some(write));
-    assert_eq!(grave[1].text, "guest and host read /mnt/a: DMA generation 100 where DMA generation 101 should be");
-    assert!(story.lead.contains("cachestat(2) agreed") && story.lead.contains("no call returned an error"), "{}", story.lead);
+    assert_eq!(
+        grave[1].text,
+        "guest and host read /mnt/a: DMA generation 100 where DMA generation 101 should be"
+    );
+    assert!(
+        story.lead.contains("cachestat(2) agreed") && story.lead.contains("no call returned an error"),
+        "{}",
+        story.lead
+    );
 }
 
 #[test]
@@ -115,7 +129,11 @@ fn the_audits_bytes_are_shown_as_it_kept_them() {
     assert_eq!(story.hex[0].title, "page 0 of /mnt/a");
     assert_eq!(story.hex[0].lines[0].before, "64000000");
     assert_eq!(story.hex[0].lines[0].after, "65000000");
-    assert!(story.lead.contains("put generation 101 where generation 100 had been submitted"), "{}", story.lead);
+    assert!(
+        story.lead.contains("put generation 101 where generation 100 had been submitted"),
+        "{}",
+        story.lead
+    );
 }
 
 #[test]
@@ -126,8 +144,14 @@ fn writing_in_place_into_a_shared_block_shows_in_the_clones_lane() {
     assert_eq!(clone.note, "same history, blocks shared with /mnt/a");
     assert_eq!(bars(clone, RowKind::Disk), ["DMA 100"]);
     assert_eq!(ticks(clone, RowKind::Disk), [TickKind::Good, TickKind::Bad, TickKind::Bad]);
-    assert!(story.moments.iter().any(|moment| moment.text == "file a is cloned to b: both share the blocks"));
-    assert!(story.lead.contains("/mnt/b now has DMA generation 100 where CPU generation 1 should be"), "{}", story.lead);
+    assert!(
+        story.moments.iter().any(|moment| moment.text == "/mnt/a is cloned to /mnt/b: both share the blocks")
+    );
+    assert!(
+        story.lead.contains("/mnt/b now has DMA generation 100 where CPU generation 1 should be"),
+        "{}",
+        story.lead
+    );
 }
 
 #[test]
@@ -209,7 +233,7 @@ fn a_record_without_times_still_has_what_the_ledger_knows_and_says_what_is_missi
     tape.dma(100);
     tape.release(false);
     tape.compare("/mnt/a", tape::BYTE, writer(Source::Cpu, 1));
-    let findings = vec![finding(Observation::Lost, "/mnt/a", "DMA generation 100", "CPU generation 1")];
+    let findings = findings(Observation::Lost, "/mnt/a", "DMA generation 100", "CPU generation 1");
     let story = Story::of(&tape.end(), &result(Observation::Lost, findings));
     assert!(story.lanes.iter().all(|lane| lane.name != "steps"));
     assert!(bars(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Pin) == ["pinned"]);
@@ -234,6 +258,25 @@ fn lanes_beyond_the_limit_are_counted() {
 fn snapshots_are_what_they_are_and_no_fault() {
     let story = tales::reflink_bleed();
     let clone = lane(&story, "pages 0–15 of /mnt/b");
-    assert_eq!(row(clone, RowKind::Disk).ticks[0].text, "guest: CPU 1");
-    let _ = Role::Snapshot;
+    let snapshot = &row(clone, RowKind::Disk).ticks[0];
+    assert_eq!((snapshot.text.as_str(), snapshot.kind), ("guest: CPU 1", TickKind::Good));
+}
+
+#[test]
+fn readers_that_disagree_are_told_apart() {
+    let (record, mut result) = tales::lost_update_record();
+    result.findings.truncate(1);
+    let story = Story::of(&record, &result);
+    let last = story.moments.last().expect("a reading");
+    assert!(last.text.starts_with("the guest reads /mnt/a: DMA generation 100 where"), "{}", last.text);
+    assert!(last.text.ends_with("the host finds what should be there in the disk's image"), "{}", last.text);
+}
+
+#[test]
+fn a_clone_changes_when_its_block_is_written_in_place() {
+    let story = tales::reflink_bleed();
+    let grave = grave(&story);
+    assert!(grave[0].text.contains("into blocks that belong to /mnt/b as well"), "{}", grave[0].text);
+    let write = row(lane(&story, "pages 0–15 of /mnt/b"), RowKind::Flight).bars[0].from;
+    assert_eq!(grave[0].at, Some(write));
 }

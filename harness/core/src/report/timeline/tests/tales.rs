@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The scenarios that the drawing was made for, by hand.
 
-use super::tape::{BYTE, GPA, LEN, RUN, Tape, finding, result, writer};
 use super::Story;
+use super::tape::{BYTE, GPA, LEN, RUN, Tape, findings, result, writer};
 use crate::record::{CaseRecord, Role};
 use crate::report::CaseResult;
 use crate::verdict::Observation;
@@ -29,7 +29,7 @@ pub fn lost_update_record() -> (CaseRecord, CaseResult) {
     tape.remount();
     tape.compare("/mnt/a", BYTE, writer(Source::Dma, 100));
     tape.host_reads("/mnt/a", BYTE, writer(Source::Dma, 100));
-    let findings = vec![finding(Observation::Lost, "/mnt/a", "DMA generation 101", "DMA generation 100")];
+    let findings = findings(Observation::Lost, "/mnt/a", "DMA generation 101", "DMA generation 100");
     (tape.end(), result(Observation::Lost, findings))
 }
 
@@ -53,7 +53,13 @@ fn fsync_held(tape: &mut Tape) -> u64 {
     tape.wait(4_000);
     tape.on_disk(ledger::KIND_DISK_HOLD, 41);
     tape.wait(600_000);
-    let page = |i: u64| PageRef { byte: BYTE + i * 4096, gpa: GPA + i * 4096, len: 4096, region: None, file_offset: Some(i * 4096) };
+    let page = |i: u64| PageRef {
+        byte: BYTE + i * 4096,
+        gpa: GPA + i * 4096,
+        len: 4096,
+        region: None,
+        file_offset: Some(i * 4096),
+    };
     let held = Held {
         request: 41,
         disk: 0,
@@ -138,7 +144,7 @@ pub fn reflink_bleed_record() -> (CaseRecord, CaseResult) {
     tape.extents("/mnt/b", BYTE);
     tape.host_reads("/mnt/a", BYTE, writer(Source::Dma, 100));
     tape.host_reads("/mnt/b", BYTE, writer(Source::Dma, 100));
-    let findings = vec![finding(Observation::Bleed, "/mnt/b", "CPU generation 1", "DMA generation 100")];
+    let findings = findings(Observation::Bleed, "/mnt/b", "CPU generation 1", "DMA generation 100");
     (tape.end(), result(Observation::Bleed, findings))
 }
 

@@ -76,7 +76,15 @@ impl Tape {
         let (began_ns, ended_ns) = if self.timed { (began, self.now) } else { (0, 0) };
         let elapsed_us = (self.now - began) / 1000;
         let line = self.line;
-        self.record.evidence.push(Evidence::Step { line, role, step, outcome, elapsed_us, began_ns, ended_ns });
+        self.record.evidence.push(Evidence::Step {
+            line,
+            role,
+            step,
+            outcome,
+            elapsed_us,
+            began_ns,
+            ended_ns,
+        });
     }
 
     pub fn act(&mut self, step: Step, takes_ns: u64) {
@@ -85,9 +93,15 @@ impl Tape {
 
     /// mkfs, mount, a file of generation 1 by CPU, mapped.
     pub fn prepare(&mut self) {
-        self.line().act(Step::Mkfs { fs: "xfs".into(), device: "/dev/vda".into(), args: vec![] }, 2_100_000_000);
+        self.line()
+            .act(Step::Mkfs { fs: "xfs".into(), device: "/dev/vda".into(), args: vec![] }, 2_100_000_000);
         self.line().act(
-            Step::Mount { fs: "xfs".into(), device: "/dev/vda".into(), dir: "/mnt".into(), options: String::new() },
+            Step::Mount {
+                fs: "xfs".into(),
+                device: "/dev/vda".into(),
+                dir: "/mnt".into(),
+                options: String::new(),
+            },
             21_000_000,
         );
         self.line();
@@ -174,9 +188,19 @@ impl Tape {
             Outcome::Done { fact: Fact::Nothing },
             began,
         );
-        let result =
-            DmaResult { status: 0, cells_done: 128, last_generation: generation, started_ns: 0, finished_ns: 0 };
-        self.step(Role::Act, Step::DmaWait { program, timeout_ms: 1 }, Outcome::Done { fact: Fact::Dma(result) }, 90_000);
+        let result = DmaResult {
+            status: 0,
+            cells_done: 128,
+            last_generation: generation,
+            started_ns: 0,
+            finished_ns: 0,
+        };
+        self.step(
+            Role::Act,
+            Step::DmaWait { program, timeout_ms: 1 },
+            Outcome::Done { fact: Fact::Dma(result) },
+            90_000,
+        );
     }
 
     pub fn fsync(&mut self) {
@@ -202,14 +226,20 @@ impl Tape {
     pub fn remount(&mut self) {
         self.line().act(Step::Unmount { dir: "/mnt".into() }, 46_000_000);
         self.act(
-            Step::Mount { fs: "xfs".into(), device: "/dev/vda".into(), dir: "/mnt".into(), options: String::new() },
+            Step::Mount {
+                fs: "xfs".into(),
+                device: "/dev/vda".into(),
+                dir: "/mnt".into(),
+                options: String::new(),
+            },
             49_000_000,
         );
     }
 
     pub fn read(&mut self, role: Role, path: &str, state: CellState) {
         self.line();
-        let step = Step::ReadCells { path: path.into(), offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered };
+        let step =
+            Step::ReadCells { path: path.into(), offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered };
         self.step(role, step, Outcome::Done { fact: Fact::Cells(cells(state)) }, 4_200_000);
     }
 
@@ -234,7 +264,18 @@ impl Tape {
 
     pub fn on_disk(&mut self, kind: u32, request: u64) {
         let (time_ns, byte, gpa, run) = (self.now, BYTE, GPA, RUN);
-        self.disk.push(DiskLedgerEntry { time_ns, kind, disk: 0, request, byte, len: LEN, gpa, run, op: 1, detail: 0 });
+        self.disk.push(DiskLedgerEntry {
+            time_ns,
+            kind,
+            disk: 0,
+            request,
+            byte,
+            len: LEN,
+            gpa,
+            run,
+            op: 1,
+            detail: 0,
+        });
     }
 
     pub fn ask(&mut self, request: Request, answer: Answer, takes_ns: u64) {
@@ -266,7 +307,13 @@ impl Tape {
             completed_ns,
         };
         let hits = (0..PAGES).map(hit).collect();
-        let report = longpin_proto::disk::AuditReport { run: RUN, writes: 1, pages: PAGES, hits, ..Default::default() };
+        let report = longpin_proto::disk::AuditReport {
+            run: RUN,
+            writes: 1,
+            pages: PAGES,
+            hits,
+            ..Default::default()
+        };
         self.line = 0;
         self.ask(Request::Audit, Answer::Audit(report), 90_000);
     }
@@ -309,12 +356,24 @@ pub fn result(word: Observation, findings: Vec<Finding>) -> CaseResult {
         generations: Generations { device: Some(101), guest: Some(101), host: Some(101) },
         errno: (word == Observation::Refused).then(|| "EFAULT".into()),
         findings,
+        audit: None,
+        blocked: Vec::new(),
+        fsck: None,
         seconds: 3.0,
         log: Vec::new(),
     }
 }
 
-pub fn finding(word: Observation, path: &str, wanted: &str, found: &str) -> Finding {
-    let (reader, path, wanted, found) = (Reader::Guest, path.into(), wanted.into(), found.into());
-    Finding { word, path, reader, cells: 128, first_byte: 0, wanted, found }
+/// Guest and host find the same.
+pub fn findings(word: Observation, path: &str, wanted: &str, found: &str) -> Vec<Finding> {
+    let by = |reader| Finding {
+        word,
+        path: path.into(),
+        reader,
+        cells: 128,
+        first_byte: 0,
+        wanted: wanted.into(),
+        found: found.into(),
+    };
+    vec![by(Reader::Guest), by(Reader::Host)]
 }
