@@ -10,7 +10,7 @@ pub mod scenario;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
@@ -106,13 +106,29 @@ impl Lab {
 
     /// Start the program.
     pub fn start(&self, args: &[&str]) -> Running {
+        self.spawn(Command::new(program("longpin")).args(args).stdin(Stdio::null()))
+    }
+
+    /// Start it with a standard input that stays open as long as the second of the two.
+    pub fn start_typing(&self, args: &[&str]) -> (Running, ChildStdin) {
+        let mut running = self.spawn(Command::new(program("longpin")).args(args).stdin(Stdio::piped()));
+        let stdin = running.child.stdin.take().expect("standard input was piped");
+        (running, stdin)
+    }
+
+    /// Start it in a world that `bwrap` makes different from this host's by `changes`.
+    pub fn start_changed(&self, changes: &[&str], input: Stdio, args: &[&str]) -> Running {
+        let mut command = Command::new("bwrap");
+        command.args(["--die-with-parent", "--dev-bind", "/", "/"]).args(changes).arg("--");
+        self.spawn(command.arg(program("longpin")).args(args).stdin(input))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Running {
         let file = |name| std::fs::File::create(self.path(name)).expect("the place is writable");
-        let child = Command::new(program("longpin"))
-            .args(args)
+        let child = command
             .env("TMPDIR", self.tmp())
             .env_remove("RUST_BACKTRACE")
             .current_dir(self.dir.path())
-            .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
             .spawn()
@@ -145,13 +161,21 @@ impl Lab {
     }
 
     /// Wait until the run is at a line of a scenario.
-    pub fn wait_for_line(&self, scenario: &str, line: u64) {
+    ///
+    /// # Panics
+    ///
+    /// If it ends before.
+    pub fn wait_for_line(&self, running: &mut Running, scenario: &str, line: u64) {
+        let case = format!("{scenario}/");
         wait_for(&format!("{scenario} to be at line {line}"), RUN_DEADLINE, || {
-            self.events().into_iter().find(|event| {
+            let ended = running.child.try_wait().expect("our own child").is_some();
+            let at_line = self.events().into_iter().find(|event| {
                 event["event"] == "case-progress"
                     && event["line"] == line
-                    && event["case"].as_str().is_some_and(|case| case.starts_with(&format!("{scenario}/")))
-            })
+                    && event["case"].as_str().is_some_and(|label| label.starts_with(&case))
+            });
+            assert!(at_line.is_some() || !ended, "the run ended before: {}", running.said());
+            at_line
         });
     }
 
@@ -186,6 +210,11 @@ impl Running {
     /// Process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has said on standard error so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
 
     /// Wait for its end.

@@ -26,6 +26,8 @@ const PROGRAM: &str = "longpin-device";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A ledger of millions of entries is written out in this time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// A daemon whose control socket broke is about to end.
+pub const GOODBYE: Duration = Duration::from_secs(1);
 /// After QEMU has gone the daemon drains and ends by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -92,7 +94,7 @@ impl Device {
         let mut child = Child::spawn("longpin-device", command(&program()?, paths), &paths.log)?;
         let connected = Deadline::after(START_TIMEOUT).poll(|| match UnixStream::connect(&paths.control) {
             Ok(stream) => Some(Ok(stream)),
-            Err(_) if child.ended().is_some() => Some(Err(child.obituary())),
+            Err(_) if child.ended().is_some() => Some(Err(child.obituary_by(complaint))),
             Err(_) => None,
         });
         let stream = match connected {
@@ -104,9 +106,8 @@ impl Device {
         let mut device = Self { child, control: Control::new(stream)?, ledger };
         match device.hello() {
             Ok(()) => Ok(device),
-            Err(error) if device.ends_by(Deadline::after(Duration::from_secs(1))) => {
-                Err(error.context(device.obituary()))
-            }
+            // It serves the control socket first: its end is the reason, the broken connection only shows it.
+            Err(_) if device.ends_by(Deadline::after(GOODBYE)) => Err(anyhow::anyhow!(device.obituary())),
             Err(error) => Err(error),
         }
     }
@@ -118,7 +119,7 @@ impl Device {
 
     /// How it ended.
     pub fn obituary(&mut self) -> String {
-        self.child.obituary()
+        self.child.obituary_by(complaint)
     }
 
     /// Has it ended, within a moment?
@@ -172,6 +173,12 @@ fn command(program: &Path, paths: &Paths) -> Command {
     command
 }
 
+/// `[TIME ERROR MODULE] TEXT` in the daemon's log.
+fn complaint(line: &str) -> Option<&str> {
+    let (head, text) = line.split_once("] ")?;
+    head.contains(" ERROR ").then_some(text)
+}
+
 /// The daemon that was built with us lies beside us.
 pub fn program() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("our own path is unknown")?;
@@ -185,6 +192,13 @@ pub fn program() -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_complaint_is_told_without_its_head() {
+        let line = "[2026-11-23T22:56:27Z ERROR longpin_device] host refused: io_uring [cannot] be set up";
+        assert_eq!(complaint(line), Some("host refused: io_uring [cannot] be set up"));
+        assert_eq!(complaint("[2026-11-23T22:56:27Z INFO  longpin_device] ready"), None);
+    }
 
     #[test]
     fn a_disk_is_told_by_keys_and_a_comma_in_a_path_is_doubled() {

@@ -4,7 +4,7 @@
 
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device::{ControlError, Device};
+use crate::device::{ControlError, Device, GOODBYE};
 use crate::link::LinkError;
 use crate::vm::console;
 use crate::vm::qmp::{Qmp, Shutdown};
@@ -14,8 +14,6 @@ use std::time::Duration;
 
 /// When a channel breaks, QEMU's own end and last word follow at once.
 const AFTERMATH: Duration = Duration::from_secs(5);
-/// A daemon whose control socket broke is about to end.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Fields drop in this order: QEMU before the daemon, so that the daemon sees an orderly end of its front end.
 pub struct Processes {
@@ -98,7 +96,7 @@ impl Processes {
 pub fn start_failure(error: anyhow::Error, qemu: &mut Child, device: &mut Device) -> anyhow::Error {
     qemu.wait(Deadline::after(GOODBYE));
     match device.ends_by(Deadline::after(GOODBYE)) && device.died() {
-        true => error.context(device.obituary()),
+        true => anyhow::anyhow!(device.obituary()),
         false => error.context(qemu.obituary()),
     }
 }
