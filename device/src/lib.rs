@@ -72,6 +72,11 @@ pub enum ServeError {
     /// A thread, an event or a wait.
     #[error("host refused: {0}")]
     Host(#[from] io::Error),
+    /// Disks cannot be served.
+    #[error(
+        "host refused io_uring: {0}; disks need it: allow it by sysctl kernel.io_uring_disabled=0, or in the container's seccomp profile"
+    )]
+    IoUring(io::Error),
     /// A connection.
     #[error(transparent)]
     Front(#[from] FrontError),
@@ -123,6 +128,9 @@ pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
         Some(path) => Ledger::create(path)?,
         None => Ledger::counting(),
     };
+    if !config.disks.is_empty() {
+        disk::check_host().map_err(ServeError::IoUring)?;
+    }
     let mut device = Device::new(ledger)?;
     let sockets: Vec<_> = config.disks.into_iter().map(|disk| device.add_disk(disk)).collect();
     let device = Arc::new(device);

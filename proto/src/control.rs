@@ -39,7 +39,8 @@ pub enum Request {
     AwaitHeld {
         /// Name of the rule.
         rule: String,
-        /// Pages that are pinned or carry a stamp; if the rule asks for neither, any pages.
+        /// Pages that are pinned or carry a stamp; if the rule asks for neither, any pages. A request without data
+        /// counts as one.
         pages: u64,
         /// Milliseconds.
         timeout_ms: u64,
@@ -62,7 +63,8 @@ pub enum Request {
         file_offset: u64,
         /// First byte, counted from there; a multiple of `cell_bytes`.
         offset: u64,
-        /// Bytes; a multiple of `cell_bytes`. 0 writes nothing, and makes the region known to audit and ledger.
+        /// Bytes; a multiple of `cell_bytes`. 0: the region is announced (in the ledger, and to rules and audit as
+        /// who pins these pages), and nothing is written.
         len: u64,
         /// Generation of each cell.
         generation: u64,

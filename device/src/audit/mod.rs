@@ -30,11 +30,11 @@
 //! # What it costs
 //!
 //! A look is a private copy, compared with the bytes that went to the image: those exist anyway until the write is
-//! over. Measured on an AMD EPYC of 2 cores (`cargo bench -p longpin-device --bench audit`, best of 7, nanoseconds
-//! for a page of 4 KiB beside the copy, which takes some 300): memcmp 80, XXH3-128 250, CRC-32C 260, BLAKE3 2200. So
-//! bytes are compared, which cannot collide either; XXH3-128 names contents in reports, and stands in where a held
-//! write's bytes were not kept. A watched write of 4 KiB costs some 0.8 µs more than one that is not audited, one of
-//! 128 KiB 15 µs: two copies and a comparison.
+//! over. Measured on a busy AMD EPYC of 2 cores (`cargo bench -p longpin-device --bench audit`, best of 7 in each of
+//! several runs, nanoseconds for a page of 4 KiB beside the copy, which takes 160 to 300): memcmp 80 to 190, XXH3-128
+//! 130 to 250, CRC-32C 170 to 340, BLAKE3 1500 to 2300. So bytes are compared, which cannot collide either; XXH3-128
+//! names contents in reports, and stands in where a held write's bytes were not kept. A watched write of 4 KiB costs
+//! 0.5 to 0.8 µs more than one that is not audited, one of 128 KiB 10 to 17 µs: two copies and a comparison.
 //!
 //! Memory: the copies of writes in flight; [`KEPT_BYTES`] of submissions that are held with late fetch, beyond which
 //! hashes alone are kept (then a hit says when a page changed, not which bytes); [`SPARE_BYTES`] of buffers for use

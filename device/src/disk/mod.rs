@@ -33,6 +33,7 @@ pub use image::{Image, ImageError};
 pub use options::{DiskOptions, OptionError};
 pub use power::PowerError;
 pub use queue::Unanswered;
+pub use uring::check_host;
 
 use crate::audit::Watch;
 use crate::ledger::{Ledger, Producer};

@@ -153,6 +153,11 @@ impl<J> Operation<J> {
     }
 }
 
+/// Whether this host lets us use io_uring at all: containers and administrators may forbid it.
+pub fn check_host() -> io::Result<()> {
+    IoUring::new(1).map(drop)
+}
+
 /// A ring for one image.
 ///
 /// # Invariants

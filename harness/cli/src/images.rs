@@ -54,6 +54,7 @@ impl Images {
             let spec = InitramfsSpec {
                 agent: AGENT.to_vec(),
                 modules: vec![module.path().to_owned()],
+                programs: programs.iter().cloned().collect(),
                 ..InitramfsSpec::default()
             };
             initramfs.insert(programs, store.initramfs(&tool_root, &kernel, &spec, &*reporter)?);

@@ -3,6 +3,7 @@
 //! that a run starts and must not leave behind. No test depends on speed; deadlines only end what hangs.
 #![deny(unsafe_code)]
 
+pub mod block;
 pub mod browser;
 pub mod processes;
 pub mod scenario;
@@ -34,10 +35,10 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -
     }
 }
 
-/// The program under test: built with this test, in the same profile.
-fn program() -> PathBuf {
+/// A program under test: built with this test, in the same profile.
+fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
-    let path = test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join("longpin");
+    let path = test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join(name);
     assert!(
         path.is_file(),
         "{} is missing; run `make build`, then the tests of the same profile",
@@ -50,7 +51,7 @@ fn program() -> PathBuf {
 fn images() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
-        let child = Command::new(program()).args(["image", "build"]).spawn();
+        let child = Command::new(program("longpin")).args(["image", "build"]).spawn();
         let mut child = child.expect("the program starts");
         let status =
             wait_for("the images", IMAGE_DEADLINE, || child.try_wait().expect("a child can be waited for"));
@@ -106,7 +107,7 @@ impl Lab {
     /// Start the program.
     pub fn start(&self, args: &[&str]) -> Running {
         let file = |name| std::fs::File::create(self.path(name)).expect("the place is writable");
-        let child = Command::new(program())
+        let child = Command::new(program("longpin"))
             .args(args)
             .env("TMPDIR", self.tmp())
             .env_remove("RUST_BACKTRACE")

@@ -19,7 +19,7 @@ use crate::vm::qemu::Qemu;
 use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
-use files::{Files, Listeners, Scratch};
+use files::{Files, Listeners, Scratch, Streams};
 use longpin_core::record::{FsckReport, Trouble};
 use longpin_core::scenario::MachineNeeds;
 use longpin_images::ToolRoot;
@@ -106,10 +106,12 @@ impl Guest {
         let started = Instant::now();
         let files = Files::new(machine, dir)?;
         let listeners = Listeners::bind(&files, shell)?;
-        let device = Device::start(&files.device)?;
+        let mut device = Device::start(&files.device)?;
         let command = files.qemu_command(machine, needs, shell)?;
         let mut qemu = Child::spawn("qemu", command, &files.dir.join("qemu.log"))?;
-        let sockets = listeners.accept(&qemu).map_err(|error| error.context(qemu.obituary()))?;
+        let connected = connect(&listeners, &qemu);
+        let (qmp, sockets) =
+            connected.map_err(|error| processes::start_failure(error, &mut qemu, &mut device))?;
         let ends = Ends { qemu: qemu.exited().clone(), interrupt: interrupt.signalled().clone() };
         let lifelines = Lifelines {
             qemu: qemu.exited().clone(),
@@ -117,7 +119,6 @@ impl Guest {
             interrupt: interrupt.signalled().clone(),
             console: files.console_log.clone(),
         };
-        let qmp = Qmp::handshake(sockets.qmp, Deadline::after(BOOT_TIMEOUT))?;
         let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;
         let Files { console_log, images, scratch, device: device_paths, .. } = files;
         let disk_image = images.into_iter().next().context("a guest has a disk")?;
@@ -238,6 +239,13 @@ impl Guest {
         self.processes.qemu.kill();
         self.processes.device.stop();
     }
+}
+
+/// QEMU connects its channels before it looks at the devices, and greets after it.
+fn connect(listeners: &Listeners, qemu: &Child) -> anyhow::Result<(Qmp, Streams)> {
+    let streams = listeners.accept(qemu)?;
+    let monitor = streams.qmp.try_clone().context("monitor socket cannot be cloned")?;
+    Ok((Qmp::handshake(monitor, Deadline::after(BOOT_TIMEOUT))?, streams))
 }
 
 /// Name of a boot's directory.

@@ -94,6 +94,15 @@ impl Processes {
     }
 }
 
+/// QEMU's channels came to nothing: whose end was it? A daemon that cannot serve its disk takes QEMU along.
+pub fn start_failure(error: anyhow::Error, qemu: &mut Child, device: &mut Device) -> anyhow::Error {
+    qemu.wait(Deadline::after(GOODBYE));
+    match device.ends_by(Deadline::after(GOODBYE)) && device.died() {
+        true => error.context(device.obituary()),
+        false => error.context(qemu.obituary()),
+    }
+}
+
 /// One line for people.
 pub fn describe(trouble: &Trouble) -> String {
     match trouble {

@@ -60,11 +60,9 @@ pub fn run(
             line = machine.line();
             progress(line);
         }
-        let Some(input) = hands.act(action) else { return machine.into_record() };
-        let failure = image_failure(&input);
-        machine.feed(input);
-        if let Some(trouble) = failure {
-            machine.feed(Input::Trouble(trouble));
+        match hands.act(action) {
+            Some(input) => machine.feed(input),
+            None => return machine.into_record(),
         }
     }
 }
@@ -127,16 +125,6 @@ fn machine(guest: &Guest, case: &Case, run: u64, limits: Limits) -> CaseMachine 
         patience_percent: limits.patience_percent,
     };
     CaseMachine::new(case, env)
-}
-
-/// A disk that could not write its image answered the guest with an I/O error. Whatever the guest made of it, the
-/// fault is this host's.
-fn image_failure(input: &Input) -> Option<Trouble> {
-    let Input::Disk { answer: Ok(Answer::Disks { disks }), .. } = input else { return None };
-    let (serial, error) = disks.iter().find_map(|d| Some((&d.serial, d.last_error.as_ref()?)))?;
-    let message =
-        format!("image of disk {serial} failed: {error}; --disk-dir names another place for images");
-    Some(Trouble::Other { message })
 }
 
 /// What actions are carried out with.
