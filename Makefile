@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # make demo    from nothing to a table of verdicts
 # make test    the whole check, the same on a laptop and in CI
+# make bench   speed, side by side with what one would use otherwise: tables of ratios
 # make build   target/release/longpin and target/release/longpin-device
 # make clean   what cargo built; `target/release/longpin image gc --all` removes the images
 
@@ -11,7 +12,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := --release --locked
 LONGPIN := target/release/longpin
 
-.PHONY: all setup build demo test lint clean
+.PHONY: all setup build demo test bench lint clean
 
 all: build
 
@@ -21,19 +22,26 @@ setup:
 build: setup
 	$(CARGO) build $(PROFILE) --workspace
 
-# What a vendor and a kernel developer ask first: which pins are refused, what is lost, what a driver that sets the
-# page dirty gains, and whether a clone keeps its content.
+# What a vendor and a kernel developer ask first: which pins are refused, what is lost, what goes to the disk while the
+# device writes, and whether a clone keeps its content.
 demo: build
-	$(LONGPIN) run longterm-refused lost-update late-dirty reflink-bleed --pin longterm,pin
+	$(LONGPIN) run longterm-refused lost-update inflight-change reflink-bleed --pin longterm,pin
 
 lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- --deny warnings
 
-# The end-to-end tests boot the built program: it must be there before them.
+# The end-to-end tests boot the built program: it must be there before them. A browser opens the report.
 test: lint build
+	@scripts/setup --test
 	$(LONGPIN) image build
 	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
+
+# Disk against qemu-storage-daemon, DMA engine against memcpy, what the audit's looks cost. Best on an idle machine.
+bench: build
+	$(LONGPIN) image build
+	$(CARGO) bench --locked --package longpin-e2e --bench disk
+	$(CARGO) bench --locked --package longpin-device --bench dma --bench audit
 
 clean:
 	$(CARGO) clean

@@ -2,26 +2,33 @@
 //! The command line. Only what was typed; `main` makes a `Config` of it.
 
 use clap::{ArgGroup, Parser};
+use longpin_device::disk::DiskOptions;
 use std::path::PathBuf;
 
-/// Virtual accelerator for QEMU: a vhost-user device that writes into pinned guest pages.
+/// Virtual hardware for QEMU by vhost-user: an accelerator that writes into pinned guest pages, and auditing disks.
 #[derive(Debug, Parser)]
 #[command(name = "longpin-device", version, after_help = AFTER_HELP)]
-#[command(group(ArgGroup::new("socket").required(true).args(["socket_path", "fd"])))]
+#[command(group(ArgGroup::new("socket").args(["socket_path", "fd"])))]
+#[command(group(ArgGroup::new("device").required(true).multiple(true).args(["socket_path", "fd", "disks"])))]
 pub struct Args {
-    /// Listen here for the vhost-user front-end (QEMU). A dead socket is replaced, a live one is refused
+    /// Listen here for the accelerator's front-end (QEMU). A dead socket is replaced, a live one is refused
     #[arg(long, value_name = "PATH")]
     pub socket_path: Option<PathBuf>,
 
-    /// Listen on this inherited file descriptor, a listening unix stream socket
+    /// Listen for it on this inherited file descriptor, a listening unix stream socket
     #[arg(long, value_name = "N")]
     pub fd: Option<i32>,
+
+    /// Serve a disk: socket=PATH,image=PATH[,serial=ID][,queues=N][,queue-size=N][,block-size=512|4096]
+    /// [,read-only=on|off][,audit=writes|off]. Can be repeated. A comma in a value is doubled
+    #[arg(long = "disk", value_name = "KEY=VALUE,...")]
+    pub disks: Vec<DiskOptions>,
 
     /// Serve the control protocol (JSON lines) on this unix socket
     #[arg(long, value_name = "PATH")]
     pub control: Option<PathBuf>,
 
-    /// Record every pin, release and DMA in this new file. Without it, entries are only counted
+    /// Record every pin, release, DMA and disk request in this new file. Without it, entries are only counted
     #[arg(long, value_name = "PATH")]
     pub ledger: Option<PathBuf>,
 
@@ -29,7 +36,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<i32>,
 
-    /// Wait for another front-end when one has gone, instead of ending
+    /// Wait for other front-ends when the last one has gone, instead of ending
     #[arg(long)]
     pub persist: bool,
 
@@ -43,9 +50,11 @@ QEMU (10.2 or later) takes it with:
   -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
   -chardev socket,id=acc,path=PATH
   -device vhost-user-test-device-pci,chardev=acc,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
+and a disk with:
+  -chardev socket,id=disk,path=PATH -device vhost-user-blk-pci,chardev=disk,num-queues=2
 
 Exit codes:
-  0  the front-end has gone, or SIGTERM, SIGINT or a shutdown request came
+  0  all front-ends have gone, or SIGTERM, SIGINT or a shutdown request came
   1  could not start, or failed while serving: standard error says why
   2  wrong usage
   3  served to the end, but the ledger is incomplete";
@@ -61,8 +70,18 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_way_to_listen_is_required() {
+    fn one_device_is_required() {
         assert!(Args::try_parse_from(["longpin-device"]).is_err());
+        let disk = ["--disk", "socket=s,image=i"];
+        let args = Args::try_parse_from(["longpin-device"].iter().chain(&disk).chain(&disk)).unwrap();
+        assert_eq!(args.disks.len(), 2);
+        assert!(Args::try_parse_from(["longpin-device", "--fd", "3"].iter().chain(&disk)).is_ok());
+        let error = Args::try_parse_from(["longpin-device", "--disk", "socket=s"]).unwrap_err();
+        assert!(error.to_string().contains("image=PATH is missing"), "{error}");
+    }
+
+    #[test]
+    fn the_accelerator_listens_in_one_way() {
         assert!(Args::try_parse_from(["longpin-device", "--socket-path", "s", "--fd", "3"]).is_err());
         assert!(Args::try_parse_from(["longpin-device", "--fd", "3"]).is_ok());
     }

@@ -2,6 +2,7 @@
 //! The control socket (`longpin_proto::control`): JSON lines, several clients, each in a thread of its own.
 
 use crate::Device;
+use crate::disk::{Disk, PowerError};
 use crate::listener::SocketFile;
 use crate::stop::Stop;
 use longpin_proto::control::{Answer, Request, Status, VERSION};
@@ -11,6 +12,7 @@ use std::io::{self, BufReader};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -162,8 +164,39 @@ fn answer(request: &Request, device: &Device) -> Answer {
             device.faults.set(*fault);
             Answer::Ok
         }
+        Request::PowerCut { disk, in_flight } => {
+            with_disk(device, *disk, |disk| disk.cut_power(*in_flight, device.run()))
+        }
+        Request::Restore { disk } => with_disk(device, *disk, |disk| disk.restore(device.run())),
+        Request::Disks => Answer::Disks { disks: device.disks.iter().map(|disk| disk.status()).collect() },
         // Carried out once the answer is on its way.
         Request::Shutdown => Answer::Ok,
+        Request::Case { run } => {
+            device.run.store(*run, Ordering::Relaxed);
+            of_watch(request, device)
+        }
+        Request::AddRule(_)
+        | Request::DropRule { .. }
+        | Request::AwaitHeld { .. }
+        | Request::ReleaseHeld { .. }
+        | Request::HeldDma { .. }
+        | Request::Audit => of_watch(request, device),
+    }
+}
+
+fn of_watch(request: &Request, device: &Device) -> Answer {
+    let unknown = || Answer::Error { message: "not a request of the watch".into() };
+    device.watch.answer(request).unwrap_or_else(unknown)
+}
+
+fn with_disk(device: &Device, index: u32, act: impl FnOnce(&Disk) -> Result<(), PowerError>) -> Answer {
+    let Some(disk) = device.disks.get(index as usize) else {
+        let message = format!("there is no disk {index}; the daemon has {}", device.disks.len());
+        return Answer::Error { message };
+    };
+    match act(disk) {
+        Ok(()) => Answer::Ok,
+        Err(error) => Answer::Error { message: error.to_string() },
     }
 }
 

@@ -1,32 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Virtual accelerator: a vhost-user device that writes into pages which a guest's driver has pinned, asynchronously
-//! and by program, and keeps a ledger of every write.
+//! Virtual hardware for a guest, by vhost-user: an accelerator that writes into pages which a driver has pinned,
+//! asynchronously and by program, and disks that watch every write on its way. Both keep one ledger.
 //!
-//! Layers, each knowing only those below: `accel` (vhost-user front: queues) and `control` (socket for the harness);
-//! `chain` (guest-made bytes to requests); `engine` with `region` and `program` (what is written, when, and when no
-//! more); `ledger` (the record); `mem` (guest memory) and `clock`.
+//! Layers, each knowing only those below: `control` (socket for the harness) and `front` (connections); `accel` and
+//! `disk` (queues, requests); `audit` with `policy` (what becomes of a disk's requests and their bytes); `engine` with
+//! `region` and `program` (what is written by DMA, when, and when no more); `ledger` (the record); `mem` (guest memory)
+//! and `clock`.
 #![deny(unsafe_code, missing_docs)]
 
 pub mod accel;
+pub mod audit;
 pub mod chain;
 pub mod clock;
 pub mod control;
 pub mod counters;
+pub mod disk;
 pub mod engine;
+pub mod front;
 pub mod ledger;
 pub mod listener;
 mod log_limit;
 pub mod mem;
 mod permutation;
+pub mod policy;
 pub mod program;
 pub mod region;
 pub mod stop;
 pub mod sys;
 
-use accel::{Accelerator, Faults, QuiesceError};
+use accel::{Accelerator, Faults};
+use audit::Watch;
 use control::ControlServer;
 use counters::Counters;
+use disk::{Disk, DiskConfig};
 use engine::Engine;
+use front::FrontError;
 use ledger::{Ledger, LedgerError};
 use listener::SocketFile;
 use mem::GuestRam;
@@ -34,20 +42,22 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
-use stop::{Stop, Woken};
-use vhost::vhost_user::{Error as VhostUserError, Listener};
-use vhost_user_backend::{Error as DaemonError, VhostUserDaemon};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, ScopedJoinHandle};
+use stop::Stop;
 
 /// What a daemon is made of.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Config {
-    /// Where the front-end (QEMU) connects.
-    pub socket: SocketFile,
+    /// Where the accelerator's front-end (QEMU) connects.
+    pub accelerator: Option<SocketFile>,
+    /// Disks, each with a socket of its own.
+    pub disks: Vec<DiskConfig>,
     /// Where the harness connects.
     pub control: Option<SocketFile>,
     /// File of the ledger; without it, entries are counted only.
     pub ledger: Option<PathBuf>,
-    /// Written to and closed when both sockets are served.
+    /// Written to and closed when all sockets are served.
     pub ready: Option<File>,
     /// Serve one front-end after another.
     pub persist: bool,
@@ -62,12 +72,14 @@ pub enum ServeError {
     /// A thread, an event or a wait.
     #[error("host refused: {0}")]
     Host(#[from] io::Error),
-    /// vhost-user.
-    #[error("vhost-user: {0}")]
-    VhostUser(DaemonError),
-    /// DMA did not end.
-    #[error("the device did not come to rest: {0}")]
-    Quiesce(#[from] QuiesceError),
+    /// Disks cannot be served.
+    #[error(
+        "host refused io_uring: {0}; disks need it: allow it by sysctl kernel.io_uring_disabled=0, or in the container's seccomp profile"
+    )]
+    IoUring(io::Error),
+    /// A connection.
+    #[error(transparent)]
+    Front(#[from] FrontError),
 }
 
 /// The parts that outlive a connection.
@@ -76,30 +88,61 @@ pub struct Device {
     ledger: Arc<Ledger>,
     counters: Arc<Counters>,
     faults: Arc<Faults>,
+    watch: Arc<Watch>,
+    disks: Vec<Arc<Disk>>,
+    /// Label of the case, for entries that are not the watch's.
+    run: AtomicU64,
 }
 
 impl Device {
-    fn new(ledger: Ledger) -> Self {
+    fn new(ledger: Ledger) -> io::Result<Self> {
         let (ledger, counters) = (Arc::new(ledger), Arc::<Counters>::default());
         let engine = Engine::new(Arc::new(GuestRam::default()), ledger.clone(), counters.clone());
-        Self { engine, ledger, counters, faults: Arc::default() }
+        let watch = Watch::new(ledger.clone(), &engine)?;
+        Ok(Self {
+            engine,
+            ledger,
+            counters,
+            faults: Arc::default(),
+            watch,
+            disks: Vec::new(),
+            run: AtomicU64::new(0),
+        })
+    }
+
+    fn run(&self) -> u64 {
+        self.run.load(Ordering::Relaxed)
+    }
+
+    /// Add a disk; its socket comes back.
+    fn add_disk(&mut self, config: DiskConfig) -> SocketFile {
+        let (disk, socket) = Disk::new(config, self.watch.clone(), &self.ledger);
+        self.disks.push(disk);
+        socket
     }
 }
 
-/// Serve until the front-end has gone (or, with `persist`, for ever) or `stop` is requested. Blocks.
+/// Serve until all front-ends have gone (or, with `persist`, for ever) or `stop` is requested. Blocks.
 pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
     let ledger = match &config.ledger {
         Some(path) => Ledger::create(path)?,
         None => Ledger::counting(),
     };
-    let device = Arc::new(Device::new(ledger));
+    if !config.disks.is_empty() {
+        disk::check_host().map_err(ServeError::IoUring)?;
+    }
+    let mut device = Device::new(ledger)?;
+    let sockets: Vec<_> = config.disks.into_iter().map(|disk| device.add_disk(disk)).collect();
+    let device = Arc::new(device);
     let control = config.control.map(|socket| ControlServer::start(socket, device.clone(), stop.clone()));
     let control = control.transpose()?;
     if let Some(mut ready) = config.ready {
         ready.write_all(b"ready\n")?;
     }
-    log::info!("ready: listening for a front-end");
-    let served = serve_connections(&config.socket, &device, stop, config.persist);
+    log::info!("ready: listening for front-ends");
+    let served = serve_sockets(config.accelerator.as_ref(), &sockets, &device, stop, config.persist);
+    // What waits by order of a client would keep it waiting.
+    device.watch.close();
     // Clients first: a sync that they ask for now would race with the last one.
     drop(control);
     let entries = device.ledger.close();
@@ -108,49 +151,31 @@ pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn serve_connections(
-    socket: &SocketFile,
+/// Serve each socket in a thread. The first error ends all of them.
+fn serve_sockets(
+    accelerator: Option<&SocketFile>,
+    disks: &[SocketFile],
     device: &Device,
     stop: &Stop,
     persist: bool,
-) -> Result<(), ServeError> {
-    let mut listener = Listener::from(socket.listener().try_clone()?);
-    loop {
-        if stop.wait_readable(socket)? == Woken::Stopped {
-            return Ok(());
+) -> Result<(), FrontError> {
+    let ended = |served: Result<(), FrontError>| served.inspect_err(|_| stop.request());
+    thread::scope(|scope| {
+        let mut threads: Vec<ScopedJoinHandle<'_, Result<(), FrontError>>> = Vec::new();
+        if let Some(socket) = accelerator {
+            let Device { engine, counters, faults, .. } = device;
+            let front = || Accelerator::new(engine.clone(), counters.clone(), faults.clone());
+            threads
+                .push(scope.spawn(move || ended(front::serve("accelerator", socket, stop, persist, front))));
         }
-        let result = serve_connection(&mut listener, device, stop);
-        match result {
-            Err(ServeError::VhostUser(error)) if persist => log::warn!("connection failed: {error}"),
-            Err(error) => return Err(error),
-            Ok(()) => log::info!("front-end has gone"),
+        for (index, (socket, disk)) in disks.iter().zip(&device.disks).enumerate() {
+            let front = || disk::Front::new(disk.clone());
+            let name = format!("disk {index}");
+            threads.push(scope.spawn(move || ended(front::serve(&name, socket, stop, persist, front))));
         }
-        if !persist {
-            return Ok(());
-        }
-    }
-}
-
-fn serve_connection(listener: &mut Listener, device: &Device, stop: &Stop) -> Result<(), ServeError> {
-    let Device { engine, counters, faults, .. } = device;
-    let front = Arc::new(Accelerator::new(engine.clone(), counters.clone(), faults.clone())?);
-    let mut daemon = VhostUserDaemon::new("vhost-user".into(), front.clone(), engine.ram().atomic_map())
-        .map_err(ServeError::VhostUser)?;
-    daemon.start(listener).map_err(ServeError::VhostUser)?;
-    log::info!("front-end has connected");
-    stop.attach(daemon.shutdown_handle());
-    let ended = daemon.wait();
-    stop.attach(None);
-    // The guest may have gone without a word; what it had started ends here.
-    let quiet = front.quiesce();
-    drop(daemon);
-    engine.ram().clear();
-    quiet?;
-    match ended {
-        // A front-end that closes its socket is the normal end.
-        Err(DaemonError::HandleRequest(VhostUserError::Disconnected | VhostUserError::PartialMessage)) => {
-            Ok(())
-        }
-        other => other.map_err(ServeError::VhostUser),
-    }
+        // All are waited for; the first error counts.
+        let ends: Vec<_> = threads.into_iter().map(ScopedJoinHandle::join).collect();
+        let panicked = || Err(io::Error::other("a connection's thread panicked").into());
+        ends.into_iter().try_for_each(|end| end.unwrap_or_else(|_| panicked()))
+    })
 }

@@ -6,6 +6,7 @@ mod args;
 
 use args::Args;
 use clap::Parser as _;
+use longpin_device::disk::{DiskConfig, DiskOptions, Image, ImageError};
 use longpin_device::ledger::LedgerError;
 use longpin_device::listener::{ListenError, SocketFile};
 use longpin_device::stop::Stop;
@@ -25,6 +26,10 @@ enum MainError {
     Listen(#[from] ListenError),
     #[error("cannot use file descriptor {number}: {source}")]
     Descriptor { number: i32, source: io::Error },
+    #[error("disk {index}: {source}")]
+    Image { index: usize, source: ImageError },
+    #[error("disk {index}: {source}")]
+    DiskSocket { index: usize, source: ListenError },
     #[error("cannot set up signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]
@@ -55,16 +60,29 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<(), MainError> {
     // Inherited descriptors first, before their numbers could be taken by files of our own.
     let ready = args.ready_fd.map(inherit).transpose()?.map(File::from);
-    let socket = match (args.fd, &args.socket_path) {
-        (Some(number), _) => SocketFile::inherited(inherit(number)?.into(), number)?,
-        (None, Some(path)) => SocketFile::bind(path)?,
-        (None, None) => unreachable!("clap requires one of the two"),
+    let accelerator = match (args.fd, &args.socket_path) {
+        (Some(number), _) => Some(SocketFile::inherited(inherit(number)?.into(), number)?),
+        (None, Some(path)) => Some(SocketFile::bind(path)?),
+        (None, None) => None,
     };
+    let disks = args.disks.iter().enumerate();
+    let disks = disks.map(|(index, options)| open_disk(index, options)).collect::<Result<_, _>>()?;
     let control = args.control.as_deref().map(SocketFile::bind).transpose()?;
     let stop = Arc::new(Stop::new().map_err(MainError::Signals)?);
     stop_on_signals(stop.clone()).map_err(MainError::Signals)?;
-    let config = Config { socket, control, ledger: args.ledger.clone(), ready, persist: args.persist };
+    let (ledger, persist) = (args.ledger.clone(), args.persist);
+    let config = Config { accelerator, disks, control, ledger, ready, persist };
     Ok(serve(config, &stop)?)
+}
+
+fn open_disk(index: usize, options: &DiskOptions) -> Result<DiskConfig, MainError> {
+    let DiskOptions { image, block_bytes, read_only, .. } = options;
+    let image =
+        Image::open(image, *block_bytes, *read_only).map_err(|source| MainError::Image { index, source })?;
+    let socket =
+        SocketFile::bind(&options.socket).map_err(|source| MainError::DiskSocket { index, source })?;
+    let DiskOptions { serial, queues, queue_size, audited, .. } = options.clone();
+    Ok(DiskConfig { socket, image, serial, queues, queue_size, audited })
 }
 
 fn inherit(number: i32) -> Result<std::os::fd::OwnedFd, MainError> {

@@ -4,12 +4,16 @@
 //! The memory map may be replaced at any time. A [`View`] is a short-lived permission to use the map of this
 //! moment; [`GuestRam::settle`] waits until every view of an older map is gone, so after a map change has been
 //! acknowledged nothing touches memory that left the guest. Views are therefore kept for a batch of work, never
-//! across a wait.
+//! across a wait. Where the host's kernel reads or writes guest memory for us (the disk's io_uring), a [`Lease`] that
+//! was made under a view stands for the operation until it is over; [`GuestRam::settle_leases`] waits for these.
 //!
-//! Lock order: a view is taken before a vring's lock, and never while another view is held by the same thread.
+//! Lock order: a view is taken before a vring's lock, and never while another view is held by the same thread: a
+//! `settle` that waits in between would be waited for by the second, and itself waits for the first.
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{Condvar, Mutex, RwLock, RwLockReadGuard};
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use vm_memory::{
     Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryLoadGuard,
     GuestMemoryMmap,
@@ -52,6 +56,26 @@ pub struct GuestRam {
     map: AtomicMap,
     /// Read-locked by every view; the write lock is the proof that none is left.
     views: RwLock<()>,
+    leases: Mutex<Leases>,
+    /// A count of `leases` became zero.
+    returned: Condvar,
+}
+
+/// Live leases, those of the present epoch and those of the one before. Every settle begins an epoch.
+#[derive(Default)]
+struct Leases {
+    epoch: usize,
+    live: [usize; 2],
+}
+
+/// Leases were still in use at the deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("{operations} batches of disk operations still use the guest's memory after {} s", after.as_secs())]
+pub struct StillLent {
+    /// How many.
+    pub operations: usize,
+    /// The deadline.
+    pub after: Duration,
 }
 
 impl Default for GuestRam {
@@ -63,7 +87,7 @@ impl Default for GuestRam {
 impl GuestRam {
     /// Memory behind `map`.
     pub fn new(map: AtomicMap) -> Self {
-        Self { map, views: RwLock::new(()) }
+        Self { map, views: RwLock::new(()), leases: Mutex::default(), returned: Condvar::new() }
     }
 
     /// Handle for the vhost-user handler.
@@ -83,6 +107,37 @@ impl GuestRam {
         drop(self.views.write());
     }
 
+    /// The same with a bound; whether all of them have gone.
+    pub fn settle_within(&self, limit: Duration) -> bool {
+        self.views.try_write_for(limit).is_some()
+    }
+
+    /// Allow operations that outlast `view`. They use addresses that were looked up under it.
+    pub fn lend(self: &Arc<Self>, view: &View<'_>) -> Lease {
+        let mut leases = self.leases.lock();
+        let epoch = leases.epoch;
+        leases.live[epoch % 2] += 1;
+        Lease { ram: self.clone(), _map: view.map.clone().into_inner(), epoch }
+    }
+
+    /// Wait until every lease is back that was made before this call. Called after the map was replaced, by one
+    /// thread at a time.
+    pub fn settle_leases(&self, deadline: Duration) -> Result<(), StillLent> {
+        let until = Instant::now() + deadline;
+        // With the write lock no view is left, and so nobody who could still lend the old map in the new epoch.
+        let views = self.views.write();
+        let mut leases = self.leases.lock();
+        let old = leases.epoch % 2;
+        leases.epoch += 1;
+        drop(views);
+        while leases.live[old] > 0 {
+            if self.returned.wait_until(&mut leases, until).timed_out() && leases.live[old] > 0 {
+                return Err(StillLent { operations: leases.live[old], after: deadline });
+            }
+        }
+        Ok(())
+    }
+
     /// Forget the guest's memory, when the guest has gone.
     pub fn clear(&self) {
         match self.map.lock() {
@@ -90,6 +145,25 @@ impl GuestRam {
             Err(poisoned) => poisoned.into_inner().replace(Map::new()),
         }
         self.settle();
+    }
+}
+
+/// Keeps a memory map in place while the host's kernel works on it.
+pub struct Lease {
+    ram: Arc<GuestRam>,
+    /// The mapping stays even where a settle gives up waiting.
+    _map: Arc<Map>,
+    epoch: usize,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut leases = self.ram.leases.lock();
+        let live = &mut leases.live[self.epoch % 2];
+        *live -= 1;
+        if *live == 0 {
+            self.ram.returned.notify_all();
+        }
     }
 }
 
@@ -115,6 +189,23 @@ impl View<'_> {
         inside.then_some(()).ok_or(bad)
     }
 
+    /// Where a range lies in this process: nearly always one piece. The addresses are good while a [`Lease`] lives
+    /// that was made under this view; only the host's kernel may use them, since the guest writes there as it likes.
+    pub(crate) fn locate(
+        &self,
+        gpa: Gpa,
+        len: u32,
+        mut piece: impl FnMut(*mut u8, usize),
+    ) -> Result<(), BadAddress> {
+        let bad = BadAddress { gpa, len: len.into() };
+        self.check(gpa, bad.len)?;
+        for slice in GuestMemoryBackend::get_slices(self.map(), GuestAddress(gpa.0), len as usize) {
+            let slice = slice.map_err(|_| bad)?;
+            piece(slice.ptr_guard_mut().as_ptr(), slice.len());
+        }
+        Ok(())
+    }
+
     /// Copy `bytes` into the guest's memory, all or nothing.
     pub fn write(&self, gpa: Gpa, bytes: &[u8]) -> Result<(), BadAddress> {
         // Nearly always one range of memory, found once; the rest is for buffers that lie across two.
@@ -129,6 +220,11 @@ impl View<'_> {
 
     /// Copy from the guest's memory.
     pub fn read(&self, gpa: Gpa, bytes: &mut [u8]) -> Result<(), BadAddress> {
+        // As in `write`.
+        if let Ok(slice) = GuestMemoryBackend::get_slice(self.map(), GuestAddress(gpa.0), bytes.len()) {
+            slice.copy_to(bytes);
+            return Ok(());
+        }
         let bad = BadAddress { gpa, len: bytes.len() as u64 };
         self.check(gpa, bad.len)?;
         self.map().read_slice(bytes, GuestAddress(gpa.0)).map_err(|_| bad)
@@ -139,7 +235,6 @@ impl View<'_> {
 mod tests {
     use super::*;
     use std::sync::mpsc;
-    use std::time::Duration;
 
     fn ram(ranges: &[(u64, usize)]) -> GuestRam {
         let ranges: Vec<_> = ranges.iter().map(|(base, len)| (GuestAddress(*base), *len)).collect();
@@ -192,5 +287,23 @@ mod tests {
             wait.recv_timeout(Duration::from_secs(10)).expect("settle returns when the view is gone");
             assert!(ram.view().check(Gpa(0), 1).is_err());
         });
+    }
+    #[test]
+    fn settle_waits_for_leases_of_the_old_map_and_not_for_new_ones() {
+        let ram = Arc::new(ram(&[(0, 0x1000)]));
+        let old = ram.lend(&ram.view());
+        assert_eq!(ram.settle_leases(Duration::from_millis(1)).unwrap_err().operations, 1);
+        let new = ram.lend(&ram.view());
+        drop(old);
+        let settled = {
+            let ram = ram.clone();
+            std::thread::spawn(move || ram.settle_leases(Duration::from_secs(10)))
+        };
+        drop(new);
+        settled.join().unwrap().unwrap();
+        let newer = ram.lend(&ram.view());
+        assert!(ram.settle_leases(Duration::ZERO).is_err());
+        drop(newer);
+        ram.settle_leases(Duration::ZERO).unwrap();
     }
 }

@@ -3,29 +3,13 @@
 
 mod driver;
 
-use driver::{DATA, Daemon, Driver, RAM_BYTES, endless, map_request, stamps, wait_for};
+use driver::{DATA, Daemon, Driver, RAM_BYTES, Random, endless, map_request, stamps, wait_for};
 use longpin_wire::dma;
 use std::time::Duration;
 use vhost::vhost_user::VhostUserFrontend as _;
 use vhost::vhost_user::message::VhostUserConfigFlags;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes as _, GuestAddress};
-
-/// SplitMix64, so that a failure can be repeated by its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
 
 /// The driver starts over and the device serves it as if nothing had been.
 fn assert_serves(driver: &mut Driver) {
@@ -183,8 +167,10 @@ fn rings_in_memory_that_has_left_the_guest_are_survived() {
     let daemon = Daemon::start();
     let mut driver = daemon.connect();
     driver.map(1, &[(DATA, 0x1000)]);
-    // No memory where the rings are; the answer to the running program cannot be delivered.
-    let slot = driver.start(1, &dma::DmaRequest { duration_us: 20_000, ..endless(1, 0x1000) });
+    // No memory where the rings are; the answer to the running program cannot be delivered. It runs long enough to be
+    // running still when a busy machine has taken the memory away.
+    let slot = driver
+        .start(1, &dma::DmaRequest { duration_us: 3_000_000, rate_cells_per_s: 1000, ..endless(1, 0x1000) });
     driver.set_memory_from(DATA);
     driver.publish(0, 0);
     let mut control = daemon.control();

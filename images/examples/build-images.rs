@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Builds what a guest needs, as `longpin image build` does, and prints where it is and how long each part took.
-//! `cargo run -p longpin-images --example build-images -- INIT [SOURCE]` takes INIT (a static program) as the guest's
-//! /init, and builds the driver from the repository SOURCE instead of the embedded files.
+//! `cargo run -p longpin-images --example build-images -- INIT [EXTRA...]` takes INIT (a static program) as the guest's
+//! /init, and adds programs that a guest has on demand, such as fio.
 
 use longpin_images::{InitramfsSpec, Store, report};
 use std::path::Path;
@@ -11,8 +11,8 @@ use std::time::Instant;
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let built = match arguments.next() {
-        Some(init) => build(&init, arguments.next().as_deref().map(Path::new)),
-        None => Err("usage: build-images INIT [SOURCE]".into()),
+        Some(init) => build(&init, arguments.collect()),
+        None => Err("usage: build-images INIT [EXTRA...]".into()),
     };
     match built {
         Ok(()) => ExitCode::SUCCESS,
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn build(init: &str, source: Option<&Path>) -> Result<(), Box<dyn std::error::Error>> {
+fn build(init: &str, programs: Vec<String>) -> Result<(), Box<dyn std::error::Error>> {
     let agent = std::fs::read(init).map_err(|error| format!("cannot read {init}: {error}"))?;
     let store = Store::open_default()?;
     let reporter = report::for_stderr();
@@ -35,10 +35,10 @@ fn build(init: &str, source: Option<&Path>) -> Result<(), Box<dyn std::error::Er
     say("tool root", &root.path());
     let kernel = store.kernel(&root, &*reporter)?;
     say("kernel", kernel.vmlinuz());
-    let module = store.module(&root, &kernel, source, &*reporter)?;
+    let module = store.module(&root, &kernel, None, &*reporter)?;
     say("module", module.path());
     let modules = vec![module.path().to_owned()];
-    let spec = InitramfsSpec { agent, modules, ..InitramfsSpec::default() };
+    let spec = InitramfsSpec { agent, modules, programs, ..InitramfsSpec::default() };
     let initramfs = store.initramfs(&root, &kernel, &spec, &*reporter)?;
     say("initramfs", &initramfs.path());
     for entry in store.list()? {

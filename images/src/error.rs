@@ -188,6 +188,17 @@ pub enum Error {
         /// Name.
         module: String,
     },
+    /// The recipe has no such extra.
+    #[error(
+        "the guest has no program `{name}` on demand; there are: {known}; what it always has is in \
+         images/recipes/initramfs.toml"
+    )]
+    NoSuchExtra {
+        /// Name that was asked for.
+        name: String,
+        /// Names that are there.
+        known: String,
+    },
     /// A file that a program or kernel tool wrote is not as we know it.
     #[error("{what} cannot be read: {problem}; {remedy}")]
     Unreadable {

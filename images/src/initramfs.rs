@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the guest boots into: the agent as /init, busybox, mkfs programs with their libraries, and kernel modules ready
-//! to be loaded, listed in `/lib/longpin/modules` as `NAME PATH DEPENDENCY...` in load order.
+//! to be loaded, listed in `/lib/longpin/modules` as `NAME PATH DEPENDENCY...` in load order, and for modprobe in the
+//! usual modules.dep and modules.builtin.
 
 use crate::archive::Archive;
 use crate::artifact::{Artifact, Build, Plan};
@@ -15,7 +16,7 @@ use crate::report::Reporter;
 use crate::sandbox::Bind;
 use crate::store::Store;
 use crate::tool_root::ToolRoot;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -39,8 +40,17 @@ pub struct InitramfsSpec {
     pub modules: Vec<PathBuf>,
     /// Modules of the kernel beside the recipe's, by name.
     pub kernel_modules: Vec<String>,
+    /// Extras of the recipe, by name: programs too big for every guest, such as `fio`.
+    pub programs: Vec<String>,
     /// More files.
     pub files: Vec<ExtraFile>,
+}
+
+impl InitramfsSpec {
+    /// Names of the extras, each once.
+    fn extras(&self) -> Vec<String> {
+        BTreeSet::from_iter(self.programs.iter().cloned()).into_iter().collect()
+    }
 }
 
 /// A file for the guest.
@@ -80,7 +90,7 @@ struct OwnModule {
 
 impl Store {
     /// The initramfs for a kernel; built if it is not there (seconds, no network).
-    /// Errors: `NoSuchModule`, `Unreadable`, `Locked`.
+    /// Errors: `NoSuchModule`, `NoSuchExtra`, `Unreadable`, `Locked`.
     pub fn initramfs(
         &self,
         root: &ToolRoot,
@@ -90,16 +100,17 @@ impl Store {
     ) -> Result<Initramfs> {
         let recipe = recipe::initramfs()?;
         let own = spec.modules.iter().map(|path| OwnModule::read(path)).collect::<Result<Vec<_>>>()?;
+        let programs = programs(&recipe, spec)?;
         let inputs = inputs(root, kernel, spec, &own)?;
         let plan = Plan {
             kind: Kind::Initramfs,
             title: "initramfs".to_owned(),
-            series: kernel.id().to_string(),
+            series: [vec![kernel.id().to_string()], spec.extras()].concat().join("+"),
             parents: vec![root.id().clone(), kernel.id().clone()],
             inputs: &inputs,
         };
         let artifact = self.ensure(&plan, reporter, |build| {
-            let content = Content { root, kernel, spec, own: &own, recipe: &recipe };
+            let content = Content { root, kernel, spec, own: &own, recipe: &recipe, programs: &programs };
             content.make(build)
         })?;
         Ok(Initramfs { artifact })
@@ -113,12 +124,22 @@ impl OwnModule {
     }
 }
 
+/// Programs of the recipe and of the extras, each once.
+fn programs<'a>(recipe: &'a InitramfsRecipe, spec: &InitramfsSpec) -> Result<BTreeSet<&'a str>> {
+    let mut programs: BTreeSet<_> = recipe.programs.iter().map(String::as_str).collect();
+    for name in &spec.programs {
+        programs.extend(recipe.extra(name)?.programs.iter().map(String::as_str));
+    }
+    Ok(programs)
+}
+
 fn inputs(root: &ToolRoot, kernel: &Kernel, spec: &InitramfsSpec, own: &[OwnModule]) -> Result<Inputs> {
-    let mut inputs = Inputs::new(1);
+    let mut inputs = Inputs::new(2);
     root.add_to(&mut inputs)?;
     inputs.value("kernel", kernel.key().as_str());
     inputs.bytes("recipe", InitramfsRecipe::text().as_bytes()).bytes("stage", STAGE.as_bytes());
     inputs.value("kernel modules", &spec.kernel_modules.join(" ")).bytes("agent", &spec.agent);
+    inputs.value("extras", &spec.extras().join(" "));
     for module in own {
         inputs.bytes(&format!("module {}", module.name), &module.bytes);
     }
@@ -134,6 +155,7 @@ struct Content<'a> {
     spec: &'a InitramfsSpec,
     own: &'a [OwnModule],
     recipe: &'a InitramfsRecipe,
+    programs: &'a BTreeSet<&'a str>,
 }
 
 impl Content<'_> {
@@ -158,13 +180,13 @@ impl Content<'_> {
         }
         let mut command = self.root.command("bash", &[Bind::read_write(build.dir).at("/artifact")]);
         command.args(["-euo", "pipefail", "-O", "nullglob", "-c", STAGE, "bash"]);
-        command.args(&self.recipe.programs).args(&self.recipe.data).arg(&self.recipe.busybox);
+        command.args(self.programs).args(&self.recipe.data).arg(&self.recipe.busybox);
         build.log.run("collection of the guest's programs", &mut command, STAGE_LIMIT)?;
 
         build.reporter.step("initramfs: packing");
-        let list = module_list(&needed, &self.own_lines(&graph)?);
+        let modules = self.modules(&graph, needed)?;
         let path = build.dir.join(FILE);
-        let archive = self.pack(&files, &ko, &list).map_err(Error::io("pack", &path))?;
+        let archive = self.pack(&files, &ko, &modules).map_err(Error::io("pack", &path))?;
         fs::write(&path, archive).map_err(Error::io("write", &path))?;
         crate::tree::remove(&files)?;
         crate::tree::remove(&ko)?;
@@ -180,17 +202,21 @@ impl Content<'_> {
         graph.closure(wanted.map(String::as_str))
     }
 
-    fn own_lines(&self, graph: &ModuleGraph) -> Result<BTreeMap<String, Vec<String>>> {
-        let mut lines = BTreeMap::new();
+    /// All modules of the guest, our own last.
+    fn modules(&self, graph: &ModuleGraph, needed: Vec<Needed>) -> Result<Vec<Loadable>> {
+        let of_kernel =
+            needed.into_iter().map(|module| Loadable { name: module.name, before: module.before });
+        let mut modules: Vec<_> = of_kernel.collect();
         for module in self.own {
             let depends = module_info::depends(&module.bytes);
             let before = graph.closure(depends.iter().map(String::as_str))?;
-            lines.insert(module.name.clone(), before.into_iter().map(|needed| needed.name).collect());
+            let before = before.into_iter().map(|needed| needed.name).collect();
+            modules.push(Loadable { name: module.name.clone(), before });
         }
-        Ok(lines)
+        Ok(modules)
     }
 
-    fn pack(&self, files: &Path, ko: &Path, list: &str) -> std::io::Result<Vec<u8>> {
+    fn pack(&self, files: &Path, ko: &Path, modules: &[Loadable]) -> std::io::Result<Vec<u8>> {
         let mut archive = Archive::default();
         for directory in DIRECTORIES {
             archive.directory(directory)?;
@@ -207,7 +233,12 @@ impl Content<'_> {
             archive.symlink(link, target)?;
         }
         archive_tree(&mut archive, ko, MODULES)?;
-        archive.file(MODULE_LIST, 0o644, list.as_bytes())?;
+        archive.file(MODULE_LIST, 0o644, module_list(modules).as_bytes())?;
+        let of_release = format!("/lib/modules/{}", self.kernel.release());
+        archive.file(&format!("{of_release}/modules.dep"), 0o644, dep_list(modules).as_bytes())?;
+        // So that a module which this kernel has built in is no error.
+        let builtin = fs::read(self.kernel.modules_dir().join("modules.builtin"))?;
+        archive.file(&format!("{of_release}/modules.builtin"), 0o644, &builtin)?;
         for file in &self.spec.files {
             archive.file(&file.path, file.permissions, &file.content)?;
         }
@@ -215,14 +246,33 @@ impl Content<'_> {
     }
 }
 
+/// A module of the guest, and those that must be loaded before it, in that order.
+struct Loadable {
+    name: String,
+    before: Vec<String>,
+}
+
+fn guest_path(module: &str) -> String {
+    format!("{MODULES}/{module}.ko")
+}
+
 /// Lines of `/lib/longpin/modules`.
-fn module_list(needed: &[Needed], own: &BTreeMap<String, Vec<String>>) -> String {
-    let kernel = needed.iter().map(|module| (&module.name, &module.before));
-    let line = |(name, before): (&String, &Vec<String>)| {
-        let words = [name.clone(), format!("{MODULES}/{name}.ko")].into_iter().chain(before.iter().cloned());
+fn module_list(modules: &[Loadable]) -> String {
+    let line = |module: &Loadable| {
+        let words = [module.name.clone(), guest_path(&module.name)].into_iter().chain(module.before.clone());
         words.collect::<Vec<_>>().join(" ") + "\n"
     };
-    kernel.chain(own).map(line).collect()
+    modules.iter().map(line).collect()
+}
+
+/// Lines of modules.dep: modprobe loads from the last to the first.
+fn dep_list(modules: &[Loadable]) -> String {
+    let line = |module: &Loadable| {
+        let before: String =
+            module.before.iter().rev().map(|name| " ".to_owned() + &guest_path(name)).collect();
+        format!("{}:{before}\n", guest_path(&module.name))
+    };
+    modules.iter().map(line).collect()
 }
 
 /// A staged tree: directories and files only, in the order of their names.
@@ -246,17 +296,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_module_list_has_name_path_and_dependencies_in_load_order() {
-        let needed = [
-            Needed { name: "jbd2".into(), path: "kernel/fs/jbd2/jbd2.ko.xz".into(), before: vec![] },
-            Needed { name: "ext4".into(), path: "e".into(), before: vec!["mbcache".into(), "jbd2".into()] },
-        ];
-        let own = BTreeMap::from([("longpin".to_owned(), vec!["virtio_x".to_owned()])]);
+    fn extras_come_beside_the_usual_programs_each_once() {
+        let recipe = recipe::initramfs().unwrap();
+        let with = |names: &[&str]| InitramfsSpec {
+            programs: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..InitramfsSpec::default()
+        };
+        let usual = programs(&recipe, &with(&[])).unwrap();
+        assert!(usual.contains("/usr/sbin/mke2fs") && !usual.contains("/usr/bin/fio"));
+        let more = programs(&recipe, &with(&["fio", "fio"])).unwrap();
+        assert_eq!(more.difference(&usual).collect::<Vec<_>>(), [&"/usr/bin/fio"]);
+        assert_eq!(with(&["fio", "a", "fio"]).extras(), ["a", "fio"]);
+        assert!(matches!(programs(&recipe, &with(&["emacs"])), Err(Error::NoSuchExtra { .. })));
+    }
+
+    #[test]
+    fn the_module_lists_have_name_path_and_dependencies_in_load_order_and_for_modprobe_reversed() {
+        let module = |name: &str, before: &[&str]| Loadable {
+            name: name.to_owned(),
+            before: before.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let modules = [module("jbd2", &[]), module("ext4", &["mbcache", "jbd2"])];
         assert_eq!(
-            module_list(&needed, &own),
+            module_list(&modules),
             "jbd2 /lib/longpin/ko/jbd2.ko\n\
-             ext4 /lib/longpin/ko/ext4.ko mbcache jbd2\n\
-             longpin /lib/longpin/ko/longpin.ko virtio_x\n"
+             ext4 /lib/longpin/ko/ext4.ko mbcache jbd2\n"
+        );
+        assert_eq!(
+            dep_list(&modules),
+            "/lib/longpin/ko/jbd2.ko:\n\
+             /lib/longpin/ko/ext4.ko: /lib/longpin/ko/jbd2.ko /lib/longpin/ko/mbcache.ko\n"
         );
     }
 }

@@ -49,6 +49,14 @@ pub(crate) struct InitramfsRecipe {
     pub applets: Vec<String>,
     pub modules: Vec<String>,
     pub symlinks: BTreeMap<String, String>,
+    pub extras: BTreeMap<String, Extra>,
+}
+
+/// Programs that a guest has only when it is asked for them by the extra's name.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Extra {
+    pub programs: Vec<String>,
 }
 
 pub(crate) fn tool_root() -> Result<ToolRootRecipe> {
@@ -89,6 +97,14 @@ impl InitramfsRecipe {
     pub(crate) fn text() -> &'static str {
         INITRAMFS
     }
+
+    /// Errors: `NoSuchExtra`.
+    pub(crate) fn extra(&self, name: &str) -> Result<&Extra> {
+        self.extras.get(name).ok_or_else(|| {
+            let known: Vec<_> = self.extras.keys().map(String::as_str).collect();
+            Error::NoSuchExtra { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +117,16 @@ mod tests {
         let initramfs = initramfs().unwrap();
         assert!(kernel().unwrap().required.contains(&"CONFIG_RUST=y".to_owned()));
         assert!(root.packages.iter().any(|package| package == "rustc"));
-        assert!(initramfs.programs.iter().all(|path| path.starts_with('/')));
+        let extras = initramfs.extras.values().flat_map(|extra| &extra.programs);
+        assert!(initramfs.programs.iter().chain(extras).all(|path| path.starts_with('/')));
+    }
+
+    #[test]
+    fn an_extra_that_is_not_there_is_named_with_those_that_are() {
+        let recipe = initramfs().unwrap();
+        assert_eq!(recipe.extra("fio").unwrap().programs, ["/usr/bin/fio"]);
+        let error = recipe.extra("emacs").unwrap_err().to_string();
+        assert!(error.starts_with("the guest has no program `emacs` on demand; there are: fio, "), "{error}");
     }
 
     #[test]

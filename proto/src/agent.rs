@@ -6,13 +6,13 @@
 //! "m", a region "r", a program "p"; naming one twice or one that does not exist is [`Outcome::Failed`].
 
 use crate::facts::{
-    Cells, DmaResult, Errno, Extent, KernelLine, PageState, PinCounters, RegionState, Source,
+    Cells, DmaResult, Errno, Extent, JobState, KernelLine, PageState, PinCounters, RegionState, Source,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of this protocol, in [`Message::Hello`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Name of the virtio-serial port: `/dev/virtio-ports/…`, or `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "longpin.agent";
 /// A heartbeat comes at least this often while a step is running, milliseconds.
@@ -256,6 +256,17 @@ pub enum Step {
     Affinity { cpu: Option<u32> },
     /// Run a program with a deadline; exit code and output. -> Exec
     Exec { argv: Vec<String>, timeout_ms: u32 },
+    /// Read with O_DIRECT from a device (or file) into a mapping: the kernel pins the mapping's pages until the read
+    /// is completed. One pread; fewer bytes than asked for are [`Outcome::Failed`]. -> Nothing
+    ReadDirect { map: String, offset: u64, len: u64, device: String, device_offset: u64 },
+    /// Run a step in a thread of its own and go on. Only these can: `fsync`, `sync`, `syncfs`, `store`, `touch`,
+    /// `pin`, `write-cells`, `read-cells`, `read-direct`, `unmount`, `truncate`, `fallocate`, `exec`. Objects that it
+    /// makes are there after `job-wait`. -> Nothing
+    Spawn { job: String, step: Box<Step> },
+    /// Has a job ended, and if not, where in the kernel is it? -> Job
+    JobState { job: String },
+    /// Wait for a job's end; the outcome is that of its step. A job that goes on is [`Outcome::Failed`], and stays.
+    JobWait { job: String, timeout_ms: u32 },
     /// Let go of everything that steps made (programs, regions, mappings, handles, mounts), in that order. -> Text
     Cleanup,
     /// Interactive shell on a second port, until it exits. -> Nothing
@@ -361,6 +372,8 @@ pub enum Fact {
         /// Standard output and error, the last 64 KiB.
         output: String,
     },
+    /// A step that runs beside others.
+    Job(JobState),
     /// Text.
     Text(String),
     /// Numbers by name.

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Control socket of `longpin-device` (unix stream, many clients, each request answered by one line).
 
+use crate::disk::{AuditReport, DiskStatus, Held, HoldReport, InFlight, Rule};
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol, in [`Answer::Hello`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Harness to device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +22,74 @@ pub enum Request {
         /// Which fault; `none` ends it.
         fault: Fault,
     },
+    /// A case begins: its label goes into the disks' ledger entries, the audit's hits and holds of before are
+    /// forgotten, rules are dropped and held requests let go. 0: no case.
+    Case {
+        /// Label.
+        run: u64,
+    },
+    /// Add a rule to a disk, after those that are there.
+    AddRule(Rule),
+    /// Drop a rule and let go what it holds. -> [`Answer::Released`]
+    DropRule {
+        /// Its name.
+        rule: String,
+    },
+    /// Wait until held requests of a rule cover at least so many different pages (one at least). -> [`Answer::Held`]
+    AwaitHeld {
+        /// Name of the rule.
+        rule: String,
+        /// Pages that are pinned or carry a stamp; if the rule asks for neither, any pages. A request without data
+        /// counts as one.
+        pages: u64,
+        /// Milliseconds.
+        timeout_ms: u64,
+    },
+    /// Let go what a rule holds; what comes later is held again. Answered when the requests are completed.
+    /// -> [`Answer::Released`]
+    ReleaseHeld {
+        /// Name of the rule.
+        rule: String,
+    },
+    /// Write stamped cells into the guest's pages of held reads, as a device may at any time before it completes
+    /// them; the ledger records it as DMA of `region`. A read that was written to is completed without reading the
+    /// image.
+    HeldDma {
+        /// Name of the rule that holds the reads.
+        rule: String,
+        /// Region for stamps and ledger.
+        region: u32,
+        /// File offset of the first page of the held reads, taken in the order of their place on the disk.
+        file_offset: u64,
+        /// First byte, counted from there; a multiple of `cell_bytes`.
+        offset: u64,
+        /// Bytes; a multiple of `cell_bytes`. 0: the region is announced (in the ledger, and to rules and audit as
+        /// who pins these pages), and nothing is written.
+        len: u64,
+        /// Generation of each cell.
+        generation: u64,
+        /// Label of the case.
+        run: u64,
+        /// Bytes of a cell.
+        cell_bytes: u32,
+    },
+    /// What the audit found since [`Request::Case`]. -> [`Answer::Audit`]
+    Audit,
+    /// Note the content of the disk as a loss of power at this moment would leave it: completed writes are there,
+    /// others by `in_flight`. The disk goes on; [`Request::Restore`] brings the noted content back.
+    PowerCut {
+        /// Disk.
+        disk: u32,
+        /// Writes in flight.
+        in_flight: InFlight,
+    },
+    /// Put the content of the last power cut back into the image. The guest must not use the disk meanwhile.
+    Restore {
+        /// Disk.
+        disk: u32,
+    },
+    /// State of all disks. -> [`Answer::Disks`]
+    Disks,
     /// End the daemon as SIGTERM would.
     Shutdown,
 }
@@ -54,6 +123,25 @@ pub enum Answer {
     LedgerSync {
         /// Entries in the file.
         entries: u64,
+    },
+    /// To [`Request::AwaitHeld`].
+    Held {
+        /// Requests that the rule holds now.
+        requests: Vec<Held>,
+        /// They cover as many pages as was asked for; false: the time was over.
+        complete: bool,
+    },
+    /// To [`Request::ReleaseHeld`] and [`Request::DropRule`].
+    Released {
+        /// What was let go.
+        holds: Vec<HoldReport>,
+    },
+    /// To [`Request::Audit`].
+    Audit(AuditReport),
+    /// To [`Request::Disks`].
+    Disks {
+        /// In the order of the daemon's `--disk` options.
+        disks: Vec<DiskStatus>,
     },
     /// Done.
     Ok,

@@ -260,3 +260,17 @@ pub struct DmaResult {
     /// End on the device's clock.
     pub finished_ns: u64,
 }
+
+/// A step that runs in a thread of its own, as the kernel shows the thread. Of `exec` it is the program's first process
+/// that is shown while there is one, since the thread only waits for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobState {
+    /// Its step is over.
+    pub finished: bool,
+    /// Microseconds since it began, or that it took.
+    pub elapsed_us: u64,
+    /// State of the thread by `/proc/PID/task/TID/stat`: `R`, `S`, `D`, ...; `-` when finished.
+    pub state: char,
+    /// Functions in which the thread waits, innermost first, by `/proc/PID/task/TID/stack`; empty if it runs.
+    pub stack: Vec<String>,
+}

@@ -3,10 +3,12 @@
 //!
 //! * [`agent`]: harness to agent (steps) and agent to harness (facts),
 //! * [`control`]: harness to device daemon,
+//! * [`disk`]: rules of the auditing disk and what it found,
 //! * [`facts`]: the facts themselves, as the verdict reads them.
 #![deny(unsafe_code, missing_docs)]
 
 pub mod agent;
 pub mod control;
+pub mod disk;
 pub mod facts;
 pub mod line;

@@ -7,7 +7,7 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// [`Header::magic`].
 pub const MAGIC: [u8; 8] = *b"LPLEDGER";
 /// [`Header::version`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// First 64 bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -71,3 +71,51 @@ pub struct Entry {
     pub detail: u32,
 }
 const _: () = assert!(size_of::<Entry>() == 64);
+
+/// [`DiskEntry::kind`]: a request was taken from the ring. Kinds from here on are those of [`DiskEntry`].
+pub const KIND_DISK_SUBMIT: u32 = 16;
+/// [`DiskEntry::kind`]: a rule holds it.
+pub const KIND_DISK_HOLD: u32 = 17;
+/// [`DiskEntry::kind`]: the hold is over. `detail`: 0 released, 1 cap, 2 dropped.
+pub const KIND_DISK_RELEASE: u32 = 18;
+/// [`DiskEntry::kind`]: the bytes of a write were taken out of the guest's memory.
+pub const KIND_DISK_FETCH: u32 = 19;
+/// [`DiskEntry::kind`]: the answer is in the ring. `detail`: VIRTIO_BLK_S_ status.
+pub const KIND_DISK_COMPLETE: u32 = 20;
+/// [`DiskEntry::kind`]: one page changed in flight. `detail`: 0 by DMA, 1 by others, 2 by both.
+pub const KIND_DISK_HIT: u32 = 21;
+/// [`DiskEntry::kind`]: the power cut was noted.
+pub const KIND_DISK_POWER_CUT: u32 = 22;
+/// [`DiskEntry::kind`]: the noted content was put back.
+pub const KIND_DISK_RESTORE: u32 = 23;
+/// First [`DiskEntry::kind`]: entries of lower kinds are [`Entry`]s.
+pub const FIRST_DISK_KIND: u32 = KIND_DISK_SUBMIT;
+
+/// One event of a disk: the same size as an [`Entry`], `time_ns`, `kind` and `run` at the same places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DiskEntry {
+    /// CLOCK_MONOTONIC of the host, ns.
+    pub time_ns: u64,
+    /// A `KIND_DISK_` constant.
+    pub kind: u32,
+    /// Index of the disk.
+    pub disk: u32,
+    /// Number of the request, or 0.
+    pub request: u64,
+    /// First byte on the disk.
+    pub byte: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Guest physical address of the first page, or 0.
+    pub gpa: u64,
+    /// Label of the case that runs, or 0.
+    pub run: u64,
+    /// VIRTIO_BLK_T_ constant.
+    pub op: u32,
+    /// Depends on `kind`.
+    pub detail: u32,
+}
+const _: () = assert!(size_of::<DiskEntry>() == size_of::<Entry>());
+const _: () = assert!(core::mem::offset_of!(DiskEntry, run) == core::mem::offset_of!(Entry, run));
+const _: () = assert!(core::mem::offset_of!(DiskEntry, kind) == core::mem::offset_of!(Entry, kind));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What vhost-user asks of a back-end, answered by the accelerator.
 
-use super::{Accelerator, ConfigSpace, Vring};
+use super::{Accelerator, ConfigSpace};
+use crate::front::{Front as _, Vring};
 use crate::mem::AtomicMap;
 use longpin_wire::dma;
 use std::io;

@@ -15,12 +15,14 @@ mod ring;
 
 pub use config_space::ConfigSpace;
 pub use faults::Faults;
+pub use ring::Unanswered;
 
 use crate::chain::{self, Parsed, Request};
 use crate::counters::Counters;
-use crate::engine::{Engine, NotQuiet};
+use crate::engine::Engine;
+use crate::front::{Front, QuiesceError, Vring};
 use crate::log_limit::LogLimit;
-use crate::mem::{AtomicMap, Map, View};
+use crate::mem::{GuestRam, Map, View};
 use dispatcher::Dispatcher;
 use longpin_wire::dma;
 use parking_lot::Mutex;
@@ -28,14 +30,12 @@ use ring::{Heads, Place, Reply};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use vhost_user_backend::{VringMutex, VringT};
+use vhost_user_backend::VringT;
 use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
 
 /// Longest wait for programs and replies when the driver stops a queue. More than the ledger's stall limit, so that
 /// a hung disk is named as the cause first.
 const QUIESCE_DEADLINE: Duration = Duration::from_secs(30);
-
-type Vring = VringMutex<AtomicMap>;
 
 /// One connection's accelerator.
 pub struct Accelerator {
@@ -140,10 +140,16 @@ impl Accelerator {
         self.counters.refused();
         self.complaints.warn(|| format!("queue {queue}: request refused: {}", why()));
     }
+}
+
+impl Front for Accelerator {
+    fn ram(&self) -> &GuestRam {
+        self.engine.ram()
+    }
 
     /// Stop all DMA, answer everything that was taken, forget all regions. Afterwards neither guest memory nor a
     /// ring is touched until the driver comes back.
-    pub fn quiesce(&self) -> Result<(), QuiesceError> {
+    fn quiesce(&self) -> Result<(), QuiesceError> {
         let _turn = self.turn.lock();
         self.counters.set_driver_ready(false);
         self.engine.begin_reset();
@@ -158,15 +164,4 @@ impl Accelerator {
 fn listen(vring: &Vring) -> bool {
     let mut state = vring.get_mut();
     state.get_queue().ready() && state.is_enabled() && state.enable_notification().unwrap_or(false)
-}
-
-/// The device did not come to rest.
-#[derive(Debug, thiserror::Error)]
-pub enum QuiesceError {
-    /// In the engine.
-    #[error(transparent)]
-    Engine(#[from] NotQuiet),
-    /// In the front.
-    #[error(transparent)]
-    Replies(#[from] ring::Unanswered),
 }

@@ -4,10 +4,10 @@
 //! A [`Reply`] is the duty to answer one chain. It is used up by an answer or, on purpose, by [`Reply::abandon`];
 //! one that is dropped is a bug, which is logged and answered as a device error so that the driver does not hang.
 
-use super::Vring;
 use crate::chain::ResponseSlot;
 use crate::clock;
 use crate::engine::{ProgramEnd, Refusal};
+use crate::front::Vring;
 use crate::mem::{BadAddress, GuestRam, View};
 use longpin_wire::dma::{self, Response};
 use parking_lot::{Condvar, Mutex};

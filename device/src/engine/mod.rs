@@ -13,14 +13,21 @@
 //! * The completion of each program of a region is called before that of the region's unmap.
 //! * A write is in memory before its ledger entry is made, and room in the ledger is there before the write.
 //!
-//! Lock order: the engine's state, then the ledger's locks. No completion is called under a lock.
+//! Lock order: the engine's state, then the pin index; a view of guest memory, then the ledger's locks, then the
+//! trace's. No completion is called under a lock.
 
 mod pace;
+mod page_bits;
+mod pin_index;
 mod refusal;
 mod stop;
+mod trace;
 mod worker;
 
+pub use page_bits::PageBits;
+pub use pin_index::{Owner, Pin, PinIndex, PinnedBy, Pins};
 pub use refusal::Refusal;
+pub use trace::{Covered, Trace, page_of};
 
 use crate::clock;
 use crate::counters::Counters;
@@ -77,6 +84,8 @@ pub struct Engine {
     ram: Arc<GuestRam>,
     ledger: Arc<Ledger>,
     counters: Arc<Counters>,
+    pins: Arc<PinIndex>,
+    trace: Arc<Trace>,
     /// The engine's own entries: map, unmap, reset.
     events: Producer,
     state: Mutex<State>,
@@ -110,8 +119,19 @@ struct Unmap {
 impl Engine {
     /// An engine without regions.
     pub fn new(ram: Arc<GuestRam>, ledger: Arc<Ledger>, counters: Arc<Counters>) -> Arc<Self> {
-        let events = ledger.producer();
-        Arc::new(Self { ram, ledger, counters, events, state: Mutex::default(), gone: Condvar::new() })
+        let (events, trace) = (ledger.producer(), Arc::new(Trace::new(ram.clone())));
+        let (pins, state, gone) = (Arc::default(), Mutex::default(), Condvar::new());
+        Arc::new(Self { ram, ledger, counters, pins, trace, events, state, gone })
+    }
+
+    /// Which guest pages are pinned now.
+    pub fn pins(&self) -> &Arc<PinIndex> {
+        &self.pins
+    }
+
+    /// Which pages DMA has written to.
+    pub fn trace(&self) -> &Arc<Trace> {
+        &self.trace
     }
 
     /// The guest's memory.
@@ -143,10 +163,13 @@ impl Engine {
         };
         match mapped {
             Mapped::Partly => Ok(()),
-            Mapped::Complete(region) => self.record_map(&region).inspect_err(|_| {
-                // The driver hears that there is no such region, so there must be none.
-                self.unmap(region.label.region, 0, Box::new(|_| ()));
-            }),
+            Mapped::Complete(region) => {
+                self.pins.insert(Pin::of_region(&region));
+                self.record_map(&region).inspect_err(|_| {
+                    // The driver hears that there is no such region, so there must be none.
+                    self.unmap(region.label.region, 0, Box::new(|_| ()));
+                })
+            }
         }
     }
 
@@ -212,6 +235,7 @@ impl Engine {
     fn unmapped(&self, unmap: Unmap, region: Option<&Region>) {
         // An incomplete region was never announced in the ledger.
         if let Some(Region { label, .. }) = region {
+            self.pins.remove(Owner::Region(label.region));
             self.record_event(|now| Entry {
                 region: label.region,
                 len: label.total_bytes,
@@ -297,6 +321,7 @@ impl Engine {
             }
         }
         state.regions.clear();
+        self.pins.clear_regions();
         state.resetting = false;
         let used = std::mem::take(&mut state.used);
         drop(state);

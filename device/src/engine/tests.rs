@@ -257,3 +257,37 @@ fn a_reset_that_cannot_finish_says_so() {
     release.send(()).unwrap();
     fixture.engine.finish_reset(DEADLINE).unwrap();
 }
+
+#[test]
+fn pages_are_in_the_index_while_their_region_is_mapped() {
+    let fixture = Fixture::new(Ledger::counting());
+    let pinned = |gpa| fixture.engine.pins().read().is_some_and(|pins| pins.of(Gpa(gpa), 1).next().is_some());
+    fixture.map(1, &[(0x1000, 0x1000)]).unwrap();
+    fixture.map(2, &[(0x5000, 0x1000)]).unwrap();
+    assert!(pinned(0x1fff) && pinned(0x5000) && !pinned(0x2000));
+    let running = fixture.start(endless(1, 1, 0x1000));
+    wait(&fixture.unmap(1)).unwrap();
+    assert!(!pinned(0x1000), "not after the answer to the unmap");
+    wait(&running).unwrap();
+    fixture.engine.begin_reset();
+    fixture.engine.finish_reset(DEADLINE).unwrap();
+    assert!(!pinned(0x5000));
+}
+
+/// A program that leaves the guest's memory, or is stopped, in the middle of a batch has written what came before.
+#[test]
+fn writes_to_pages_in_flight_are_traced_to_the_last() {
+    let fixture = Fixture::new(Ledger::counting());
+    fixture.map(1, &[(0x1000, 0x1000), (0x3000, 0x1000)]).unwrap();
+    let trace = fixture.engine.trace();
+    trace.enter([1, 3].into_iter());
+    let since = clock::monotonic_ns();
+    let map = Map::from_ranges(&[(GuestAddress(0), 0x3000)]).unwrap();
+    fixture.engine.ram.atomic_map().lock().unwrap().replace(map);
+    let end = wait(&fixture.start(once(1, 1, 0x2000))).unwrap();
+    assert_eq!((end.status, end.cells_done), (dma::STATUS_BAD_ADDRESS, 8));
+    assert_eq!(trace.covered(1, since).bytes.count(), 4096);
+    assert_eq!(trace.covered(3, since).bytes.count(), 0);
+    trace.leave([1, 3].into_iter());
+    assert_eq!(trace.covered(1, since).bytes.count(), 0);
+}

@@ -180,19 +180,24 @@ impl<'a> Transfer<'a> {
     fn batch(&mut self, producer: &Producer, schedule: &mut Schedule, mut cells: u64) -> Result<(), Break> {
         let view = self.engine.ram.view();
         let mut log = producer.begin();
+        let first = log.len();
+        let mut moved = Ok(());
         for _ in 0..BATCH_RUNS {
-            if cells == 0 || log.is_full() {
+            if cells == 0 || log.is_full() || moved.is_err() {
                 break;
             }
-            self.check_stop()?;
             let Some(run) = schedule.next_run(cells) else { break };
             cells -= run.cells;
-            self.transfer(&view, &mut log, &run)?;
-            self.account(&run);
+            moved = self.check_stop().and_then(|()| Ok(self.transfer(&view, &mut log, &run)?));
+            if moved.is_ok() {
+                self.account(&run);
+            }
         }
+        // Under the view: who waits for the end of all views finds every write in the trace.
+        self.engine.trace.record(log.since(first));
         drop((log, view));
         self.publish_counts();
-        Ok(())
+        moved
     }
 
     fn transfer(&mut self, view: &View<'_>, log: &mut Batch<'_>, run: &Run) -> Result<(), BadAddress> {

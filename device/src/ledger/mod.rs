@@ -18,7 +18,7 @@ mod producer;
 mod queue;
 mod writer;
 
-pub use producer::{Batch, Producer};
+pub use producer::{Batch, Producer, Record};
 
 use longpin_wire::ledger::Entry;
 use parking_lot::Mutex;

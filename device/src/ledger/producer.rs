@@ -5,10 +5,28 @@
 //! between waits for the batch: whatever a guest has seen in its memory is in the file after the next sync.
 
 use super::{BUFFER_ENTRIES, LedgerError, Shared, queue::Queue};
-use longpin_wire::ledger::Entry;
+use longpin_wire::ledger::{DiskEntry, Entry};
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+
+/// What the ledger takes: both kinds have 64 bytes, with time, kind and label at the same places.
+pub trait Record {
+    /// The same bytes as an [`Entry`].
+    fn into_entry(self) -> Entry;
+}
+
+impl Record for Entry {
+    fn into_entry(self) -> Entry {
+        self
+    }
+}
+
+impl Record for DiskEntry {
+    fn into_entry(self) -> Entry {
+        zerocopy::transmute!(self)
+    }
+}
 
 /// Entries of one producer that have not been handed over yet. The lock is held for a batch, never across a wait.
 #[derive(Default)]
@@ -55,8 +73,15 @@ impl Producer {
         }
     }
 
+    /// Hand a full buffer over if there is room just now. Never blocks on the file: for events that cannot wait.
+    pub fn offer(&self) {
+        if self.buffer.len() >= BUFFER_ENTRIES && self.shared.queue.has_room() {
+            self.buffer.push(&self.shared.queue);
+        }
+    }
+
     /// Add an entry. Never blocks on the file.
-    pub fn record(&self, entry: Entry) {
+    pub fn record(&self, entry: impl Record) {
         self.begin().record(entry);
     }
 
@@ -78,8 +103,23 @@ impl Batch<'_> {
     }
 
     /// Add an entry, when what it tells has happened.
-    pub fn record(&mut self, entry: Entry) {
-        self.entries.push(entry);
+    pub fn record(&mut self, entry: impl Record) {
+        self.entries.push(entry.into_entry());
+    }
+
+    /// Entries in the buffer, older ones included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What was added since the buffer had `len` entries.
+    pub fn since(&self, len: usize) -> &[Entry] {
+        &self.entries[len..]
     }
 }
 

@@ -63,6 +63,11 @@ impl Queue {
         LedgerError::Failed(self.failure().unwrap_or_default())
     }
 
+    /// Whether a buffer may be pushed without a wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.state.lock().full.len() < MAX_QUEUED_BUFFERS
+    }
+
     /// Wait until a buffer may be pushed.
     pub(super) fn wait_for_room(&self, stop: Option<&AtomicBool>) -> Result<(), LedgerError> {
         self.wait(stop, |state| state.full.len() < MAX_QUEUED_BUFFERS).map(|_| ())

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A driver and a front-end in one: guest memory in a memfd, two virtqueues, and the whole daemon behind a real
-//! vhost-user socket. No virtual machine.
+//! A driver and a front-end in one: guest memory in a memfd, virtqueues, and the whole daemon behind a real
+//! vhost-user socket. No virtual machine. [`Driver`] speaks to the accelerator, [`Blk`] to a disk.
 #![allow(dead_code, unused_imports, reason = "each test crate uses a part of it")]
 
+mod blk;
 mod daemon;
+mod program;
+mod random;
 mod requests;
 
-pub use daemon::{Control, Daemon};
+pub use blk::{Blk, Done};
+pub use daemon::{Control, Daemon, disk_config};
+pub use program::{Program, refused};
+pub use random::Random;
 pub use requests::{
     dma_request, endless, map_part, map_request, raw_descriptor, stamps, stop_request, unmap_request,
 };
@@ -42,8 +48,8 @@ const BUFFER_BYTES: u64 = 0x12000;
 pub const SLOTS: u16 = dma::QUEUE_SIZE / 2;
 const RESPONSE_AT: u64 = 0x11000;
 
-const EVENT_IDX: u64 = 1 << 29;
-const INDIRECT: u64 = 1 << 28;
+pub const EVENT_IDX: u64 = 1 << 29;
+pub const INDIRECT: u64 = 1 << 28;
 const PROTOCOL: u64 = 1 << 30;
 pub const VERSION_1: u64 = 1 << 32;
 
@@ -88,14 +94,20 @@ pub struct Driver {
 }
 
 impl Driver {
+    /// Connect to an accelerator.
     pub fn connect(path: &Path, features: u64) -> Self {
+        Self::connect_queues(path, features, dma::NUM_QUEUES)
+    }
+
+    /// Connect to a device with so many queues of 256.
+    pub fn connect_queues(path: &Path, features: u64, queues: usize) -> Self {
         let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(memfd);
         file.set_len(RAM_BYTES).unwrap();
         let offset = FileOffset::new(file.try_clone().unwrap(), 0);
         let range = (GuestAddress(0), RAM_BYTES as usize, Some(offset));
         let mem = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
-        let mut frontend = Frontend::connect(path, dma::NUM_QUEUES as u64).unwrap();
+        let mut frontend = Frontend::connect(path, queues as u64).unwrap();
         let offered = frontend.get_features().unwrap();
         let wanted = features | PROTOCOL;
         assert_eq!(offered & wanted, wanted, "features offered: {offered:#x}");
@@ -111,7 +123,7 @@ impl Driver {
         let mut driver =
             Self { mem, file, frontend, queues: Vec::new(), event_idx, early: Vec::new(), calls_missed: 0 };
         driver.set_memory(RAM_BYTES);
-        for index in 0..dma::NUM_QUEUES {
+        for index in 0..queues {
             let call = EventFd::new(EFD_NONBLOCK).unwrap();
             let wake = Epoll::new().unwrap();
             wake.ctl(ControlOperation::Add, call.as_raw_fd(), EpollEvent::new(EventSet::IN, 0)).unwrap();
@@ -174,10 +186,11 @@ impl Driver {
         self.frontend.set_vring_enable(index, true).unwrap();
     }
 
-    /// Take a queue back; when this returns, DMA has ended.
-    pub fn stop_queue(&mut self, index: usize) {
-        self.frontend.get_vring_base(index).unwrap();
+    /// Take a queue back; when this returns, DMA has ended. How many chains the device has taken from it.
+    pub fn stop_queue(&mut self, index: usize) -> u32 {
+        let taken = self.frontend.get_vring_base(index).unwrap();
         self.early.retain(|(queue, ..)| *queue != index);
+        taken
     }
 
     pub fn config(&mut self) -> dma::Config {
@@ -303,7 +316,7 @@ impl Driver {
     }
 
     /// Until the device interrupts, or a second: a missed interrupt makes a test slow, `calls_missed` counts it.
-    fn wait_for_call(&mut self, queue: usize) {
+    pub fn wait_for_call(&mut self, queue: usize) {
         let ring = &self.queues[queue];
         let mut events = [EpollEvent::default()];
         self.calls_missed += u32::from(ring.wake.wait(1000, &mut events).unwrap() == 0);

@@ -8,10 +8,15 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where programs are looked for.
-pub const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// What programs find in their environment. The device mapper's would leave the nodes in /dev/mapper to udev, which the
+/// guest has not.
+pub const ENVIRONMENT: [(&str, &str); 3] = [("PATH", SEARCH_PATH), ("HOME", "/"), ("DM_DISABLE_UDEV", "1")];
 /// Output that is kept: the last bytes, as the contract says.
 const OUTPUT_BYTES: usize = 64 * 1024;
 /// How long a killed program may take to go; a task in uninterruptible sleep may not go at all.
@@ -42,17 +47,49 @@ pub fn find_program(name: &str) -> Result<PathBuf, StepError> {
 /// Run a program to its end. At the deadline its process group is killed; the output then says so.
 /// Failed if it cannot be started, or does not go when killed.
 pub fn run(argv: &[String], timeout: Duration) -> Result<Finished, StepError> {
+    run_watched(argv, timeout, &AtomicI32::new(0))
+}
+
+/// As [`run`]; `leader` has the program's process number while it runs, else 0.
+pub fn run_watched(argv: &[String], timeout: Duration, leader: &AtomicI32) -> Result<Finished, StepError> {
     let Some((name, arguments)) = argv.split_first() else {
         return failed!("no program to run: argv is empty");
     };
     let program = find_program(name)?;
+    let _awaited = Awaited::one_more();
     let (output, child) = spawn(&program, arguments).or_failed(&program.display().to_string())?;
-    Running { output: Some(output), kept: Vec::new(), child }.finish(timeout)
+    leader.store(Pid::from_child(&child).as_raw_nonzero().get(), Ordering::Relaxed);
+    Running { output: Some(output), kept: Vec::new(), child, leader }.finish(timeout)
 }
 
-/// Collect children that nobody waits for: PID 1 inherits every orphan. Only between steps, when no step has a child.
+/// Children that somebody waits for.
+static AWAITED: Mutex<usize> = Mutex::new(0);
+
+fn awaited() -> MutexGuard<'static, usize> {
+    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Counts a child as awaited from before its start until after its end.
+struct Awaited;
+
+impl Awaited {
+    fn one_more() -> Self {
+        *awaited() += 1;
+        Self
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        *awaited() -= 1;
+    }
+}
+
+/// Collect children that nobody waits for: PID 1 inherits every orphan. While a job has a child of its own none is
+/// collected, since its status would be taken away from the job; a later call does it.
 pub fn reap_orphans() {
-    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
+    let awaited = awaited();
+    while *awaited == 0 && matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
 }
 
 fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Child)> {
@@ -60,8 +97,7 @@ fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Chil
     rustix::io::ioctl_fionbio(&output, true)?;
     let child = Command::new(program)
         .args(arguments)
-        .env("PATH", SEARCH_PATH)
-        .env("HOME", "/")
+        .envs(ENVIRONMENT)
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(input.try_clone()?)
@@ -71,14 +107,15 @@ fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Chil
 }
 
 /// A program under way.
-struct Running {
+struct Running<'a> {
     /// None after its end.
     output: Option<OwnedFd>,
     kept: Vec<u8>,
     child: Child,
+    leader: &'a AtomicI32,
 }
 
-impl Running {
+impl Running<'_> {
     fn finish(mut self, timeout: Duration) -> Result<Finished, StepError> {
         let pid = Pid::from_child(&self.child);
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).or_failed("pidfd_open")?;
@@ -88,6 +125,8 @@ impl Running {
         if !in_time && !self.ended_by(&pidfd, Instant::now() + KILL_GRACE)? {
             return failed!("process {pid:?} does not go when killed, it sleeps in {}", sleeping_in(pid));
         }
+        // From the wait on the number may be another process'.
+        self.leader.store(0, Ordering::Relaxed);
         let status = self.child.wait().or_failed("waitpid")?;
         self.drain();
         if !in_time {
@@ -158,6 +197,11 @@ mod tests {
     fn exit_code_and_both_streams_are_kept() {
         let finished = sh("echo out; echo err >&2; exit 3", Duration::from_secs(20));
         assert_eq!(finished, Finished { code: 3, output: "out\nerr\n".into() });
+    }
+
+    #[test]
+    fn the_tools_of_the_device_mapper_make_their_nodes_themselves() {
+        assert_eq!(sh("echo $DM_DISABLE_UDEV", Duration::from_secs(20)).output, "1\n");
     }
 
     #[test]

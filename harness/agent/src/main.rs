@@ -13,6 +13,7 @@ mod exec;
 mod fiemap;
 mod fsops;
 mod init;
+mod jobs;
 mod kmsg;
 mod link;
 mod mapping;
@@ -26,19 +27,22 @@ mod steps;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod thread_state;
 mod vmstat;
+mod work;
 
-use error::{OrRefused, StepError};
+use error::{OrRefused, StepError, failed};
 use link::Link;
 use longpin_proto::agent::PORT_NAME;
 use modules::Modules;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 use steps::Agent;
 
 /// How long the harness' port may take to appear.
 const PORT_DEADLINE: Duration = Duration::from_secs(30);
+/// As much as the first thread of a process may have.
+const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
     if !rustix::process::getpid().is_init() {
@@ -46,12 +50,27 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     std::panic::set_hook(Box::new(|panic| kmsg::last_words(&format!("panic: {panic}"))));
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => kmsg::last_words(&format!("cannot go on: {error}")),
-        Err(_) => kmsg::last_words("cannot go on after a panic"),
+    if let Err(error) = run_apart() {
+        kmsg::last_words(&format!("cannot go on: {error}"));
     }
     init::power_off()
+}
+
+/// [`run`] in a thread, whose stack is there from the start: that of a process' first thread grows on demand, under the
+/// mmap lock, which a job may hold (see `jobs`).
+///
+/// A thread that an oops kills neither returns nor unwinds: the channel then stays open, and PID 1 lives on beside the
+/// heartbeat until the harness has seen enough. `join` would panic, and the guest's kernel with it.
+fn run_apart() -> Result<(), StepError> {
+    sys::keep_heap();
+    let (sender, end) = std::sync::mpsc::sync_channel(1);
+    let body = move || {
+        // Nobody listens only if the first thread is gone, and then so is the guest.
+        let _ = sender.send(run());
+    };
+    let thread = std::thread::Builder::new().name("agent".to_owned()).stack_size(STACK_BYTES).spawn(body);
+    thread.or_failed("the agent's thread")?;
+    end.recv().unwrap_or_else(|_| failed!("a panic, told above"))
 }
 
 fn run() -> Result<(), StepError> {

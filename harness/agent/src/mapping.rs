@@ -5,8 +5,9 @@
 
 use crate::cells::{self, CellReader};
 use crate::error::{OrRefused, StepError, failed};
+use crate::fsops;
 use crate::sys::{MapSource, PAGE_BYTES, UserMemory};
-use longpin_proto::agent::{Access, Advice, Fill};
+use longpin_proto::agent::{Access, Advice, Fill, OpenFlags};
 use longpin_proto::facts::Cells;
 use rustix::mm::Advice as MmAdvice;
 
@@ -24,6 +25,12 @@ impl Mapping {
         let file_offset = if let MapSource::File(_, offset) = source { offset } else { 0 };
         let memory = UserMemory::map(source, len, shared, write).or_refused("mmap")?;
         Ok(Self { memory, file_offset })
+    }
+
+    /// The same mapping for another thread.
+    pub fn share(&self) -> Result<Self, StepError> {
+        let memory = self.memory.share().or_failed("pipe")?;
+        Ok(Self { memory, file_offset: self.file_offset })
     }
 
     /// Address of a range that must lie in the mapping, for a pin.
@@ -55,6 +62,24 @@ impl Mapping {
             self.store_bytes(offset + window, bytes)?;
         }
         Ok(())
+    }
+
+    /// One pread(2) with O_DIRECT from a device or file into the mapping. Failed if it gives fewer bytes.
+    pub fn read_direct(
+        &mut self,
+        offset: u64,
+        len: u64,
+        device: &str,
+        device_offset: u64,
+    ) -> Result<(), StepError> {
+        self.validate(offset, len)?;
+        let device_file = fsops::open(device, OpenFlags { direct: true, ..OpenFlags::default() })?;
+        let got =
+            self.memory.read_from(device_file, device_offset, offset, len).or_refused("pread(O_DIRECT)")?;
+        if got == len {
+            return Ok(());
+        }
+        failed!("{device} gave {got} bytes from {device_offset} on, of {len}; ask for a range that it has")
     }
 
     fn store_bytes(&mut self, offset: u64, mut bytes: &[u8]) -> Result<(), StepError> {

@@ -1,16 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What steps have made and named: files, mappings, regions, programs, mounts; and how all of it is let go.
+//! What steps have made and named: jobs, files, mappings, regions, programs, mounts; and how all of it is let go.
 
 use crate::error::{StepError, errno_name, failed};
+use crate::jobs::Jobs;
 use crate::mapping::Mapping;
 use crate::pinner::Pinner;
+use crate::work::End;
+use longpin_proto::agent::Fact;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// How long [`Objects::release_all`] waits for one program: as the driver gives a silent device.
 const PROGRAM_END_MS: u32 = 10_000;
+/// How long it waits for all jobs together.
+const JOBS_END: Duration = Duration::from_secs(20);
 
 /// Objects of one kind by the names of the scenario.
 #[derive(Debug)]
@@ -76,16 +83,18 @@ impl<T> Table<T> {
 /// Field order is drop order, which matters when the agent ends without [`Objects::release_all`].
 #[derive(Debug)]
 pub struct Objects {
+    /// Steps that run beside others.
+    pub jobs: Jobs,
     /// DMA programs: handles of the driver.
     pub programs: Table<u64>,
     /// Pinned regions: handles of the driver.
     pub regions: Table<u32>,
     /// The driver, open from the first pin on.
-    pub pinner: Option<Pinner>,
+    pub pinner: Option<Arc<Pinner>>,
     /// Mappings.
     pub maps: Table<Mapping>,
     /// Open files.
-    pub files: Table<OwnedFd>,
+    pub files: Table<Arc<OwnedFd>>,
     /// Mount points in order of mounting.
     pub mounts: Vec<String>,
 }
@@ -93,6 +102,7 @@ pub struct Objects {
 impl Default for Objects {
     fn default() -> Self {
         Self {
+            jobs: Jobs::default(),
             programs: Table::new("program"),
             regions: Table::new("region"),
             pinner: None,
@@ -105,10 +115,45 @@ impl Default for Objects {
 
 impl Objects {
     /// The driver; opened at first use.
-    pub fn pinner(&mut self) -> Result<&Pinner, StepError> {
+    pub fn pinner(&mut self) -> Result<&Arc<Pinner>, StepError> {
         match &mut self.pinner {
             Some(pinner) => Ok(pinner),
-            none => Ok(none.insert(Pinner::open()?)),
+            none => Ok(none.insert(Arc::new(Pinner::open()?))),
+        }
+    }
+
+    /// Is the name free for a region, also after the jobs?
+    pub fn claim_region(&self, name: &str) -> Result<(), StepError> {
+        self.regions.claim(name)?;
+        self.jobs.claim_region(name)
+    }
+
+    /// Close a file handle.
+    pub fn close(&mut self, name: &str) -> Result<(), StepError> {
+        self.jobs.release_check(&format!("file `{name}`"))?;
+        self.files.remove(name).map(drop)
+    }
+
+    /// Unmap.
+    pub fn unmap(&mut self, name: &str) -> Result<(), StepError> {
+        self.jobs.release_check(&format!("mapping `{name}`"))?;
+        self.maps.remove(name).map(drop)
+    }
+
+    /// Keep what work has made, and state its fact.
+    pub fn accept(&mut self, end: End) -> Result<Fact, StepError> {
+        match end {
+            End::Fact(fact) => Ok(fact),
+            End::Pinned { region, handle, state } => {
+                self.regions.insert(region, handle);
+                state.map(Fact::Region)
+            }
+            End::Unmounted { dir } => {
+                if let Some(last) = self.mounts.iter().rposition(|mounted| *mounted == dir) {
+                    self.mounts.remove(last);
+                }
+                Ok(Fact::Nothing)
+            }
         }
     }
 
@@ -119,11 +164,14 @@ impl Objects {
         }
     }
 
-    /// Let go of everything: programs, regions (released clean), mappings, handles, mounts. One line about each.
+    /// Wait for the jobs, then let go of everything: programs, regions (released clean), mappings, handles, mounts.
+    /// One line about each.
     ///
-    /// Failed if a mount stays; it is tried again by the next call.
+    /// Failed if a job does not end, and nothing was let go; or if a mount stays. Either is tried again by the next
+    /// call.
     pub fn release_all(&mut self) -> Result<String, StepError> {
         let mut report = Vec::new();
+        self.end_jobs(&mut report, Instant::now() + JOBS_END)?;
         self.end_programs(&mut report);
         self.release_regions(&mut report);
         report.extend(self.maps.clear("unmapped"));
@@ -133,6 +181,21 @@ impl Objects {
             return Ok(report.join("\n"));
         }
         failed!("{}", report.join("\n"))
+    }
+
+    fn end_jobs(&mut self, report: &mut Vec<String>, deadline: Instant) -> Result<(), StepError> {
+        for name in self.jobs.names() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let result = match self.jobs.wait(&name, left) {
+                Ok(result) => result,
+                Err(error) => return failed!("{error}; nothing was let go"),
+            };
+            report.push(match result.and_then(|end| self.accept(end)) {
+                Ok(_) => format!("job {name}: done"),
+                Err(error) => format!("job {name}: {error}"),
+            });
+        }
+        Ok(())
     }
 
     fn end_programs(&mut self, report: &mut Vec<String>) {
@@ -177,6 +240,7 @@ impl Objects {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::work::Work;
 
     #[test]
     fn a_name_is_given_once_and_must_exist() {
@@ -191,9 +255,27 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_let_go_below_a_job_that_does_not_end() {
+        let mut objects = Objects::default();
+        objects.files.insert("a".into(), Arc::new(tempfile::tempfile().unwrap().into()));
+        let (work, finish) = Work::endless();
+        objects.jobs.spawn("j".into(), work).unwrap();
+        let mut report = Vec::new();
+        let Err(StepError::Failed(message)) = objects.end_jobs(&mut report, Instant::now()) else {
+            panic!("ended")
+        };
+        assert!(message.starts_with("job `j` still runs after 0 ms of waiting: state "), "{message}");
+        assert!(message.ends_with("; nothing was let go"), "{message}");
+        let Err(StepError::Failed(message)) = objects.close("a") else { panic!("closed") };
+        assert!(message.starts_with("file `a` is used by job `j`"), "{message}");
+        drop(finish);
+        assert_eq!(objects.release_all().unwrap(), "job j: done\nfile a: closed");
+    }
+
+    #[test]
     fn letting_go_of_everything_says_what_it_was() {
         let mut objects = Objects::default();
-        objects.files.insert("a".into(), tempfile::tempfile().unwrap().into());
+        objects.files.insert("a".into(), Arc::new(tempfile::tempfile().unwrap().into()));
         assert_eq!(objects.release_all().unwrap(), "file a: closed");
         objects.mounts.push("/no/such/mount".into());
         assert_eq!(objects.release_all().unwrap(), "mount /no/such/mount: gone already");

@@ -44,8 +44,7 @@ fn spawn() -> Result<(OwnedFd, Child), StepError> {
     // `setsid -c` makes a session and takes standard input as its controlling terminal.
     let child = Command::new(exec::find_program("busybox")?)
         .args(["setsid", "-c", "sh", "-i"])
-        .env("PATH", exec::SEARCH_PATH)
-        .env("HOME", "/")
+        .envs(exec::ENVIRONMENT)
         .env("TERM", "vt100")
         .stdin(copy()?)
         .stdout(copy()?)

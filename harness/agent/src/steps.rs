@@ -6,11 +6,13 @@ use crate::kmsg::KernelLog;
 use crate::mapping::Mapping;
 use crate::modules::{self, Modules};
 use crate::objects::Objects;
-use crate::pinner::PinRequest;
 use crate::sys::MapSource;
-use crate::{cachestat, exec, fiemap, fsops, mounts, shell, vmstat};
+use crate::work::Work;
+use crate::{cachestat, fiemap, fsops, mounts, shell, vmstat};
 use longpin_proto::agent::{Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
 /// Name of the driver's module: its device is closed before it is unloaded.
@@ -54,42 +56,18 @@ impl Agent {
                 objects.mounts.push(dir);
                 Ok(Fact::Nothing)
             }
-            Step::Unmount { dir } => {
-                mounts::unmount(&dir)?;
-                if let Some(last) = objects.mounts.iter().rposition(|mounted| *mounted == dir) {
-                    objects.mounts.remove(last);
-                }
-                Ok(Fact::Nothing)
-            }
             Step::Open { file, path, flags } => {
                 objects.files.claim(&file)?;
-                objects.files.insert(file, fsops::open(&path, flags)?);
+                objects.files.insert(file, Arc::new(fsops::open(&path, flags)?));
                 Ok(Fact::Nothing)
             }
-            Step::Close { file } => objects.files.remove(&file).map(nothing),
-            Step::WriteCells { file, offset, len, fill } => {
-                fsops::write_cells(objects.files.get(&file)?, offset, len, &fill).map(nothing)
-            }
+            Step::Close { file } => objects.close(&file).map(nothing),
             Step::Map { map, backing, len, shared, write } => {
                 self.map(map, &backing, len, shared, write).map(nothing)
             }
-            Step::Unmap { map } => objects.maps.remove(&map).map(nothing),
-            Step::Touch { map, offset, len, access } => {
-                objects.maps.get_mut(&map)?.touch(offset, len, access).map(nothing)
-            }
-            Step::Store { map, offset, len, fill } => {
-                objects.maps.get_mut(&map)?.store(offset, len, &fill).map(nothing)
-            }
+            Step::Unmap { map } => objects.unmap(&map).map(nothing),
             Step::Advise { map, offset, len, advice } => {
                 objects.maps.get(&map)?.advise(offset, len, advice).map(nothing)
-            }
-            Step::Pin { region, map, offset, len, mode, file_offset, run } => {
-                objects.regions.claim(&region)?;
-                let address = objects.maps.get(&map)?.address(offset, len)?;
-                let request = PinRequest { address, len, mode, file_offset, run };
-                let handle = objects.pinner()?.pin(&request)?;
-                objects.regions.insert(region, handle);
-                objects.pinner()?.query(handle).map(Fact::Region)
             }
             Step::QueryRegion { region } => {
                 let handle = *objects.regions.get(&region)?;
@@ -117,19 +95,8 @@ impl Agent {
                 objects.pinner()?.release(handle, dirty)?;
                 objects.regions.remove(&region).map(nothing)
             }
-            Step::Fsync { file, data_only } => {
-                fsops::fsync(objects.files.get(&file)?, data_only).map(nothing)
-            }
-            Step::Sync => {
-                rustix::fs::sync();
-                Ok(Fact::Nothing)
-            }
-            Step::Syncfs { dir } => fsops::syncfs(&dir).map(nothing),
             Step::PageState { file, offset, len } => {
                 cachestat::page_state(objects.files.get(&file)?, offset, len).map(Fact::PageState)
-            }
-            Step::ReadCells { path, offset, len, cell_bytes, via } => {
-                fsops::read_cells(&path, offset, len, cell_bytes, via).map(Fact::Cells)
             }
             Step::ReadMapping { map, offset, len, cell_bytes, file_offset } => {
                 objects.maps.get_mut(&map)?.read(offset, len, cell_bytes, file_offset).map(Fact::Cells)
@@ -139,12 +106,6 @@ impl Agent {
             }
             Step::Stat { path } => fsops::stat(&path).map(|(size, blocks)| Fact::Stat { size, blocks }),
             Step::DropCaches => fsops::drop_caches().map(nothing),
-            Step::Truncate { file, len } => {
-                rustix::fs::ftruncate(objects.files.get(&file)?, len).or_refused("ftruncate").map(nothing)
-            }
-            Step::Fallocate { file, mode, offset, len } => {
-                fsops::fallocate(objects.files.get(&file)?, mode, offset, len).map(nothing)
-            }
             Step::Reflink { from, to } => {
                 let (from, to) = (objects.files.get(&from)?, objects.files.get(&to)?);
                 rustix::fs::ioctl_ficlone(to, from).or_refused("ioctl(FICLONE)").map(nothing)
@@ -158,9 +119,31 @@ impl Agent {
             Step::WriteSys { path, value } => fsops::write_sys(&path, &value).map(nothing),
             Step::ReadSys { path } => fsops::read_sys(&path).map(Fact::Text),
             Step::Affinity { cpu } => self.run_on(cpu).map(nothing),
-            Step::Exec { argv, timeout_ms } => {
-                let finished = exec::run(&argv, Duration::from_millis(timeout_ms.into()))?;
-                Ok(Fact::Exec { code: finished.code, output: finished.output })
+            step @ (Step::Exec { .. }
+            | Step::Fallocate { .. }
+            | Step::Fsync { .. }
+            | Step::Pin { .. }
+            | Step::ReadCells { .. }
+            | Step::ReadDirect { .. }
+            | Step::Store { .. }
+            | Step::Sync
+            | Step::Syncfs { .. }
+            | Step::Touch { .. }
+            | Step::Truncate { .. }
+            | Step::Unmount { .. }
+            | Step::WriteCells { .. }) => {
+                let end = Work::prepare(step, objects)?.run(&AtomicI32::new(0))?;
+                objects.accept(end)
+            }
+            Step::Spawn { job, step } => {
+                objects.jobs.claim(&job)?;
+                let work = Work::prepare(*step, objects)?;
+                objects.jobs.spawn(job, work).map(nothing)
+            }
+            Step::JobState { job } => objects.jobs.state(&job).map(Fact::Job),
+            Step::JobWait { job, timeout_ms } => {
+                let end = objects.jobs.wait(&job, Duration::from_millis(timeout_ms.into()))??;
+                objects.accept(end)
             }
             Step::Cleanup => self.clean_up().map(Fact::Text),
             Step::Shell => shell::run().map(nothing),

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::mm::{Advice as MmAdvice, MapFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use zerocopy::{FromBytes, IntoBytes};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -45,15 +46,35 @@ pub enum MapSource<'a> {
     Hugetlb,
 }
 
-/// A mapping that is accessed only through the kernel (see the module's documentation). Dropping it unmaps.
+/// An address range of mmap(2). Dropping it unmaps.
 ///
 /// # Invariants
 ///
 /// `[addr, addr + len)` was returned by mmap and belongs to this value alone: no Rust reference points into it.
 #[derive(Debug)]
-pub struct UserMemory {
+struct Range {
     addr: NonNull<c_void>,
     len: u64,
+}
+
+// SAFETY: the address is a number that is handed to the kernel; no thread reads or writes memory by it (invariant).
+unsafe impl Send for Range {}
+// SAFETY: as above; the kernel orders what several threads ask of one range.
+unsafe impl Sync for Range {}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours alone (invariant) and is not used after this. Unmapping a whole mapping of our
+        // own fails only when the kernel cannot split (never needed here), and then it stays mapped: harmless.
+        let _ = unsafe { rustix::mm::munmap(self.addr.as_ptr(), self.len as usize) };
+    }
+}
+
+/// A mapping that is accessed only through the kernel (see the module's documentation). Dropping the last that shares
+/// it unmaps.
+#[derive(Debug)]
+pub struct UserMemory {
+    range: Arc<Range>,
     pipe: Pipe,
 }
 
@@ -76,17 +97,22 @@ impl UserMemory {
             }
         }?;
         let addr = NonNull::new(addr).ok_or(Errno::NOMEM)?;
-        Ok(Self { addr, len, pipe })
+        Ok(Self { range: Arc::new(Range { addr, len }), pipe })
+    }
+
+    /// The same mapping for another thread: an access that sleeps in one delays none in the other.
+    pub fn share(&self) -> Result<Self> {
+        Ok(Self { range: self.range.clone(), pipe: Pipe::new()? })
     }
 
     /// Bytes.
     pub fn len(&self) -> u64 {
-        self.len
+        self.range.len
     }
 
     /// Address of a byte, for ioctls that take user memory.
     pub fn address(&self, offset: u64) -> u64 {
-        self.addr.as_ptr() as u64 + offset
+        self.range.addr.as_ptr() as u64 + offset
     }
 
     /// Load bytes of one page. EFAULT if the page cannot be read, EINVAL if the range leaves the page or mapping.
@@ -130,6 +156,16 @@ impl UserMemory {
         if n < 0 { Err(last_errno()) } else { Ok(()) }
     }
 
+    /// pread(2) into the mapping; with O_DIRECT the kernel pins its pages until the read is completed.
+    pub fn read_from(&mut self, fd: impl AsFd, fd_offset: u64, offset: u64, len: u64) -> Result<u64> {
+        let (to, length) = self.within(offset, len)?;
+        let fd_offset = libc::off_t::try_from(fd_offset).map_err(|_| Errno::INVAL)?;
+        // SAFETY: `to` is `length` bytes of our mapping, which no reference points into (invariant); the kernel answers
+        // EFAULT where it cannot be written.
+        let n = unsafe { libc::pread(fd.as_fd().as_raw_fd(), to, length, fd_offset) };
+        u64::try_from(n).map_err(|_| last_errno())
+    }
+
     /// madvise(2).
     pub fn advise(&self, offset: u64, len: u64, advice: MmAdvice) -> Result<()> {
         let (start, length) = self.within(offset, len)?;
@@ -138,11 +174,11 @@ impl UserMemory {
     }
 
     fn within(&self, offset: u64, len: u64) -> Result<(*mut c_void, usize)> {
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.len);
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.range.len);
         if !inside {
             return Err(Errno::INVAL);
         }
-        Ok((self.addr.as_ptr().wrapping_byte_add(offset as usize), len as usize))
+        Ok((self.range.addr.as_ptr().wrapping_byte_add(offset as usize), len as usize))
     }
 
     /// One page at a time: a pipe takes or gives a page in one piece, so a fault never leaves a part of the data behind.
@@ -151,14 +187,6 @@ impl UserMemory {
             return Err(Errno::INVAL);
         }
         self.within(offset, len as u64).map(|(start, _)| start)
-    }
-}
-
-impl Drop for UserMemory {
-    fn drop(&mut self) {
-        // SAFETY: the range is ours alone (invariant) and is not used after this. Unmapping a whole mapping of our
-        // own fails only when the kernel cannot split (never needed here), and then it stays mapped: harmless.
-        let _ = unsafe { rustix::mm::munmap(self.addr.as_ptr(), self.len as usize) };
     }
 }
 
@@ -185,6 +213,26 @@ impl Pipe {
         let errno = if moved < 0 { last_errno() } else { Errno::FAULT };
         *self = Self::new()?;
         Err(errno)
+    }
+}
+
+/// Have the C library's heap grow in large steps by brk(2), never by mmap(2), and never shrink: allocation then needs
+/// the process' mmap lock hardly ever, which a job may hold for as long as it sleeps (see `jobs`).
+///
+/// A request that the library does not know leaves it as it was: slower to answer, not wrong.
+pub fn keep_heap() {
+    /// More than the agent ever has at once: a few buffers of 1 MiB and a line of 8 MiB. Address space only.
+    const STEP_BYTES: libc::c_int = 64 << 20;
+    let options = [
+        (libc::M_MMAP_MAX, 0),
+        (libc::M_TRIM_THRESHOLD, libc::c_int::MAX),
+        (libc::M_TOP_PAD, STEP_BYTES),
+        // Arenas of threads would be mapped.
+        (libc::M_ARENA_MAX, 1),
+    ];
+    for (option, value) in options {
+        // SAFETY: mallopt takes two numbers and its own lock.
+        unsafe { libc::mallopt(option, value) };
     }
 }
 

@@ -4,7 +4,8 @@
 use crate::modules::Modules;
 use crate::steps::Agent;
 use longpin_proto::agent::{Access, Advice, Backing, Fact, Fallocate, Fill, OpenFlags, Outcome, Step, Via};
-use longpin_proto::facts::{CellState, Cells, PageState, Source, Writer};
+use longpin_proto::facts::{CellState, Cells, JobState, PageState, Source, Writer};
+use std::time::{Duration, Instant};
 
 const LEN: u64 = 64 * 1024;
 
@@ -70,6 +71,33 @@ impl Story {
         cells
     }
 
+    fn spawn(&mut self, job: &str, step: Step) {
+        self.fact(Step::Spawn { job: job.into(), step: Box::new(step) });
+    }
+
+    fn job(&mut self, job: &str) -> JobState {
+        let Fact::Job(state) = self.fact(Step::JobState { job: job.into() }) else { panic!("not a job") };
+        state
+    }
+
+    fn join(&mut self, job: &str) -> Fact {
+        self.fact(Step::JobWait { job: job.into(), timeout_ms: 60_000 })
+    }
+
+    /// A job that runs until its FIFO is written to, seen asleep; and that FIFO.
+    fn sleeping_job(&mut self, job: &str) -> String {
+        let fifo = self.path("fifo");
+        self.fact(exec(&format!("mkfifo {fifo}")));
+        self.spawn(job, exec(&format!("exec cat {fifo}")));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // The shell runs before it becomes `cat`, which sleeps in open(2) until there is a writer.
+        while self.job(job).state != 'S' {
+            assert!(Instant::now() < deadline, "{:?}", self.job(job));
+            std::thread::yield_now();
+        }
+        fifo
+    }
+
     fn page_state(&mut self) -> PageState {
         let Fact::PageState(state) = self.fact(Step::PageState { file: "a".into(), offset: 0, len: LEN })
         else {
@@ -81,6 +109,10 @@ impl Story {
 
 fn fill(generation: u64) -> Fill {
     Fill { run: 1, generation, cell_bytes: 512, source: Source::Cpu }
+}
+
+fn exec(script: &str) -> Step {
+    Step::Exec { argv: ["sh", "-c", script].map(String::from).to_vec(), timeout_ms: 60_000 }
 }
 
 fn written(generation: u64) -> CellState {
@@ -194,4 +226,138 @@ fn a_cpu_that_is_not_there_is_refused() {
     assert_eq!(story.errno(Step::Affinity { cpu: Some(1000) }), "EINVAL");
     assert!(story.failure(Step::Affinity { cpu: Some(1 << 20) }).contains("a CPU set ends at"));
     story.fact(Step::Affinity { cpu: None });
+}
+
+#[test]
+fn jobs_do_what_their_steps_do() {
+    let mut story = Story::mapped();
+    let path = story.path("a");
+    story.spawn("s", Step::Store { map: "m".into(), offset: 4096, len: 8192, fill: fill(2) });
+    assert_eq!(story.join("s"), Fact::Nothing);
+    let access = Access::Write;
+    story.spawn("t", Step::Touch { map: "m".into(), offset: 0, len: LEN, access });
+    story.spawn("w", Step::WriteCells { file: "a".into(), offset: 12288, len: 4096, fill: fill(3) });
+    assert_eq!((story.join("t"), story.join("w")), (Fact::Nothing, Fact::Nothing));
+    story.spawn("f", Step::Fsync { file: "a".into(), data_only: false });
+    assert_eq!(story.join("f"), Fact::Nothing);
+    let expected =
+        [(0, 8, written(1)), (4096, 16, written(2)), (12288, 8, written(3)), (16384, 96, written(1))];
+    story.spawn("r", Step::ReadCells { path, offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered });
+    let Fact::Cells(cells) = story.join("r") else { panic!("not cells") };
+    assert_eq!(runs(&cells), expected);
+    assert_eq!(runs(&story.mapping()), expected);
+    story.spawn("c", Step::Truncate { file: "a".into(), len: 4096 });
+    assert_eq!(story.join("c"), Fact::Nothing);
+    assert_eq!(runs(&story.file())[1], (4096, 120, CellState::Absent));
+}
+
+#[test]
+fn the_refusal_of_a_job_is_told_by_its_wait() {
+    let mut story = Story::mapped();
+    story.fact(Step::Truncate { file: "a".into(), len: 4096 });
+    story.spawn("s", Step::Store { map: "m".into(), offset: 8192, len: 4096, fill: fill(2) });
+    assert_eq!(story.errno(Step::JobWait { job: "s".into(), timeout_ms: 60_000 }), "EFAULT");
+    story.spawn("u", Step::Unmount { dir: "/no/such/mount".into() });
+    assert_eq!(story.errno(Step::JobWait { job: "u".into(), timeout_ms: 60_000 }), "ENOENT");
+}
+
+#[test]
+fn a_job_that_sleeps_is_seen_asleep_while_the_story_goes_on_and_then_ends() {
+    let mut story = Story::mapped();
+    let fifo = story.sleeping_job("cat");
+    let state = story.job("cat");
+    assert!(!state.finished && state.elapsed_us > 0, "{state:?}");
+    // Where the kernel shows stacks to this user it waits in fifo_open().
+    assert!(state.stack.is_empty() || state.stack.iter().any(|name| name.contains("open")), "{state:?}");
+    let failure = story.failure(Step::JobWait { job: "cat".into(), timeout_ms: 1 });
+    assert!(failure.starts_with("job `cat` still runs after 1 ms of waiting: state S"), "{failure}");
+    story.fact(Step::Store { map: "m".into(), offset: 0, len: LEN, fill: fill(2) });
+    std::fs::write(fifo, "hello").unwrap();
+    assert_eq!(story.join("cat"), Fact::Exec { code: 0, output: "hello".into() });
+    assert!(story.failure(Step::JobState { job: "cat".into() }).contains("no job `cat`; there are: []"));
+}
+
+#[test]
+fn an_ended_job_says_so_until_it_is_waited_for() {
+    let mut story = Story::new();
+    story.spawn("s", Step::Sync);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !story.job("s").finished {
+        assert!(Instant::now() < deadline, "{:?}", story.job("s"));
+        std::thread::yield_now();
+    }
+    let state = story.job("s");
+    assert_eq!((state.state, state.stack.len()), ('-', 0));
+    assert_eq!(story.job("s").elapsed_us, state.elapsed_us);
+    assert_eq!(story.join("s"), Fact::Nothing);
+}
+
+#[test]
+fn names_of_jobs_are_unique_and_only_some_steps_can_be_jobs() {
+    let mut story = Story::mapped();
+    let fifo = story.sleeping_job("j");
+    let spawn = |job: &str, step| Step::Spawn { job: job.into(), step: Box::new(step) };
+    assert!(story.failure(spawn("j", Step::Sync)).contains("job `j` exists already"));
+    assert!(
+        story
+            .failure(spawn("k", Step::DropCaches))
+            .starts_with("step `drop-caches` cannot be a job; use one of")
+    );
+    let nested = spawn("l", Step::Sync);
+    assert!(story.failure(spawn("k", nested)).starts_with("step `spawn` cannot be a job"));
+    let unknown = Step::Fsync { file: "x".into(), data_only: false };
+    assert!(story.failure(spawn("k", unknown)).contains("no file `x`; there are: [a]"));
+    assert!(
+        story
+            .failure(Step::JobWait { job: "k".into(), timeout_ms: 0 })
+            .contains("no job `k`; there are: [j]")
+    );
+    std::fs::write(fifo, "").unwrap();
+    story.join("j");
+}
+
+#[test]
+fn cleanup_waits_for_jobs_and_takes_what_they_made() {
+    let mut story = Story::mapped();
+    story.spawn("s", Step::Fsync { file: "a".into(), data_only: true });
+    story.spawn("t", Step::Unmount { dir: "/no/such/mount".into() });
+    let Fact::Text(text) = story.fact(Step::Cleanup) else { panic!("not a text") };
+    assert_eq!(text, "job s: done\njob t: umount2: ENOENT\nmapping m: unmapped\nfile a: closed");
+}
+
+#[test]
+fn a_direct_read_fills_the_mapping_or_says_how_short_it_was() {
+    let mut story = Story::mapped();
+    let device = story.path("device");
+    let flags = OpenFlags { write: true, create: true, ..OpenFlags::default() };
+    story.fact(Step::Open { file: "d".into(), path: device.clone(), flags });
+    story.fact(Step::WriteCells { file: "d".into(), offset: 0, len: 8192, fill: fill(7) });
+    let read = |offset, len| Step::ReadDirect {
+        map: "m".into(),
+        offset,
+        len,
+        device: device.clone(),
+        device_offset: 0,
+    };
+    // File systems without O_DIRECT refuse the open.
+    if let Outcome::Refused(errno) = story.agent.perform(read(0, 8192)) {
+        assert_eq!(errno.name, "EINVAL");
+        return;
+    }
+    let expected = [(0, 16, written(7)), (8192, 112, written(1))];
+    assert_eq!(runs(&story.mapping()), expected);
+    assert_eq!(runs(&story.file()), expected);
+    assert_eq!(story.errno(read(100, 4096)), "EINVAL");
+    assert!(story.failure(read(4096, 12288)).contains("gave 8192 bytes from 0 on, of 12288"));
+    assert!(story.failure(read(LEN, 4096)).contains("are not in the mapping"));
+    story.spawn("r", read(4096, 4096));
+    assert_eq!(story.join("r"), Fact::Nothing);
+    let missing = Step::ReadDirect {
+        map: "m".into(),
+        offset: 0,
+        len: 4096,
+        device: "/no/such/device".into(),
+        device_offset: 0,
+    };
+    assert_eq!(story.errno(missing), "ENOENT");
 }

@@ -37,6 +37,8 @@ pub enum Command {
     },
     /// List scenarios with their matrix
     List(ListArgs),
+    /// Draw what a run left behind: one HTML file, and a trace for ui.perfetto.dev
+    Report(ReportArgs),
     /// Run cases and judge them
     #[command(after_help = RUN_EXIT_CODES)]
     Run(Box<RunArgs>),
@@ -110,10 +112,29 @@ pub struct ListArgs {
     pub format: Format,
 }
 
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Result directory of a run
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Where the HTML file goes [default: DIR/report.html]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Where the trace goes [default: DIR/trace.json]
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Only this case (scenario/fs/pin/release[/variant], with #2 for a second attempt); may be given again
+    #[arg(long, value_name = "LABEL")]
+    pub case: Vec<String>,
+}
+
 /// What is under the file systems.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DiskKind {
-    /// QEMU's own virtio disk over a raw image
+    /// Our own, which watches the bytes of each write and can hold, delay and fail requests
+    Audited,
+    /// QEMU's own virtio disk over a raw image; cases that rule the disk are skipped
     Qemu,
 }
 
@@ -126,9 +147,12 @@ pub struct MachineArgs {
     /// This QEMU (10.2 or later) instead of the host's or the tool root's
     #[arg(long, value_name = "PATH")]
     pub qemu: Option<PathBuf>,
-    /// Disk of the guest
-    #[arg(long, value_enum, default_value_t = DiskKind::Qemu)]
+    /// Disks of the guest
+    #[arg(long, value_enum, default_value_t = DiskKind::Audited)]
     pub disk: DiskKind,
+    /// Where images of these disks lie while they are used: sparse, 512 MiB each [default: $TMPDIR, or /tmp]
+    #[arg(long, value_name = "DIR")]
+    pub disk_dir: Option<PathBuf>,
     /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
     pub memory: u32,

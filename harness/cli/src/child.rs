@@ -91,8 +91,13 @@ impl Child {
         }
     }
 
-    /// "qemu exited with code 1: last line of its log".
+    /// "qemu exited with code 1: last lines of its log".
     pub fn obituary(&mut self) -> String {
+        self.obituary_by(|_| None)
+    }
+
+    /// The same of a program whose log has much else in it: what `telling` finds in lines, or all if that is nothing.
+    pub fn obituary_by(&mut self, telling: fn(&str) -> Option<&str>) -> String {
         let end = match self.ended() {
             None => "is still running".to_owned(),
             Some(status) => match (status.code(), status.signal()) {
@@ -101,7 +106,7 @@ impl Child {
                 (None, None) => "ended".to_owned(),
             },
         };
-        match tail(&self.log) {
+        match tail(&self.log, telling) {
             text if text.is_empty() => format!("{} {end}", self.name),
             text => format!("{} {end}: {text}", self.name),
         }
@@ -115,10 +120,13 @@ impl Drop for Child {
 }
 
 /// Last lines of a log in one line.
-fn tail(log: &Path) -> String {
+fn tail(log: &Path, telling: fn(&str) -> Option<&str>) -> String {
     let bytes = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]).into_owned();
-    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    let told: Vec<&str> = text.lines().filter_map(telling).collect();
+    let all = || text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> = if told.is_empty() { all() } else { told };
+    lines.join("; ")
 }
 
 /// A channel that disconnects when process `pid` ends. The process is left unreaped.
@@ -190,6 +198,15 @@ pub mod tests {
         let (_dir, mut child) = shell("echo cannot go on >&2; exit 3");
         assert_eq!(child.wait(soon()).and_then(|status| status.code()), Some(3));
         assert_eq!(child.obituary(), "script exited with code 3: cannot go on");
+    }
+
+    #[test]
+    fn of_a_chatty_log_only_the_telling_lines_are_last_words() {
+        let (_dir, mut child) = shell("echo much; echo 'ERROR no disk'; echo more; exit 1");
+        child.wait(soon());
+        let errors: fn(&str) -> Option<&str> = |line| line.strip_prefix("ERROR ");
+        assert_eq!(child.obituary_by(errors), "script exited with code 1: no disk");
+        assert_eq!(child.obituary_by(|_| None), "script exited with code 1: much; ERROR no disk; more");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use anyhow::Context as _;
 use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Reporter, Store, ToolRoot, report};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The guest agent of this very source state; `build.rs` makes it.
@@ -16,35 +17,48 @@ pub struct Images {
     pub kernel: Kernel,
     /// Driver for that kernel.
     pub module: Module,
-    /// What the guest boots into.
-    pub initramfs: Initramfs,
+    /// What guests boot into, by the programs that they have beside the usual ones.
+    initramfs: BTreeMap<BTreeSet<String>, Initramfs>,
 }
 
 impl Images {
-    /// Take what is there, build the rest. Progress goes to standard error.
-    pub fn ensure() -> anyhow::Result<Self> {
-        Self::with_kernel(Store::kernel)
+    /// Take what is there, build the rest; an initramfs for each set of extra programs. Progress goes to standard
+    /// error.
+    pub fn ensure(programs: impl IntoIterator<Item = BTreeSet<String>>) -> anyhow::Result<Self> {
+        Self::with_kernel(Store::kernel, programs)
     }
 
-    /// The same, with the newest kernel that the distribution has now.
+    /// The same without extra programs, with the newest kernel that the distribution has now.
     pub fn refresh() -> anyhow::Result<Self> {
-        Self::with_kernel(Store::refresh_kernel)
+        Self::with_kernel(Store::refresh_kernel, [BTreeSet::new()])
+    }
+
+    /// What a guest with these extra programs boots into.
+    ///
+    /// Errors: [`Self::ensure`] was not told of them.
+    pub fn initramfs(&self, programs: &BTreeSet<String>) -> anyhow::Result<&Initramfs> {
+        self.initramfs.get(programs).with_context(|| format!("no initramfs was made with {programs:?}"))
     }
 
     fn with_kernel(
         kernel: impl FnOnce(&Store, &ToolRoot, &dyn Reporter) -> longpin_images::Result<Kernel>,
+        programs: impl IntoIterator<Item = BTreeSet<String>>,
     ) -> anyhow::Result<Self> {
         let store = Store::open_default().context("image store cannot be opened")?;
         let reporter = report::for_stderr();
         let tool_root = store.tool_root(&*reporter)?;
         let kernel = kernel(&store, &tool_root, &*reporter)?;
         let module = store.module(&tool_root, &kernel, None, &*reporter)?;
-        let spec = InitramfsSpec {
-            agent: AGENT.to_vec(),
-            modules: vec![module.path().to_owned()],
-            ..InitramfsSpec::default()
-        };
-        let initramfs = store.initramfs(&tool_root, &kernel, &spec, &*reporter)?;
+        let mut initramfs = BTreeMap::new();
+        for programs in programs {
+            let spec = InitramfsSpec {
+                agent: AGENT.to_vec(),
+                modules: vec![module.path().to_owned()],
+                programs: programs.iter().cloned().collect(),
+                ..InitramfsSpec::default()
+            };
+            initramfs.insert(programs, store.initramfs(&tool_root, &kernel, &spec, &*reporter)?);
+        }
         Ok(Self { tool_root: Arc::new(tool_root), kernel, module, initramfs })
     }
 }

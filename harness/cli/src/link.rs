@@ -348,7 +348,11 @@ mod tests {
         };
         line::send(&mut peer.stream, &Message::Hello(hello)).unwrap();
         let text = link.hello(Deadline::after(SOON)).unwrap_err().to_string();
-        assert!(text.contains("speaks version 2") && text.contains("speaks 1"), "{text}");
+        assert!(
+            text.contains(&format!("speaks version {}", VERSION + 1))
+                && text.contains(&format!("speaks {VERSION}")),
+            "{text}"
+        );
     }
 
     #[test]

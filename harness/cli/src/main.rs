@@ -5,11 +5,13 @@
 
 mod args;
 mod child;
+mod clock;
 mod commands;
 mod deadline;
 mod device;
 mod disk;
 mod error;
+mod fsck;
 mod guest;
 mod images;
 mod interrupt;
@@ -44,6 +46,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Doctor => commands::doctor::doctor(),
         Command::Image { command } => commands::image::image(command),
         Command::List(args) => commands::list::list(&args),
+        Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),
         Command::Shell(args) => commands::shell::shell(&args),
     }

@@ -3,6 +3,7 @@
 //! back, nothing more; a verdict is a function of it, so a record kept on disk can be judged again.
 
 use longpin_proto::agent::{Outcome, Step};
+use longpin_proto::control::{Answer, Request};
 use longpin_proto::facts::{Cells, Extent};
 use longpin_wire::ledger;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,10 @@ pub enum Role {
     ProveClean,
     /// The last DMA program must be visible through the mapping, or the case is unproven.
     ProveDma,
+    /// A job must be over or asleep, or the case is unproven. Asked again until it is.
+    Settle,
+    /// A program that checks the data itself.
+    Verify,
     /// Content to be compared with later.
     Snapshot,
     /// Content to be compared with what was written.
@@ -52,6 +57,34 @@ pub enum Evidence {
         outcome: Outcome,
         /// Microseconds it took in the guest.
         elapsed_us: u64,
+        /// When it was sent, CLOCK_MONOTONIC of the host, ns; 0: not known.
+        #[serde(default)]
+        began_ns: u64,
+        /// When the answer came.
+        #[serde(default)]
+        ended_ns: u64,
+    },
+    /// A request to the auditing disk and its answer.
+    Disk {
+        /// Line of the scenario file, 0 for the machine's own requests.
+        line: usize,
+        /// What was asked.
+        request: Request,
+        /// What came back, or why it was refused.
+        answer: Result<Answer, String>,
+        /// When it was sent, CLOCK_MONOTONIC of the host, ns.
+        began_ns: u64,
+        /// When the answer came.
+        ended_ns: u64,
+    },
+    /// The word of the file system's own checker on the image, after the guest has unmounted.
+    Fsck(FsckReport),
+    /// The checker could not be run.
+    FsckFailed {
+        /// File system.
+        fs: String,
+        /// Why.
+        message: String,
     },
     /// Content of a file as the host reads it from the raw image.
     Image {
@@ -66,9 +99,17 @@ pub enum Evidence {
     Ledger {
         /// Entries in the order of their time.
         entries: Vec<LedgerEntry>,
+        /// Those of the disks, in the order of their time.
+        #[serde(default)]
+        disk: Vec<DiskLedgerEntry>,
     },
     /// The case was cut short.
     Trouble(Trouble),
+    /// The case cannot be tried here: nothing was done.
+    Skip {
+        /// What is missing.
+        message: String,
+    },
     /// The harness gave a proof up.
     Unproven {
         /// Line of the scenario file.
@@ -158,6 +199,63 @@ impl From<ledger::Entry> for LedgerEntry {
             detail: e.detail,
         }
     }
+}
+
+/// `wire::ledger::DiskEntry` as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskLedgerEntry {
+    /// CLOCK_MONOTONIC of the host, ns.
+    pub time_ns: u64,
+    /// `ledger::KIND_DISK_` constant.
+    pub kind: u32,
+    /// Index of the disk.
+    pub disk: u32,
+    /// Number of the request, or 0.
+    pub request: u64,
+    /// First byte on the disk.
+    pub byte: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Guest physical address of the first page, or 0.
+    pub gpa: u64,
+    /// Label of the case.
+    pub run: u64,
+    /// VIRTIO_BLK_T_ constant.
+    pub op: u32,
+    /// Depends on `kind`.
+    pub detail: u32,
+}
+
+impl DiskLedgerEntry {
+    /// From an entry as it was read from the file, which has the layout of either kind.
+    pub fn from_raw(entry: ledger::Entry) -> Self {
+        let e: ledger::DiskEntry = zerocopy::transmute!(entry);
+        Self {
+            time_ns: e.time_ns,
+            kind: e.kind,
+            disk: e.disk,
+            request: e.request,
+            byte: e.byte,
+            len: e.len,
+            gpa: e.gpa,
+            run: e.run,
+            op: e.op,
+            detail: e.detail,
+        }
+    }
+}
+
+/// Output of a file system's checker that only looks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FsckReport {
+    /// File system.
+    pub fs: String,
+    /// Command as it was run.
+    pub argv: Vec<String>,
+    /// Exit code; 128 + signal.
+    pub code: i32,
+    /// Standard output and error, the last 64 KiB.
+    pub output: String,
 }
 
 /// The record of one case.

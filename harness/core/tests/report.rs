@@ -6,7 +6,11 @@ use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::{self, Case, Filter};
 use longpin_core::report::{BootResult, CaseResult, Environment, RunResult, TableStyle, table};
 use longpin_core::scenario::Scenario;
-use longpin_core::verdict::{Cause, Generations, Judgement, Observation, Observed, Outcome, Problem};
+use longpin_core::verdict::{
+    Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, Judgement, Observation, Observed,
+    Outcome, Problem, Reader, Structure,
+};
+use longpin_proto::disk::{Author, Change, HoldEnd, Span};
 use std::sync::Arc;
 
 const SCENARIO: &str = r#"
@@ -134,20 +138,72 @@ fn the_document_has_the_fields_that_are_documented() {
 #[test]
 fn every_field_of_the_document_is_in_its_description() {
     let page = include_str!("../../../docs/result-schema.md");
-    let problem = Some(Problem { cause: Cause::Unproven, message: "not shown".into() });
     let run = RunResult::from_events(&story(|case| {
-        Some(finished(
-            case,
-            &Observed { problem: problem.clone(), ..lost() },
-            Outcome::Error,
-            Some(Cause::Unproven),
-        ))
+        Some(finished(case, &everything(), Outcome::Error, Some(Cause::Unproven)))
     }));
     let json = serde_json::to_value(&run).expect("json");
     let mut keys = Vec::new();
     collect(&json, &mut keys);
     for key in keys {
         assert!(page.contains(&format!("`{key}`")), "docs/result-schema.md does not describe `{key}`");
+    }
+}
+
+/// A case with something in every field.
+fn everything() -> Observed {
+    Observed {
+        problem: Some(Problem { cause: Cause::Unproven, message: "not shown".into() }),
+        findings: vec![Finding {
+            word: Observation::Lost,
+            path: "/mnt/a".into(),
+            reader: Reader::Host,
+            cells: 1,
+            first_byte: 0,
+            wanted: "CPU generation 1".into(),
+            found: "zeros".into(),
+        }],
+        audit: Some(audit()),
+        blocked: vec![Blocked { job: "st".into(), stack: vec!["folio_wait_writeback".into()], waited_us: 9 }],
+        fsck: Some(Fsck {
+            argv: vec!["e2fsck".into(), "-fn".into()],
+            code: 4,
+            state: Structure::Damaged,
+            complaint: Some("Inode 12".into()),
+            output: "Inode 12".into(),
+        }),
+        ..lost()
+    }
+}
+
+fn audit() -> Audit {
+    let span = Span { offset: 24, len: 8, before: "00".into(), after: "01".into() };
+    Audit {
+        writes: 3,
+        pages: 20,
+        hits_by_dma: 2,
+        hits_by_others: 1,
+        hits_left_out: 0,
+        holds: vec![HoldLine {
+            rule: "w".into(),
+            disk: 0,
+            sector: 8,
+            bytes: 4096,
+            held_us: 7,
+            end: HoldEnd::Released,
+        }],
+        first_hit: Some(HitLine {
+            path: Some("/mnt/a".into()),
+            file_offset: Some(0),
+            disk: 0,
+            sector: 8,
+            change: Change::BeforeFetch,
+            author: Author::Dma,
+            generation_before: Some(100),
+            generation_after: Some(101),
+            differing_bytes: 4096,
+            after_us: Some(1200),
+            first_bytes: Some(span),
+        }),
     }
 }
 
@@ -175,6 +231,31 @@ fn the_table_has_a_row_a_case_and_the_numbers() {
     assert!(text.contains("101/101/-"), "{text}");
     assert!(text.ends_with("2 of 2 cases: 1 pass, 1 xfail; 14.0 s, 20 cases a minute\n"), "{text}");
     assert!(!text.contains('\x1b'));
+}
+
+#[test]
+fn the_table_has_a_column_of_hits_where_there_are_some() {
+    let without = table(&RunResult::from_events(&story(intact)), TableStyle { color: false, width: None });
+    assert!(!without.contains("hits"), "{without}");
+    let run = RunResult::from_events(&story(|case| {
+        let seen = Observed { audit: Some(audit()), ..lost() };
+        Some(finished(case, &seen, Outcome::Xfail, None))
+    }));
+    let with = table(&run, TableStyle { color: false, width: None });
+    let row = with.lines().find(|line| line.contains("tmpfs")).expect("a row");
+    assert!(with.contains("hits") && row.trim_end().ends_with('2'), "{with}");
+}
+
+#[test]
+fn a_document_from_before_the_audit_still_reads() {
+    let run = RunResult::from_events(&story(intact));
+    let mut json = serde_json::to_value(&run).expect("json");
+    for case in json["cases"].as_array_mut().expect("cases") {
+        let case = case.as_object_mut().expect("an object");
+        case.retain(|key, _| !["audit", "blocked", "fsck"].contains(&key.as_str()));
+    }
+    let again: RunResult = serde_json::from_value(json).expect("an old document");
+    assert_eq!(again, run);
 }
 
 #[test]

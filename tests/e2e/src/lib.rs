@@ -3,12 +3,14 @@
 //! that a run starts and must not leave behind. No test depends on speed; deadlines only end what hangs.
 #![deny(unsafe_code)]
 
+pub mod block;
+pub mod browser;
 pub mod processes;
 pub mod scenario;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
@@ -33,10 +35,10 @@ pub fn wait_for<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -
     }
 }
 
-/// The program under test: built with this test, in the same profile.
-fn program() -> PathBuf {
+/// A program under test: built with this test, in the same profile.
+fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
-    let path = test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join("longpin");
+    let path = test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join(name);
     assert!(
         path.is_file(),
         "{} is missing; run `make build`, then the tests of the same profile",
@@ -49,7 +51,7 @@ fn program() -> PathBuf {
 fn images() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
-        let child = Command::new(program()).args(["image", "build"]).spawn();
+        let child = Command::new(program("longpin")).args(["image", "build"]).spawn();
         let mut child = child.expect("the program starts");
         let status =
             wait_for("the images", IMAGE_DEADLINE, || child.try_wait().expect("a child can be waited for"));
@@ -104,13 +106,29 @@ impl Lab {
 
     /// Start the program.
     pub fn start(&self, args: &[&str]) -> Running {
+        self.spawn(Command::new(program("longpin")).args(args).stdin(Stdio::null()))
+    }
+
+    /// Start it with a standard input that stays open as long as the second of the two.
+    pub fn start_typing(&self, args: &[&str]) -> (Running, ChildStdin) {
+        let mut running = self.spawn(Command::new(program("longpin")).args(args).stdin(Stdio::piped()));
+        let stdin = running.child.stdin.take().expect("standard input was piped");
+        (running, stdin)
+    }
+
+    /// Start it in a world that `bwrap` makes different from this host's by `changes`.
+    pub fn start_changed(&self, changes: &[&str], input: Stdio, args: &[&str]) -> Running {
+        let mut command = Command::new("bwrap");
+        command.args(["--die-with-parent", "--dev-bind", "/", "/"]).args(changes).arg("--");
+        self.spawn(command.arg(program("longpin")).args(args).stdin(input))
+    }
+
+    fn spawn(&self, command: &mut Command) -> Running {
         let file = |name| std::fs::File::create(self.path(name)).expect("the place is writable");
-        let child = Command::new(program())
-            .args(args)
+        let child = command
             .env("TMPDIR", self.tmp())
             .env_remove("RUST_BACKTRACE")
             .current_dir(self.dir.path())
-            .stdin(Stdio::null())
             .stdout(file("stdout"))
             .stderr(file("stderr"))
             .spawn()
@@ -143,13 +161,21 @@ impl Lab {
     }
 
     /// Wait until the run is at a line of a scenario.
-    pub fn wait_for_line(&self, scenario: &str, line: u64) {
+    ///
+    /// # Panics
+    ///
+    /// If it ends before.
+    pub fn wait_for_line(&self, running: &mut Running, scenario: &str, line: u64) {
+        let case = format!("{scenario}/");
         wait_for(&format!("{scenario} to be at line {line}"), RUN_DEADLINE, || {
-            self.events().into_iter().find(|event| {
+            let ended = running.child.try_wait().expect("our own child").is_some();
+            let at_line = self.events().into_iter().find(|event| {
                 event["event"] == "case-progress"
                     && event["line"] == line
-                    && event["case"].as_str().is_some_and(|case| case.starts_with(&format!("{scenario}/")))
-            })
+                    && event["case"].as_str().is_some_and(|label| label.starts_with(&case))
+            });
+            assert!(at_line.is_some() || !ended, "the run ended before: {}", running.said());
+            at_line
         });
     }
 
@@ -184,6 +210,11 @@ impl Running {
     /// Process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it has said on standard error so far.
+    pub fn said(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
 
     /// Wait for its end.

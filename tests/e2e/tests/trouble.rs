@@ -13,8 +13,20 @@ const LONG_STEP: &str = "{ do = \"exec\", argv = [\"sleep\", \"600\"], timeout_m
 /// A run that stands in the long step of scenario `waiting`.
 fn waiting(lab: &Lab) -> longpin_e2e::Running {
     let file = scenario::write(&lab.path(""), "waiting", &["\"mkfs\"", LONG_STEP], "intact");
-    let running = lab.start_run(&[&file, "--timeout", "3600"]);
-    lab.wait_for_line("waiting", FIRST_STEP_LINE + 1);
+    let mut running = lab.start_run(&[&file, "--timeout", "3600"]);
+    lab.wait_for_line(&mut running, "waiting", FIRST_STEP_LINE + 1);
+    running
+}
+
+/// The same, with a write held by the disk meanwhile: who dies then leaves a request unanswered.
+fn waiting_with_a_held_write(lab: &Lab) -> longpin_e2e::Running {
+    let hold = "{ do = \"hold-write\", cap_ms = 600000 }";
+    let write = "{ do = \"write\", generation = 2, direct = true, job = \"w\" }";
+    let join = "{ do = \"join\", job = \"w\" }";
+    let steps = ["\"mkfs\"", "\"mount\"", "\"create\"", hold, write, "\"await-held\"", LONG_STEP, join];
+    let file = scenario::write_on(&lab.path(""), "holding", "ext4", "", &steps, "intact");
+    let mut running = lab.start_run(&[&file, "--timeout", "3600"]);
+    lab.wait_for_line(&mut running, "holding", FIRST_STEP_LINE + 6);
     running
 }
 
@@ -33,9 +45,9 @@ fn artifacts_are_kept(lab: &Lab) {
 }
 
 #[test]
-fn a_killed_qemu_is_an_infrastructure_error() {
+fn a_qemu_that_is_killed_while_a_write_is_held_is_an_infrastructure_error() {
     let lab = Lab::new();
-    let running = waiting(&lab);
+    let running = waiting_with_a_held_write(&lab);
     let qemu = processes::find(&lab.tmp(), "qemu-system-x86_64").expect("QEMU runs");
     signal(qemu.pid as u32, Signal::KILL);
     let ended = running.end();
@@ -47,9 +59,9 @@ fn a_killed_qemu_is_an_infrastructure_error() {
 }
 
 #[test]
-fn a_killed_device_daemon_is_an_infrastructure_error_of_its_own() {
+fn a_device_daemon_that_is_killed_while_it_holds_a_write_is_an_infrastructure_error_of_its_own() {
     let lab = Lab::new();
-    let running = waiting(&lab);
+    let running = waiting_with_a_held_write(&lab);
     let daemon = processes::find(&lab.tmp(), "longpin-device").expect("the daemon runs");
     signal(daemon.pid as u32, Signal::KILL);
     let ended = running.end();

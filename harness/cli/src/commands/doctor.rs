@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `longpin doctor`: what this host lacks, each with the command that mends it.
 
-use crate::device;
+use crate::device::{self, AuditedDisk};
+use crate::disk;
 use crate::error::Result;
+use crate::fsck;
 use crate::output;
 use crate::vm::accel;
 use crate::vm::qemu::Qemu;
 use anyhow::Context as _;
+use io_uring::IoUring;
 use longpin_core::exit_code::ExitCode;
-use longpin_images::{Kind, Store};
+use longpin_images::{Kind, State, Store};
 use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,6 +24,8 @@ const SCRATCH_BYTES: u64 = 1 << 30;
 const MEMORY_KIB: u64 = 1_400_000;
 /// Descriptors that one run uses at most: sockets, logs, locks, with room to spare.
 const DESCRIPTORS: u64 = 256;
+/// A disk to try the daemon with.
+const PROBE_DISK_BYTES: u64 = 1 << 20;
 
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +43,8 @@ use Finding::{Fine, Optional, Required};
 /// Look at everything and say it. Exit code 0, or 2 if something required is missing.
 pub fn doctor() -> Result<ExitCode> {
     let store = Store::open_default().context("image store cannot be opened")?;
-    let built = store.list().is_ok_and(|list| list.iter().any(|entry| entry.id.kind == Kind::ToolRoot));
+    let tool_root = tool_root(&store);
+    let built = tool_root.is_some();
     let checks = [
         ("bubblewrap", bubblewrap()),
         ("mmdebstrap", mmdebstrap(built)),
@@ -46,6 +52,8 @@ pub fn doctor() -> Result<ExitCode> {
         ("qemu", qemu()),
         ("kvm", kvm()),
         ("device daemon", daemon()),
+        ("auditing disk", auditing_disk()),
+        ("checkers", checkers(tool_root.as_deref())),
         ("image store", space(store.path(), if built { SCRATCH_BYTES } else { IMAGE_BYTES })),
         ("scratch space", space(&std::env::temp_dir(), SCRATCH_BYTES)),
         ("memory", memory(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())),
@@ -159,6 +167,63 @@ fn daemon() -> Finding {
         Err(error) => {
             Required { problem: format!("{error:#}"), remedy: "cargo build --release --workspace".into() }
         }
+    }
+}
+
+/// The daemon's disk needs io_uring, which a host may forbid.
+fn auditing_disk() -> Finding {
+    let ring = IoUring::new(8).map(drop).context("io_uring cannot be set up");
+    match ring.and_then(|()| serve_disk()) {
+        Ok(()) => Fine("a disk was served, and io_uring is there".into()),
+        Err(error) => Required {
+            problem: format!("{error:#}"),
+            remedy: match std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled") {
+                Ok(text) if text.trim() != "0" => "sysctl kernel.io_uring_disabled=0".into(),
+                _ => "leave the sandbox (seccomp) that forbids it, or run with --disk qemu".into(),
+            },
+        },
+    }
+}
+
+fn serve_disk() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir().context("no scratch directory")?;
+    let at = |name: &str| dir.path().join(name);
+    let image = at("disk.img");
+    disk::create(&image, PROBE_DISK_BYTES)?;
+    let disks = vec![AuditedDisk { socket: at("disk"), image, serial: "longpin-doctor".into(), queues: 1 }];
+    let paths = device::Paths {
+        accelerator: at("accelerator"),
+        control: at("control"),
+        ledger: at("ledger"),
+        log: at("log"),
+        disks,
+    };
+    device::Device::start(&paths)?.stop();
+    Ok(())
+}
+
+/// Directory of the tool root that would be used, if it is built.
+fn tool_root(store: &Store) -> Option<PathBuf> {
+    let mut entries = store.list().ok()?.into_iter();
+    entries.find(|e| e.id.kind == Kind::ToolRoot && e.state == State::Current).map(|e| e.path)
+}
+
+/// Each file system's own, for the host's look at an image.
+fn checkers(tool_root: Option<&Path>) -> Finding {
+    let Some(dir) = tool_root else {
+        return Fine("come with the tool root, which the first run builds".into());
+    };
+    let absent = |program: &&str| {
+        let places = ["usr/sbin", "usr/bin"].map(|place| dir.join("root").join(place).join(program));
+        !places.iter().any(|path| path.is_file())
+    };
+    let absent: Vec<&str> = fsck::programs().filter(absent).collect();
+    match absent.as_slice() {
+        [] => Fine(fsck::programs().collect::<Vec<_>>().join(", ")),
+        absent => Required {
+            problem: format!("{} not in the tool root {}", absent.join(", "), dir.display()),
+            remedy: "longpin image gc --all && longpin image build".into(),
+        },
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_images::{Entry, State, Store};
 use serde_json::json;
+use std::collections::BTreeSet;
 
 /// Do it.
 pub fn image(command: ImageCommand) -> Result<ExitCode> {
@@ -20,14 +21,15 @@ pub fn image(command: ImageCommand) -> Result<ExitCode> {
 }
 
 fn build(refresh: bool) -> Result<ExitCode> {
-    let images = if refresh { Images::refresh()? } else { Images::ensure()? };
+    let usual = BTreeSet::new();
+    let images = if refresh { Images::refresh()? } else { Images::ensure([usual.clone()])? };
     output::text(&format!(
         "tool root  {}\nkernel     {} ({})\nmodule     {}\ninitramfs  {}\n",
         images.tool_root.path().display(),
         images.kernel.vmlinuz().display(),
         images.kernel.release(),
         images.module.path().display(),
-        images.initramfs.path().display()
+        images.initramfs(&usual)?.path().display()
     ))?;
     Ok(ExitCode::Good)
 }

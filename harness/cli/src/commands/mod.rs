@@ -4,4 +4,5 @@
 pub mod doctor;
 pub mod image;
 pub mod list;
+pub mod report;
 pub mod shell;

@@ -6,15 +6,18 @@ use crate::args::ShellArgs;
 use crate::error::{Error, Result};
 use crate::guest::{self, BootError, Guest};
 use crate::library::Library;
+use crate::quote;
 use crate::run::case::{self, Limits};
 use crate::run::{self, Prepared};
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::record::Trouble;
+use longpin_proto::disk::MAX_HOLD_MS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// Ctrl-], as telnet has it: it reaches us and not the guest.
@@ -32,28 +35,43 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
         true => None,
         false => Library::load(&args.library)?.first_case(),
     };
-    let Prepared { machine, notice, interrupt } = run::prepare(&args.machine)?;
+    let needs = case.as_ref().map(|case| case.scenario.machine.clone()).unwrap_or_default();
+    let Prepared { machine, notice, interrupt } = run::prepare(&args.machine, [&needs])?;
     notice.iter().for_each(|text| eprintln!("{text}"));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
-    let mut guest = Guest::boot(&machine, dir.path(), true, &interrupt).map_err(boot_error)?;
+    let mut guest = Guest::boot(&machine, &needs, dir.path(), true, &interrupt).map_err(boot_error)?;
     for module in MODULES {
         guest.load_module(module).map_err(boot_error)?;
     }
     if let Some(case) = case {
         eprintln!("carrying out {}", case.id);
         let limits = Limits::new(machine.accel, STAGE_TIMEOUT);
-        case::stage(&mut guest, &case, args.until, limits, &interrupt).map_err(|trouble| match trouble {
+        let staged = case::stage(&mut guest, &case, args.until, limits, &interrupt);
+        let rules = staged.map_err(|trouble| match trouble {
             Trouble::Interrupted => Error::Interrupted,
             other => Error::Infra(anyhow::anyhow!("{}: {}", case.id, guest::describe(&other))),
         })?;
+        rules.iter().for_each(|rule| eprintln!("{}", standing(rule, guest.control_socket())));
     }
     let port = guest.take_shell().context("the guest has no shell port")?;
     let shell = guest.start_shell().context("the shell cannot be started")?;
-    eprintln!("/dev/longpin0 is there, the disk is /dev/vda; `exit` or Ctrl-] ends the guest");
+    eprintln!("/dev/longpin0 is there, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest");
     let ended = connect(port, || interrupt.asked() || guest.is_over(shell));
     drop(guest);
     ended?;
     Ok(ExitCode::Good)
+}
+
+/// A rule outlives the scenario's last step; a held write can be let go while one looks at what waits for it.
+fn standing(rule: &str, control: &Path) -> String {
+    let minutes = MAX_HOLD_MS / 60_000;
+    let request = serde_json::json!({"request": "release-held", "rule": rule});
+    format!(
+        "rule `{rule}` stands on the disk, and what it holds stays held for up to {minutes} min; let it go on the host:\n    \
+         echo {} | nc -N -U {}",
+        quote::word(&request.to_string()),
+        quote::word(&control.display().to_string())
+    )
 }
 
 fn boot_error(error: BootError) -> Error {

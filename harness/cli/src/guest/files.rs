@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where the files of one boot are. What people want to read afterwards goes to the boot's directory; sockets and the
-//! disk go to a scratch directory with a short name that is removed at the end.
+//! Where the files of one boot are. What people want to read afterwards goes to the boot's directory. Sockets go to a
+//! scratch directory with a short name, disk images to one where there is space for them; both are removed at the end.
 
 use super::Machine;
 use crate::args::DiskKind;
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device;
+use crate::device::{self, AuditedDisk};
+use crate::disk;
 use crate::vm::command_line::command_line;
 use crate::vm::sockets::Listener;
 use crate::vm::spec::{Disk, Sockets, VmSpec};
 use anyhow::Context as _;
+use longpin_core::scenario::MachineNeeds;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,32 +20,61 @@ use std::time::Duration;
 
 /// Sockets connect when QEMU starts.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Size of a disk: above the least that each file system accepts (XFS wants 300 MiB), sparse on the host.
+const DISK_BYTES: u64 = 512 << 20;
+/// Serial numbers of the disks, by their names in the guest.
+const SERIALS: [&str; 2] = ["longpin-vda", "longpin-vdb"];
 
 /// Paths of one boot.
 pub struct Files {
     pub dir: PathBuf,
-    pub scratch: tempfile::TempDir,
+    pub scratch: Scratch,
     pub console_log: PathBuf,
-    pub disk_image: PathBuf,
     pub device: device::Paths,
+    /// Images of the guest's disks, in order.
+    pub images: Vec<PathBuf>,
     sockets: Sockets,
 }
 
+/// What is removed when the guest has gone.
+pub struct Scratch {
+    pub sockets: tempfile::TempDir,
+    pub disks: tempfile::TempDir,
+}
+
+impl Scratch {
+    fn new(disk_dir: &Path) -> anyhow::Result<Self> {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("longpin-");
+        let disks = builder
+            .tempdir_in(disk_dir)
+            .with_context(|| format!("no directory for disk images in {}", disk_dir.display()))?;
+        Ok(Self { sockets: builder.tempdir().context("no scratch directory")?, disks })
+    }
+}
+
 impl Files {
-    pub fn new(dir: &Path) -> anyhow::Result<Self> {
+    /// Choose places, make empty disks.
+    pub fn new(machine: &Machine, dir: &Path) -> anyhow::Result<Self> {
         let dir = dir.canonicalize().with_context(|| format!("{} cannot be used", dir.display()))?;
-        let scratch =
-            tempfile::Builder::new().prefix("longpin-").tempdir().context("no scratch directory")?;
-        let at = |name: &str| scratch.path().join(name);
+        let scratch = Scratch::new(&machine.disk_dir)?;
+        let at = |name: &str| scratch.sockets.path().join(name);
+        let images: Vec<PathBuf> =
+            (0..SERIALS.len()).map(|index| scratch.disks.path().join(format!("disk{index}.img"))).collect();
+        images.iter().try_for_each(|image| disk::create(image, DISK_BYTES))?;
         Ok(Self {
             console_log: dir.join("console.log"),
-            disk_image: at("disk.img"),
             device: device::Paths {
                 accelerator: at("accelerator"),
                 control: at("control"),
                 ledger: dir.join("ledger.bin"),
                 log: dir.join("device.log"),
+                disks: match machine.disk {
+                    DiskKind::Audited => audited(&images, machine.cpus, at),
+                    DiskKind::Qemu => Vec::new(),
+                },
             },
+            images,
             sockets: Sockets {
                 qmp: at("qmp"),
                 agent: at("agent"),
@@ -56,29 +87,59 @@ impl Files {
     }
 
     /// QEMU's command, also written to `qemu.cmd`.
-    pub fn qemu_command(&self, machine: &Machine, shell: bool) -> anyhow::Result<Command> {
+    pub fn qemu_command(
+        &self,
+        machine: &Machine,
+        needs: &MachineNeeds,
+        shell: bool,
+    ) -> anyhow::Result<Command> {
         let images = &machine.images;
         let spec = VmSpec {
             accel: machine.accel,
             memory_mib: machine.memory_mib,
             cpus: machine.cpus,
             kernel: images.kernel.vmlinuz().to_owned(),
-            initramfs: images.initramfs.path().to_owned(),
-            kernel_args: Vec::new(),
-            disks: match machine.disk {
-                DiskKind::Qemu => vec![Disk { image: self.disk_image.clone(), serial: "longpin".into() }],
-            },
+            initramfs: images.initramfs(&needs.programs)?.path(),
+            kernel_args: needs.kernel_args.clone(),
+            disks: self.disks(machine.disk),
             sockets: Sockets { shell: self.sockets.shell.clone().filter(|_| shell), ..self.sockets.clone() },
             console_log: self.console_log.clone(),
         };
         let read_only = [spec.kernel.as_path(), spec.initramfs.as_path()];
-        let read_write = [self.dir.as_path(), self.scratch.path()];
+        let read_write = [self.dir.as_path(), self.scratch.sockets.path(), self.scratch.disks.path()];
         let command = machine.qemu.command(command_line(&spec), &read_only, &read_write);
         let path = self.dir.join("qemu.cmd");
         std::fs::write(&path, shell_words(&command))
             .with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(command)
     }
+
+    /// As QEMU is told of them.
+    fn disks(&self, kind: DiskKind) -> Vec<Disk> {
+        match kind {
+            DiskKind::Audited => {
+                let sockets = self.device.disks.iter().map(|disk| disk.socket.clone());
+                sockets.map(|socket| Disk::VhostUser { socket }).collect()
+            }
+            DiskKind::Qemu => {
+                let images = self.images.iter().cloned().zip(SERIALS);
+                images.map(|(image, serial)| Disk::Image { image, serial: serial.to_owned() }).collect()
+            }
+        }
+    }
+}
+
+/// The same images, served by our daemon.
+fn audited(images: &[PathBuf], queues: u32, at: impl Fn(&str) -> PathBuf) -> Vec<AuditedDisk> {
+    let disks = images.iter().zip(SERIALS).enumerate();
+    disks
+        .map(|(index, (image, serial))| AuditedDisk {
+            socket: at(&format!("disk{index}")),
+            image: image.clone(),
+            serial: serial.to_owned(),
+            queues,
+        })
+        .collect()
 }
 
 /// One line that a shell reads back as the same words.

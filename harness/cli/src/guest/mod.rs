@@ -8,8 +8,9 @@ mod processes;
 use crate::args::DiskKind;
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device::Device;
+use crate::device::{Device, Ends};
 use crate::disk;
+use crate::fsck;
 use crate::images::Images;
 use crate::interrupt::Interrupt;
 use crate::link::{AgentLink, Lifelines, LinkError, Reply};
@@ -18,21 +19,25 @@ use crate::vm::qemu::Qemu;
 use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
-use files::{Files, Listeners};
-use longpin_core::record::Trouble;
+use files::{Files, Listeners, Scratch, Streams};
+use longpin_core::record::{FsckReport, Trouble};
+use longpin_core::scenario::MachineNeeds;
+use longpin_images::ToolRoot;
 use longpin_proto::agent::{Hello, Outcome, Step};
+use longpin_proto::control::{Answer, Request};
 use longpin_proto::facts::{Cells, Extent};
 use longpin_wire::ledger::Entry;
 use processes::Processes;
 pub use processes::describe;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Name of the first virtio disk in the guest.
+/// Name of the first disk in the guest: file systems lie on it.
 pub const DISK_DEVICE: &str = "/dev/vda";
-/// Size of that disk: above the least that each file system accepts (XFS wants 300 MiB), sparse on the host.
-const DISK_BYTES: u64 = 512 << 20;
+/// Name of the second: empty, for reads.
+pub const SECOND_DISK_DEVICE: &str = "/dev/vdb";
 /// A guest under TCG on a busy host boots in well under a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Name of the driver's module.
@@ -52,6 +57,8 @@ pub struct Machine {
     pub accel: Accel,
     /// What is under the file systems.
     pub disk: DiskKind,
+    /// Where the images of disks go.
+    pub disk_dir: PathBuf,
     /// Memory.
     pub memory_mib: u32,
     /// CPUs.
@@ -69,15 +76,20 @@ pub enum BootError {
     Failed(#[from] anyhow::Error),
 }
 
-/// A running guest. Fields drop in this order: channel, QEMU and daemon, sockets and disk.
+/// A running guest. Fields drop in this order: channel, QEMU and daemon, sockets and disks.
 pub struct Guest {
     link: AgentLink,
     processes: Processes,
+    ends: Ends,
     shell: Option<UnixStream>,
+    disk_kind: DiskKind,
+    /// Of the first disk.
     disk_image: PathBuf,
+    control_socket: PathBuf,
+    tool_root: Arc<ToolRoot>,
     hello: Hello,
     seconds_to_agent: f64,
-    _scratch: tempfile::TempDir,
+    scratch: Scratch,
 }
 
 impl Guest {
@@ -86,27 +98,30 @@ impl Guest {
     /// Must be called from a thread that outlives the guest: its processes die with that thread.
     pub fn boot(
         machine: &Machine,
+        needs: &MachineNeeds,
         dir: &Path,
         shell: bool,
         interrupt: &Interrupt,
     ) -> Result<Self, BootError> {
         let started = Instant::now();
-        let files = Files::new(dir)?;
-        disk::create(&files.disk_image, DISK_BYTES)?;
+        let files = Files::new(machine, dir)?;
         let listeners = Listeners::bind(&files, shell)?;
-        let device = Device::start(&files.device)?;
-        let command = files.qemu_command(machine, shell)?;
+        let mut device = Device::start(&files.device)?;
+        let command = files.qemu_command(machine, needs, shell)?;
         let mut qemu = Child::spawn("qemu", command, &files.dir.join("qemu.log"))?;
-        let sockets = listeners.accept(&qemu).map_err(|error| error.context(qemu.obituary()))?;
+        let connected = connect(&listeners, &qemu);
+        let (qmp, sockets) =
+            connected.map_err(|error| processes::start_failure(error, &mut qemu, &mut device))?;
+        let ends = Ends { qemu: qemu.exited().clone(), interrupt: interrupt.signalled().clone() };
         let lifelines = Lifelines {
             qemu: qemu.exited().clone(),
             device: device.exited().clone(),
             interrupt: interrupt.signalled().clone(),
             console: files.console_log.clone(),
         };
-        let qmp = Qmp::handshake(sockets.qmp, Deadline::after(BOOT_TIMEOUT))?;
         let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;
-        let Files { console_log, disk_image, scratch, .. } = files;
+        let Files { console_log, images, scratch, device: device_paths, .. } = files;
+        let disk_image = images.into_iter().next().context("a guest has a disk")?;
         let mut processes = Processes { qmp, qemu, device, console_log, console_before: 0 };
         let hello = match link.hello(Deadline::after(BOOT_TIMEOUT)) {
             Ok(hello) => hello,
@@ -117,11 +132,15 @@ impl Guest {
         Ok(Self {
             link,
             processes,
+            ends,
             shell: sockets.shell,
+            disk_kind: machine.disk,
             disk_image,
+            control_socket: device_paths.control,
+            tool_root: Arc::clone(&machine.images.tool_root),
             hello,
             seconds_to_agent,
-            _scratch: scratch,
+            scratch,
         })
     }
 
@@ -133,6 +152,16 @@ impl Guest {
     /// From the first process to the agent's greeting.
     pub fn seconds_to_agent(&self) -> f64 {
         self.seconds_to_agent
+    }
+
+    /// What is under its file systems.
+    pub fn disk_kind(&self) -> DiskKind {
+        self.disk_kind
+    }
+
+    /// Where the device daemon can be asked.
+    pub fn control_socket(&self) -> &Path {
+        &self.control_socket
     }
 
     /// QEMU's own word.
@@ -165,9 +194,21 @@ impl Guest {
         Err(anyhow::anyhow!("module `{name}` cannot be loaded: {message}").into())
     }
 
+    /// Ask the device daemon. A refusal is an answer; what keeps the answer away is told as the trouble that it is.
+    pub fn ask_device(&mut self, request: &Request, timeout: Duration) -> Result<Answer, Trouble> {
+        let asked = self.processes.device.ask(request, timeout, &self.ends);
+        asked.map_err(|error| self.processes.device_trouble(&error))
+    }
+
     /// New ledger entries of `run`.
     pub fn ledger(&mut self, run: u64) -> Result<Vec<Entry>, Trouble> {
-        self.processes.device.ledger(run).map_err(|error| self.processes.device_trouble(&error))
+        let entries = self.processes.device.ledger(run, &self.ends);
+        entries.map_err(|error| self.processes.device_trouble(&error))
+    }
+
+    /// The word of the file system's own checker on the first disk, which the guest must not be using.
+    pub fn fsck(&self, fs: &str) -> anyhow::Result<FsckReport> {
+        fsck::check(&self.tool_root, fs, &self.disk_image, self.scratch.sockets.path())
     }
 
     /// A file of the guest as the host finds it on the disk.
@@ -198,6 +239,13 @@ impl Guest {
         self.processes.qemu.kill();
         self.processes.device.stop();
     }
+}
+
+/// QEMU connects its channels before it looks at the devices, and greets after it.
+fn connect(listeners: &Listeners, qemu: &Child) -> anyhow::Result<(Qmp, Streams)> {
+    let streams = listeners.accept(qemu)?;
+    let monitor = streams.qmp.try_clone().context("monitor socket cannot be cloned")?;
+    Ok((Qmp::handshake(monitor, Deadline::after(BOOT_TIMEOUT))?, streams))
 }
 
 /// Name of a boot's directory.

@@ -4,7 +4,7 @@
 
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device::Device;
+use crate::device::{ControlError, Device, GOODBYE};
 use crate::link::LinkError;
 use crate::vm::console;
 use crate::vm::qmp::{Qmp, Shutdown};
@@ -14,8 +14,6 @@ use std::time::Duration;
 
 /// When a channel breaks, QEMU's own end and last word follow at once.
 const AFTERMATH: Duration = Duration::from_secs(5);
-/// A daemon whose control socket broke is about to end.
-const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Fields drop in this order: QEMU before the daemon, so that the daemon sees an orderly end of its front end.
 pub struct Processes {
@@ -48,11 +46,17 @@ impl Processes {
         anyhow::anyhow!("guest does not boot: {}; see {}", describe(&trouble), self.console_log.display())
     }
 
-    /// A request to the daemon failed: because it is gone, or for a reason of its own.
-    pub fn device_trouble(&mut self, error: &anyhow::Error) -> Trouble {
-        match self.device.ends_by(Deadline::after(GOODBYE)) {
-            true => Trouble::DeviceLost { message: self.device.obituary() },
-            false => Trouble::Other { message: format!("{error:#}") },
+    /// Why the daemon did not answer: because it or QEMU is gone, or for a reason of its own.
+    pub fn device_trouble(&mut self, error: &ControlError) -> Trouble {
+        match error {
+            ControlError::Interrupted => Trouble::Interrupted,
+            ControlError::QemuGone(_) => self.of_closed_port(),
+            ControlError::Broken { .. } if self.device.ends_by(Deadline::after(GOODBYE)) => {
+                Trouble::DeviceLost { message: self.device.obituary() }
+            }
+            ControlError::Broken { .. } | ControlError::Late { .. } | ControlError::Useless(_) => {
+                Trouble::Other { message: error.to_string() }
+            }
         }
     }
 
@@ -85,6 +89,15 @@ impl Processes {
             }
             Some(Shutdown::Host) | None => Trouble::QemuExited { message: self.qemu.obituary() },
         }
+    }
+}
+
+/// QEMU's channels came to nothing: whose end was it? A daemon that cannot serve its disk takes QEMU along.
+pub fn start_failure(error: anyhow::Error, qemu: &mut Child, device: &mut Device) -> anyhow::Error {
+    qemu.wait(Deadline::after(GOODBYE));
+    match device.ends_by(Deadline::after(GOODBYE)) && device.died() {
+        true => anyhow::anyhow!(device.obituary()),
+        false => error.context(qemu.obituary()),
     }
 }
 

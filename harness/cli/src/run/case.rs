@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Does what a case machine wants, on a real guest. Decides nothing.
 
+use crate::args::DiskKind;
+use crate::clock::monotonic_ns;
 use crate::deadline::Deadline;
-use crate::guest::{DISK_DEVICE, Guest};
+use crate::guest::{DISK_DEVICE, Guest, SECOND_DISK_DEVICE};
 use crate::interrupt::Interrupt;
+use crate::link::Reply;
 use crate::vm::spec::Accel;
 use longpin_core::machine::{Action, CaseEnv, CaseMachine, Input};
 use longpin_core::plan::Case;
 use longpin_core::record::{CaseRecord, Trouble};
 use longpin_proto::agent::Step;
+use longpin_proto::control::{Answer, Request};
+use longpin_proto::disk;
 use std::time::Duration;
 
 /// Where file systems are mounted in the guest.
 const MOUNT_DIR: &str = "/mnt";
+/// A daemon on a busy host answers so much later than it means to.
+const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 
 /// Bounds of a case.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +51,7 @@ pub fn run(
     mut progress: impl FnMut(usize),
 ) -> CaseRecord {
     guest.begin_case();
-    let mut machine = machine(case, run, limits);
+    let mut machine = machine(guest, case, run, limits);
     let mut hands = Hands { guest, run, interrupt, limits, deadline: Deadline::after(limits.timeout) };
     let mut line = 0;
     loop {
@@ -60,38 +67,60 @@ pub fn run(
     }
 }
 
-/// Carry a case out up to a line of its file, or up to its clean-up, and leave the guest as it then is.
+/// Carry a case out up to a line of its file, or up to its end before anything is cleaned up, and leave the guest as
+/// it then is. Holds last as long as a hold can: a person is going to look.
 ///
-/// Errors: what kept the guest from getting there.
+/// Returns the rules that still stand. Errors: what kept the guest from getting there.
 pub fn stage(
     guest: &mut Guest,
     case: &Case,
     until: Option<usize>,
     limits: Limits,
     interrupt: &Interrupt,
-) -> Result<(), Trouble> {
+) -> Result<Vec<String>, Trouble> {
     let run = 1;
-    let mut machine = machine(case, run, limits);
+    let mut machine = machine(guest, case, run, limits);
     let mut hands = Hands { guest, run, interrupt, limits, deadline: Deadline::after(limits.timeout) };
+    let mut rules = Vec::new();
     loop {
-        let action = machine.next();
-        if matches!(action, Action::Agent { step: Step::Cleanup, .. } | Action::Finished)
-            || until.is_some_and(|line| machine.line() >= line)
-        {
-            return Ok(());
+        let mut action = machine.next();
+        let line = machine.line();
+        if ends_stage(&action, line) || until.is_some_and(|until| line >= until) {
+            return Ok(rules);
+        }
+        match &mut action {
+            Action::Disk { request: Request::AddRule(rule), .. } => {
+                rules.push(rule.name.clone());
+                if let disk::Action::Hold { cap_ms, .. } = &mut rule.action {
+                    *cap_ms = disk::MAX_HOLD_MS;
+                }
+            }
+            Action::Disk { request: Request::DropRule { rule }, .. } => rules.retain(|name| name != rule),
+            _ => {}
         }
         match hands.act(action) {
             Some(Input::Trouble(trouble)) => return Err(trouble),
             Some(input) => machine.feed(input),
-            None => return Ok(()),
+            None => return Ok(rules),
         }
     }
 }
 
-fn machine(case: &Case, run: u64, limits: Limits) -> CaseMachine {
+/// The first thing that the machine does of its own after the scenario's last step.
+fn ends_stage(action: &Action, line: usize) -> bool {
+    match action {
+        Action::Agent { step: Step::Cleanup, .. } | Action::Finished => true,
+        Action::Disk { request: Request::DropRule { .. }, .. } => line == 0,
+        _ => false,
+    }
+}
+
+fn machine(guest: &Guest, case: &Case, run: u64, limits: Limits) -> CaseMachine {
     let env = CaseEnv {
         run,
         device: DISK_DEVICE.to_owned(),
+        second_device: SECOND_DISK_DEVICE.to_owned(),
+        audited: guest.disk_kind() == DiskKind::Audited,
         dir: MOUNT_DIR.to_owned(),
         patience_percent: limits.patience_percent,
     };
@@ -112,6 +141,10 @@ impl Hands<'_> {
     fn act(&mut self, action: Action) -> Option<Input> {
         Some(match action {
             Action::Agent { step, timeout_ms } => self.call(step, Duration::from_millis(timeout_ms)),
+            Action::Disk { request, timeout_ms } => {
+                self.ask_device(&request, Duration::from_millis(timeout_ms))
+            }
+            Action::Fsck { fs } => Input::Fsck(self.guest.fsck(&fs).map_err(|error| format!("{error:#}"))),
             Action::Pause { ms } => self.pause(Duration::from_millis(ms)),
             Action::ReadImage { extents, len, cell_bytes } => {
                 let cells = self.guest.read_image(&extents, len, cell_bytes);
@@ -124,17 +157,37 @@ impl Hands<'_> {
 
     fn call(&mut self, step: Step, timeout: Duration) -> Input {
         if self.deadline.passed() {
-            return Input::Trouble(Trouble::Hang {
-                waited: format!(
-                    "the case did not end within its {} s (--timeout)",
-                    self.limits.timeout.as_secs()
-                ),
-                console: Vec::new(),
-            });
+            return Input::Trouble(self.overdue());
         }
+        let began_ns = monotonic_ns();
         match self.guest.call(step, timeout.min(self.deadline.left())) {
-            Ok(reply) => Input::Reply { outcome: reply.outcome, elapsed_us: reply.elapsed_us },
+            Ok(Reply { outcome, elapsed_us }) => {
+                Input::Reply { outcome, elapsed_us, began_ns, ended_ns: monotonic_ns() }
+            }
             Err(trouble) => Input::Trouble(trouble),
+        }
+    }
+
+    /// Not cut short by the case's deadline: the request has one of its own, and an answer that nobody waited for
+    /// would end the connection.
+    fn ask_device(&mut self, request: &Request, timeout: Duration) -> Input {
+        if self.deadline.passed() {
+            return Input::Trouble(self.overdue());
+        }
+        let began_ns = monotonic_ns();
+        let answer = match self.guest.ask_device(request, timeout + ANSWER_MARGIN) {
+            Ok(Answer::Error { message }) => Err(message),
+            Ok(answer) => Ok(answer),
+            Err(trouble) => return Input::Trouble(trouble),
+        };
+        Input::Disk { answer, began_ns, ended_ns: monotonic_ns() }
+    }
+
+    fn overdue(&self) -> Trouble {
+        let seconds = self.limits.timeout.as_secs();
+        Trouble::Hang {
+            waited: format!("the case did not end within its {seconds} s (--timeout)"),
+            console: Vec::new(),
         }
     }
 

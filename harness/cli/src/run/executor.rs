@@ -2,6 +2,7 @@
 //! Runs cases in boots: one boot serves many cases, the controls first; after a splat, a hang, a panic or a loss the
 //! boot is thrown away and the rest goes on in a new one.
 
+use super::batches::Pending;
 use super::case::{self, Limits};
 use super::environment;
 use super::result_dir::ResultDir;
@@ -14,8 +15,8 @@ use longpin_core::events::EventKind;
 use longpin_core::plan::Case;
 use longpin_core::record::{Evidence, Trouble};
 use longpin_core::report::{BootResult, CaseResult, Environment};
-use longpin_core::verdict::{self, Judgement, Observed};
-use std::collections::VecDeque;
+use longpin_core::scenario::MachineNeeds;
+use longpin_core::verdict::{self, Cause, Judgement, Observed, Outcome};
 use std::path::Path;
 use std::time::Instant;
 
@@ -59,10 +60,10 @@ enum CaseEnd {
 impl Executor<'_> {
     /// Run all cases. Errors: the result directory cannot be written.
     pub fn run(&mut self, cases: Vec<Case>) -> anyhow::Result<()> {
-        let mut pending = VecDeque::from(cases);
+        let mut pending = Pending::new(cases);
         let mut failed = 0;
         for boot in 1.. {
-            if pending.is_empty() || failed >= MAX_FAILED_BOOTS {
+            if pending.is_empty() {
                 break;
             }
             let began = Instant::now();
@@ -72,6 +73,10 @@ impl Executor<'_> {
             result.seconds = began.elapsed().as_secs_f64();
             failed = if matches!(end, End::Failed(_)) { failed + 1 } else { 0 };
             let interrupted = matches!(end, End::Interrupted);
+            let hopeless = match &end {
+                End::Failed(why) if failed >= MAX_FAILED_BOOTS => Some(why.clone()),
+                _ => None,
+            };
             result.ended = match end {
                 End::Done => "done".to_owned(),
                 End::Spoiled(why) | End::Failed(why) => why,
@@ -81,14 +86,30 @@ impl Executor<'_> {
             if interrupted {
                 return self.story.tell(EventKind::Interrupted);
             }
+            if let Some(why) = hopeless {
+                return self.give_up(pending, boot, &why);
+            }
         }
         Ok(())
     }
 
-    /// One boot: as many of the pending cases as it can take.
-    fn boot(&mut self, pending: &mut VecDeque<Case>, result: &mut BootResult) -> anyhow::Result<End> {
+    /// No guest to be had: what was to run in one becomes an error that says why.
+    fn give_up(&mut self, pending: Pending, boot: u32, why: &str) -> anyhow::Result<()> {
+        let reason = format!("infra: no guest: {why}");
+        let judgement = Judgement { outcome: Outcome::Error, cause: Some(Cause::Infra), reason };
+        pending.into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
+    }
+
+    fn tell_unrun(&mut self, case: &Case, boot: u32, judgement: &Judgement) -> anyhow::Result<()> {
+        let case = CaseResult::new(case, boot, &Observed::default(), judgement, 0.0);
+        self.story.tell(EventKind::CaseFinished(Box::new(case)))
+    }
+
+    /// One boot: as many of the pending cases as it can take, all with the same needs.
+    fn boot(&mut self, pending: &mut Pending, result: &mut BootResult) -> anyhow::Result<End> {
         let dir = guest::boot_dir(self.out.path(), result.boot)?;
-        let mut guest = match self.start(&dir) {
+        let needs = pending.needs();
+        let mut guest = match self.start(&needs, &dir) {
             Ok(guest) => guest,
             Err(BootError::Interrupted) => return Ok(End::Interrupted),
             Err(BootError::Failed(error)) => return Ok(End::Failed(format!("{error:#}"))),
@@ -99,11 +120,11 @@ impl Executor<'_> {
         self.introduce(&guest)?;
         match self.controls(&mut guest, result)? {
             End::Done => {}
-            End::Spoiled(control) => return self.spoil(pending, result, &control),
+            End::Spoiled(control) => return self.spoil(pending, &needs, result, &control),
             end => return Ok(end),
         }
         for _ in 0..self.cases_per_boot {
-            let Some(case) = pending.pop_front() else { break };
+            let Some(case) = pending.next_with(&needs) else { break };
             match self.case(&mut guest, &case, result)? {
                 CaseEnd::Good => {}
                 CaseEnd::Spoils(why) => return Ok(End::Spoiled(why)),
@@ -114,8 +135,8 @@ impl Executor<'_> {
         Ok(End::Done)
     }
 
-    fn start(&self, dir: &Path) -> Result<Guest, BootError> {
-        let mut guest = Guest::boot(self.machine, dir, false, self.interrupt)?;
+    fn start(&self, needs: &MachineNeeds, dir: &Path) -> Result<Guest, BootError> {
+        let mut guest = Guest::boot(self.machine, needs, dir, false, self.interrupt)?;
         guest.load_module(guest::DRIVER)?;
         Ok(guest)
     }
@@ -150,15 +171,15 @@ impl Executor<'_> {
     /// A control failed: what this boot would have run becomes an error.
     fn spoil(
         &mut self,
-        pending: &mut VecDeque<Case>,
+        pending: &mut Pending,
+        needs: &MachineNeeds,
         result: &BootResult,
         control: &str,
     ) -> anyhow::Result<End> {
         let judgement = controls::spoiled(control);
-        let count = self.cases_per_boot.min(pending.len());
-        for case in pending.drain(..count) {
-            let case = CaseResult::new(&case, result.boot, &Observed::default(), &judgement, 0.0);
-            self.story.tell(EventKind::CaseFinished(Box::new(case)))?;
+        for _ in 0..self.cases_per_boot {
+            let Some(case) = pending.next_with(needs) else { break };
+            self.tell_unrun(&case, result.boot, &judgement)?;
         }
         Ok(End::Spoiled(judgement.reason))
     }

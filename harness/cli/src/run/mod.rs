@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A run: from the command line to a result directory, a table or a document, and an exit code.
 
+mod batches;
 pub mod case;
 mod environment;
 mod executor;
 mod repeat_line;
-mod result_dir;
+pub mod result_dir;
 mod screen;
 mod story;
 
@@ -26,8 +27,10 @@ use longpin_core::events::EventKind;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::Case;
 use longpin_core::report::{RunResult, TableStyle, table};
+use longpin_core::scenario::MachineNeeds;
 use result_dir::ResultDir;
 use screen::Screen;
+use std::collections::BTreeSet;
 use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
@@ -35,13 +38,14 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let cases = Library::load(&args.library)?.cases(args.repeat);
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
-    let Prepared { machine, notice, interrupt } = match prepare(&args.machine) {
-        Ok(prepared) => prepared,
-        Err(error) => {
-            out.remove_if_empty();
-            return Err(error);
-        }
-    };
+    let Prepared { machine, notice, interrupt } =
+        match prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine)) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                out.remove_if_empty();
+                return Err(error);
+            }
+        };
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live()))?;
     let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
     let result = story.result();
@@ -100,15 +104,20 @@ pub struct Prepared {
 
 /// Images, emulator, accelerator. While images are built a signal ends us at once: the store copes with that, and
 /// there is nothing else to tidy up yet.
-pub fn prepare(args: &MachineArgs) -> Result<Prepared> {
-    let images = Images::ensure()?;
+pub fn prepare<'a>(
+    args: &MachineArgs,
+    needs: impl IntoIterator<Item = &'a MachineNeeds>,
+) -> Result<Prepared> {
+    let programs: BTreeSet<_> = needs.into_iter().map(|needs| needs.programs.clone()).collect();
+    let images = Images::ensure(programs)?;
     let interrupt = Interrupt::install()?;
     let qemu = Qemu::choose(args.qemu.as_deref(), &images.tool_root)?;
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let choice = accel::choose(args.accel, &qemu, scratch.path())?;
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
-    let MachineArgs { disk, memory: memory_mib, cpus, .. } = *args;
-    let machine = Machine { images, qemu, accel: choice.accel, disk, memory_mib, cpus };
+    let MachineArgs { disk, memory: memory_mib, cpus, ref disk_dir, .. } = *args;
+    let disk_dir = disk_dir.clone().unwrap_or_else(std::env::temp_dir);
+    let machine = Machine { images, qemu, accel: choice.accel, disk, disk_dir, memory_mib, cpus };
     Ok(Prepared { machine, notice, interrupt })
 }
 

@@ -104,7 +104,7 @@ fn point_to(parent: &Path, name: &str) -> io::Result<()> {
 }
 
 /// `lost-update/ext4/pin/clean#2` -> `lost-update.ext4.pin.clean#2`; what a shell would mind becomes `_`.
-fn file_name(label: &str) -> String {
+pub fn file_name(label: &str) -> String {
     let safe = |c: char| match c {
         '/' => '.',
         c if c.is_ascii_alphanumeric() || "-_.#=:".contains(c) => c,

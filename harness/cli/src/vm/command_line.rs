@@ -11,7 +11,7 @@ use std::path::Path;
 const VIRTIO_ID: u32 = 38;
 /// Queues of the accelerator; must not exceed what the daemon offers.
 const QUEUES: u32 = 2;
-/// Entries of each queue.
+/// Entries of each queue, of the accelerator and of the disks.
 const QUEUE_SIZE: u32 = 256;
 /// Bytes of the accelerator's configuration space.
 const CONFIG_BYTES: u32 = 64;
@@ -40,8 +40,8 @@ pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
     }
     line.path("-kernel", &spec.kernel).path("-initrd", &spec.initramfs).option("-append", append(spec));
     line.keyed("-chardev", "file,id=console,path=", &spec.console_log).option("-serial", "chardev:console");
-    line.keyed("-chardev", "socket,id=qmp,path=", &spec.sockets.qmp)
-        .option("-mon", "chardev=qmp,mode=control");
+    // Every QEMU takes this form without a warning: `-mon` is deprecated, its successor is new in 11.
+    line.keyed("-chardev", "socket,id=qmp,path=", &spec.sockets.qmp).option("-qmp", "chardev:qmp");
     line.option("-device", "virtio-serial-pci");
     port(&mut line, "agent", &spec.sockets.agent, agent::PORT_NAME);
     if let Some(path) = &spec.sockets.shell {
@@ -52,7 +52,10 @@ pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
             .option("-device", format!("vhost-user-test-device-pci,chardev=accelerator,virtio-id={VIRTIO_ID},num_vqs={QUEUES},vq_size={QUEUE_SIZE},config_size={CONFIG_BYTES}"));
     }
     for (index, disk) in spec.disks.iter().enumerate() {
-        drive(&mut line, index, disk);
+        match disk {
+            Disk::Image { image, serial } => drive(&mut line, index, image, serial),
+            Disk::VhostUser { socket } => vhost_user(&mut line, index, socket, spec.cpus),
+        }
     }
     line.0
 }
@@ -89,13 +92,21 @@ fn port(line: &mut Line, id: &str, socket: &Path, name: &str) {
 
 /// The host's page cache stays in between (`cache.direct=off`), so that the harness reads from the image what the
 /// guest has written, without asking QEMU.
-fn drive(line: &mut Line, index: usize, disk: &Disk) {
+fn drive(line: &mut Line, index: usize, image: &Path, serial: &str) {
     line.keyed(
         "-blockdev",
         &format!("driver=raw,node-name=disk{index},discard=unmap,file.driver=file,file.discard=unmap,file.cache.direct=off,file.filename="),
-        &disk.image,
+        image,
     )
-    .option("-device", format!("virtio-blk-pci,drive=disk{index},serial={}", disk.serial));
+    .option("-device", format!("virtio-blk-pci,drive=disk{index},serial={serial}"));
+}
+
+/// One queue for each guest CPU, as QEMU's own disk has by default.
+fn vhost_user(line: &mut Line, index: usize, socket: &Path, queues: u32) {
+    line.keyed("-chardev", &format!("socket,id=disk{index},path="), socket).option(
+        "-device",
+        format!("vhost-user-blk-pci,chardev=disk{index},num-queues={queues},queue-size={QUEUE_SIZE}"),
+    );
 }
 
 /// Arguments under construction.
@@ -145,7 +156,10 @@ mod tests {
             kernel: "/k/vmlinuz".into(),
             initramfs: "/k/initramfs".into(),
             kernel_args: vec!["quiet".into()],
-            disks: vec![Disk { image: "/s/a,b.img".into(), serial: "case".into() }],
+            disks: vec![
+                Disk::Image { image: "/s/a,b.img".into(), serial: "case".into() },
+                Disk::VhostUser { socket: "/s/c,d".into() },
+            ],
             sockets: Sockets {
                 qmp: "/s/qmp".into(),
                 agent: "/s/agent".into(),
@@ -178,14 +192,16 @@ mod tests {
 -chardev file,id=console,path=/r/console.log
 -serial chardev:console
 -chardev socket,id=qmp,path=/s/qmp
--mon chardev=qmp,mode=control
+-qmp chardev:qmp
 -device virtio-serial-pci
 -chardev socket,id=agent,path=/s/agent
 -device virtserialport,chardev=agent,name=longpin.agent
 -chardev socket,id=accelerator,path=/s/accel
 -device vhost-user-test-device-pci,chardev=accelerator,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
 -blockdev driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.discard=unmap,file.cache.direct=off,file.filename=/s/a,,b.img
--device virtio-blk-pci,drive=disk0,serial=case";
+-device virtio-blk-pci,drive=disk0,serial=case
+-chardev socket,id=disk1,path=/s/c,,d
+-device vhost-user-blk-pci,chardev=disk1,num-queues=2,queue-size=256";
         let mut lines: Vec<String> = Vec::new();
         for arg in text(&spec()) {
             match lines.last_mut() {

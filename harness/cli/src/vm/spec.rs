@@ -29,13 +29,21 @@ impl fmt::Display for Accel {
     }
 }
 
-/// A raw image that the guest sees as a virtio disk, `/dev/vda` first.
+/// A disk that the guest sees as a virtio disk, `/dev/vda` first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Disk {
-    /// Image file on the host.
-    pub image: PathBuf,
-    /// Serial number in the guest (`/dev/disk/by-id/virtio-SERIAL`).
-    pub serial: String,
+pub enum Disk {
+    /// QEMU's own, over a raw image.
+    Image {
+        /// Image file on the host.
+        image: PathBuf,
+        /// Serial number in the guest (`/dev/disk/by-id/virtio-SERIAL`).
+        serial: String,
+    },
+    /// Of somebody else, who serves this vhost-user socket and knows image and serial number.
+    VhostUser {
+        /// Socket.
+        socket: PathBuf,
+    },
 }
 
 /// Unix sockets between QEMU and us. QEMU connects to each; we listen before it starts.

@@ -2,13 +2,16 @@
 //! The case machine: drives one case without doing any I/O. `next` says what is to be done, `feed` takes what came of
 //! it, and at the end there is a [`CaseRecord`].
 //!
-//! A case runs in four stretches. *Frame*: clear once-warnings, drain the kernel log, read the pin counters. *Acts*:
-//! the scenario's steps. *Tail*: clean-up in the guest (which unmounts), pin counters, kernel log. *Evidence*: the
-//! host reads the image at the extents that `compare` recorded, and the ledger. A refusal or a failure of an act goes
-//! to the tail at once, so that the next case finds a clean guest; trouble ends the case where it stands.
+//! A case runs in four stretches. *Frame*: the disks learn the case's label, once-warnings are cleared, the kernel log
+//! is drained, the pin counters are read. *Acts*: the scenario's steps. *Tail*: what the disks hold is let go, clean-up
+//! in the guest (which unmounts), pin counters, kernel log, the disks' audit. *Evidence*: on the host the file system's
+//! own checker looks at the image, the image is read at the extents that `compare` recorded, and the ledger. A refusal
+//! or a failure of an act goes to the tail at once, so that the next case finds a clean guest; trouble ends the case
+//! where it stands.
 //!
 //! Contract: `next` and `feed` alternate; each action gets exactly one input, or an [`Input::Trouble`] instead.
 
+mod input;
 mod lower;
 mod objects;
 mod op;
@@ -19,15 +22,17 @@ mod tests;
 pub use crate::record::Trouble;
 
 use crate::plan::Case;
-use crate::record::{CaseRecord, Evidence, LedgerEntry, Role};
-use crate::verdict::{self, Refusal};
-use longpin_proto::agent::{Fact, Outcome, Step};
+use crate::record::{CaseRecord, Evidence, FsckReport};
+use crate::scenario::{Act, Pin};
+use crate::verdict::Observation;
+use longpin_proto::agent::{Outcome, Step};
+use longpin_proto::control::{Answer, Request};
 use longpin_proto::facts::{Cells, Extent};
 use longpin_wire::ledger;
 use lower::Lowering;
-use op::Op;
+use op::{Ask, Follow, Op};
 use poll::Poll;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// What the machine wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +43,20 @@ pub enum Action {
         step: Step,
         /// Milliseconds that it may take.
         timeout_ms: u64,
+    },
+    /// Send a request to the device's control socket; answer [`Input::Disk`], with an error if there is no answer
+    /// within `timeout_ms`. A daemon that is gone is [`Trouble::DeviceLost`].
+    Disk {
+        /// The request.
+        request: Request,
+        /// Milliseconds that it may take.
+        timeout_ms: u64,
+    },
+    /// Run the file system's own checker, in the mode that only looks, on the raw image; answer [`Input::Fsck`]. The
+    /// guest has unmounted.
+    Fsck {
+        /// File system, as in `mkfs.FS`.
+        fs: String,
     },
     /// Wait before asking again; answer [`Input::Paused`].
     Pause {
@@ -67,14 +86,30 @@ pub enum Input {
     Reply {
         /// What came of the step.
         outcome: Outcome,
-        /// Microseconds it took.
+        /// Microseconds it took in the guest.
         elapsed_us: u64,
+        /// When the step was sent, CLOCK_MONOTONIC of the host, ns; 0: not known.
+        began_ns: u64,
+        /// When the answer came.
+        ended_ns: u64,
     },
+    /// The disks answered.
+    Disk {
+        /// The answer, or why there is none.
+        answer: Result<Answer, String>,
+        /// When the request was sent, CLOCK_MONOTONIC of the host, ns.
+        began_ns: u64,
+        /// When the answer came.
+        ended_ns: u64,
+    },
+    /// The checker's word, or why it could not be run.
+    Fsck(Result<FsckReport, String>),
     /// The pause is over.
     Paused,
     /// Cells of the image, or why it could not be read.
     Image(Result<Cells, String>),
-    /// Ledger entries, of this case at least: the machine keeps those with the case's label.
+    /// Ledger entries of both kinds as they stand in the file, of this case at least: the machine keeps those with the
+    /// case's label, and tells accelerator and disks apart.
     Ledger(Vec<ledger::Entry>),
     /// The case is cut short. May come at any time; the next action is `Finished`.
     Trouble(Trouble),
@@ -85,8 +120,12 @@ pub enum Input {
 pub struct CaseEnv {
     /// Label for stamps and ledger, unique among all attempts that share a device daemon; not 0.
     pub run: u64,
-    /// Block device in the guest, `/dev/vda`.
+    /// Block device of the file systems in the guest, `/dev/vda`.
     pub device: String,
+    /// Second disk in the guest, from which dio pins read, `/dev/vdb`.
+    pub second_device: String,
+    /// The disks are ours: they audit and can be ruled. Else cases that need that are skipped.
+    pub audited: bool,
     /// Mount directory in the guest, `/mnt`.
     pub dir: String,
     /// Factor on every deadline, in percent: slow machines and TCG want more than 100.
@@ -98,6 +137,7 @@ pub struct CaseEnv {
 enum Stretch {
     Acts,
     Tail,
+    Fsck,
     Images,
     Ledger,
     Over,
@@ -118,8 +158,13 @@ pub struct CaseMachine {
     queue: VecDeque<Op>,
     current: Option<Op>,
     poll: Option<Poll>,
+    /// What jobs do, to understand what came of them.
+    jobs: BTreeMap<String, Step>,
     images: VecDeque<ImageWanted>,
+    /// File system that the checker shall look at, once it is known to be there and unmounted.
+    fsck: Option<String>,
     stretch: Stretch,
+    audited: bool,
     patience_percent: u64,
     record: CaseRecord,
 }
@@ -127,17 +172,26 @@ pub struct CaseMachine {
 impl CaseMachine {
     /// A machine at the start of a case.
     pub fn new(case: &Case, env: CaseEnv) -> Self {
-        let record = CaseRecord::new(&case.id, case.attempt, env.run, case.scenario.cell_bytes);
-        Self {
-            queue: op::frame().into(),
-            patience_percent: env.patience_percent.max(1),
-            lowering: Lowering::new(case, env),
+        let env = CaseEnv { patience_percent: env.patience_percent.max(1), ..env };
+        let mut machine = Self {
+            queue: op::frame(env.run, env.audited).into(),
+            record: CaseRecord::new(&case.id, case.attempt, env.run, case.scenario.cell_bytes),
             current: None,
             poll: None,
+            jobs: BTreeMap::new(),
             images: VecDeque::new(),
+            fsck: checked_fs(case),
             stretch: Stretch::Acts,
-            record,
+            audited: env.audited,
+            patience_percent: env.patience_percent,
+            lowering: Lowering::new(case, env),
+        };
+        machine.stretch_queue();
+        if let Some(message) = missing(case, machine.audited) {
+            machine.record.evidence.push(Evidence::Skip { message });
+            machine.end();
         }
+        machine
     }
 
     /// What is to be done now.
@@ -153,9 +207,15 @@ impl CaseMachine {
             self.advance();
         }
         match (&self.current, self.stretch) {
-            (Some(op), _) => Action::Agent {
-                step: op.step.clone(),
-                timeout_ms: op.timeout_ms * self.patience_percent / 100,
+            (Some(Op { ask: Ask::Agent(step), timeout_ms, .. }), _) => {
+                Action::Agent { step: step.clone(), timeout_ms: *timeout_ms }
+            }
+            (Some(Op { ask: Ask::Disk(request), timeout_ms, .. }), _) => {
+                Action::Disk { request: request.clone(), timeout_ms: *timeout_ms }
+            }
+            (None, Stretch::Fsck) => match &self.fsck {
+                Some(fs) => Action::Fsck { fs: fs.clone() },
+                None => Action::Finished,
             },
             (None, Stretch::Images) => match self.images.front() {
                 Some(wanted) => Action::ReadImage {
@@ -170,17 +230,6 @@ impl CaseMachine {
         }
     }
 
-    /// Take what came of the last action.
-    pub fn feed(&mut self, input: Input) {
-        match input {
-            Input::Reply { outcome, elapsed_us } => self.reply(outcome, elapsed_us),
-            Input::Paused => {}
-            Input::Image(result) => self.image(result),
-            Input::Ledger(entries) => self.ledger(entries),
-            Input::Trouble(trouble) => self.trouble(trouble),
-        }
-    }
-
     /// The evidence.
     pub fn into_record(self) -> CaseRecord {
         self.record
@@ -191,11 +240,15 @@ impl CaseMachine {
         self.current.as_ref().map_or(0, |op| op.line)
     }
 
-    /// Choose the next op: from the queue, from the scenario's next step, or by going to the next stretch.
+    /// Choose the next question: from the queue, from the scenario's next step, or by going to the next stretch.
     fn advance(&mut self) {
         while self.current.is_none() {
             if let Some(op) = self.queue.pop_front() {
-                self.poll = op.poll.then(|| Poll::new(self.patience_percent));
+                self.poll = match op.follow {
+                    Follow::UntilClean => Some(Poll::until_clean(self.patience_percent)),
+                    Follow::UntilSettled => Some(Poll::until_settled(self.patience_percent)),
+                    _ => None,
+                };
                 self.current = Some(op);
                 return;
             }
@@ -204,71 +257,36 @@ impl CaseMachine {
                     Some(ops) => self.queue.extend(ops),
                     None => self.go_to_tail(),
                 },
-                Stretch::Tail if !self.images.is_empty() => self.stretch = Stretch::Images,
+                Stretch::Tail if self.fsck.is_some() => self.stretch = Stretch::Fsck,
+                Stretch::Fsck if self.fsck.is_some() => return,
+                Stretch::Tail | Stretch::Fsck if !self.images.is_empty() => self.stretch = Stretch::Images,
                 Stretch::Images if !self.images.is_empty() => return,
-                Stretch::Tail | Stretch::Images => self.stretch = Stretch::Ledger,
+                Stretch::Tail | Stretch::Fsck | Stretch::Images => self.stretch = Stretch::Ledger,
                 Stretch::Ledger | Stretch::Over => return,
             }
         }
     }
 
     fn go_to_tail(&mut self) {
-        self.queue = op::tail().into();
+        if !self.lowering.host_sees_fs() {
+            self.fsck = None;
+        }
+        self.queue = op::tail(self.lowering.standing_rules(), self.audited).into();
+        self.stretch_queue();
         self.stretch = Stretch::Tail;
     }
 
-    fn reply(&mut self, outcome: Outcome, elapsed_us: u64) {
-        let Some(op) = self.current.take() else { return };
-        let answer = self.poll.as_mut().map(|poll| poll.judge(&outcome, elapsed_us));
-        if answer == Some(poll::Answer::Again) {
-            self.current = Some(op);
-            return;
-        }
-        self.poll = None;
-        self.note_extents(&op, &outcome);
-        let given_up = matches!(answer, Some(poll::Answer::GivenUp(_)));
-        let frame = op.role == Role::Frame;
-        if self.stretch == Stretch::Acts && !frame && (given_up || ends_acts(&op.step, &outcome)) {
-            self.go_to_tail();
-        }
-        let Op { line, role, step, .. } = op;
-        self.record.evidence.push(Evidence::Step { line, role, step, outcome, elapsed_us });
-        if let Some(poll::Answer::GivenUp(message)) = answer {
-            self.record.evidence.push(Evidence::Unproven { line, message });
-        }
+    /// The rest of the acts is pointless. What the checker would say of a case that was broken off says nothing.
+    fn break_off(&mut self) {
+        self.fsck = None;
+        self.go_to_tail();
     }
 
-    /// Extents of a compared file are read by the host at the end; those before a poke tell where to poke.
-    fn note_extents(&mut self, op: &Op, outcome: &Outcome) {
-        let (Step::Extents { path }, Outcome::Done { fact: Fact::Extents(extents) }) = (&op.step, outcome)
-        else {
-            return;
-        };
-        self.lowering.note_extents(path, extents);
-        if matches!(op.role, Role::CompareWrites | Role::CompareSnapshot) {
-            let len = self.lowering.len_of(path);
-            self.images.push_back(ImageWanted { path: path.clone(), extents: extents.clone(), len });
-        }
+    fn stretch_queue(&mut self) {
+        self.queue.iter_mut().for_each(|op| op.stretch(self.patience_percent));
     }
 
-    fn image(&mut self, result: Result<Cells, String>) {
-        if let Some(wanted) = self.images.pop_front() {
-            let ImageWanted { path, extents, .. } = wanted;
-            self.record.evidence.push(Evidence::Image { path, extents, result });
-        }
-    }
-
-    fn ledger(&mut self, entries: Vec<ledger::Entry>) {
-        let run = self.record.run;
-        let mut entries: Vec<LedgerEntry> =
-            entries.into_iter().filter(|entry| entry.run == run).map(LedgerEntry::from).collect();
-        entries.sort_by_key(|entry| entry.time_ns);
-        self.record.evidence.push(Evidence::Ledger { entries });
-        self.stretch = Stretch::Over;
-    }
-
-    fn trouble(&mut self, trouble: Trouble) {
-        self.record.evidence.push(Evidence::Trouble(trouble));
+    fn end(&mut self) {
         self.queue.clear();
         self.current = None;
         self.poll = None;
@@ -276,15 +294,26 @@ impl CaseMachine {
     }
 }
 
-/// A step that came out like this makes the rest of the acts pointless.
-fn ends_acts(step: &Step, outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Done { .. } => false,
-        // Nothing can be read from a file system that did not mount, whatever its errno tells.
-        Outcome::Refused(_) if matches!(step, Step::Mount { .. } | Step::Open { .. }) => true,
-        Outcome::Refused(errno) => {
-            !matches!(verdict::refusal(step, errno), Refusal::Told | Refusal::Harmless)
-        }
-        Outcome::Failed { .. } => true,
+/// The file system that a case makes, unless its kernel is known to be left in a state in which nothing is unmounted.
+fn checked_fs(case: &Case) -> Option<String> {
+    let fs = case.point.fs.fs;
+    let makes = case.scenario.steps_of(&case.point).any(|step| matches!(step.action, Act::Mkfs { .. }));
+    let dies = case.expectation().is_some_and(|row| {
+        [Observation::Hang, Observation::Panic].iter().any(|word| row.observe.contains(word))
+    });
+    (fs.on_device() && makes && !dies).then(|| fs.to_string())
+}
+
+/// What a case needs and this machine has not.
+fn missing(case: &Case, audited: bool) -> Option<String> {
+    if audited {
+        return None;
     }
+    let mut steps = case.scenario.steps_of(&case.point);
+    let dio = |mode: &Option<Pin>| mode.unwrap_or(case.point.pin) == Pin::Dio;
+    let needy = steps.find(|step| match &step.action {
+        Act::Pin { mode, .. } => dio(mode),
+        act => act.needs_audited_disk(),
+    })?;
+    Some(format!("line {} of the scenario needs the auditing disk; run it with --disk audited", needy.line))
 }

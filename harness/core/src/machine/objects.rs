@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a case has open, mapped and pinned, as far as the translation of its steps must know.
+//! What a case has open, mapped, pinned and held, as far as the translation of its steps must know.
 
 use longpin_proto::facts::Extent;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone)]
 pub struct Mapping {
@@ -20,6 +20,19 @@ pub struct Region {
     /// Offset in the mapping.
     pub offset: u64,
     pub len: u64,
+    /// It is a direct read that the second disk holds; none: the driver pins it.
+    pub dio: Option<DioPin>,
+}
+
+/// A direct read as a pin.
+#[derive(Debug, Clone)]
+pub struct DioPin {
+    /// Name of the rule that holds it and of the job that reads.
+    pub name: String,
+    /// Number of the region, in stamps and ledger.
+    pub number: u32,
+    /// Offset in its file of the first page.
+    pub file_offset: u64,
 }
 
 /// Extent of a program in its region.
@@ -40,6 +53,8 @@ pub struct Objects {
     pub maps: BTreeMap<String, Mapping>,
     pub regions: BTreeMap<String, Region>,
     pub programs: BTreeMap<String, Placed>,
+    /// Rules that stand.
+    pub rules: BTreeSet<String>,
     /// Where files are on the device, by path, as the kernel said last.
     pub extents: BTreeMap<String, Vec<Extent>>,
 }
@@ -55,6 +70,11 @@ impl Objects {
 
     pub fn file_of(&self, handle: &str) -> String {
         self.handles.get(handle).cloned().unwrap_or_default()
+    }
+
+    /// A region that is a direct read.
+    pub fn dio(&self, region: &str) -> Option<&DioPin> {
+        self.regions.get(region)?.dio.as_ref()
     }
 
     /// Byte on the device and length of a piece of a file that lies there in one.

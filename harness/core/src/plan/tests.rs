@@ -68,7 +68,7 @@ fn words_that_name_nothing_are_errors() {
     );
     assert_eq!(
         error(filter(&[], &[], &[], &["rw"])),
-        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, none"
+        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, dio, none"
     );
     assert_eq!(
         error(filter(&["one"], &[], &["xfs"], &[])),

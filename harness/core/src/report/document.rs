@@ -5,7 +5,9 @@
 use crate::events::{EventKind, RunEvent};
 use crate::exit_code::{ExitCode, exit_code};
 use crate::plan::Case;
-use crate::verdict::{Cause, Finding, Generations, Judgement, LogLine, Observation, Observed, Outcome};
+use crate::verdict::{
+    Audit, Blocked, Cause, Finding, Fsck, Generations, Judgement, LogLine, Observation, Observed, Outcome,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -161,6 +163,15 @@ pub struct CaseResult {
     pub errno: Option<String>,
     /// What differs, gravest first.
     pub findings: Vec<Finding>,
+    /// What the auditing disk saw; null where there was none.
+    #[serde(default)]
+    pub audit: Option<Audit>,
+    /// Jobs that `settle` found asleep.
+    #[serde(default)]
+    pub blocked: Vec<Blocked>,
+    /// The word of the file system's own checker; null if it did not look.
+    #[serde(default)]
+    pub fsck: Option<Fsck>,
     /// Seconds from first step to verdict.
     pub seconds: f64,
     /// Kernel log lines that mean something.
@@ -193,6 +204,9 @@ impl CaseResult {
             generations: seen.generations,
             errno: seen.errno.clone(),
             findings: seen.findings.clone(),
+            audit: seen.audit.clone(),
+            blocked: seen.blocked.clone(),
+            fsck: seen.fsck.clone(),
             seconds,
             log: seen.log.clone(),
         }

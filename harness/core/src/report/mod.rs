@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Views of a run: the JSON document and the table. Functions of events and of nothing else.
+//! Views of a run: the JSON document, the table, and of each case the timeline and the trace. Functions of events and
+//! records, and of nothing else.
 
 mod document;
 mod table;
+pub mod timeline;
+pub mod trace;
 
 pub use document::{
     BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, QemuInfo,

@@ -34,12 +34,23 @@ pub fn table(run: &RunResult, style: TableStyle) -> String {
         true => table.enforce_styling(),
         false => table.force_no_tty(),
     };
-    table.set_header(["scenario", "fs", "pin", "release", "observed", "outcome", "device/guest/host"]);
+    let mut header = vec!["scenario", "fs", "pin", "release", "observed", "outcome", "device/guest/host"];
+    // Most runs have none, and a column of zeros says less than its absence.
+    let with_hits = run.cases.iter().any(|case| hits(case) > 0);
+    header.extend(with_hits.then_some("hits"));
+    table.set_header(header);
     for case in &run.cases {
-        table.add_row(row(case));
+        let mut row = row(case);
+        row.extend(with_hits.then(|| Cell::new(hits(case))));
+        table.add_row(row);
     }
     let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     format!("{}\n{}{}\n", lines.join("\n"), reasons(run, style.width), numbers(&run.summary))
+}
+
+/// Pages that DMA changed in flight.
+fn hits(case: &CaseResult) -> u64 {
+    case.audit.as_ref().map_or(0, |audit| audit.hits_by_dma)
 }
 
 fn row(case: &CaseResult) -> Vec<Cell> {

@@ -17,6 +17,9 @@ pub struct Expectation {
     pub observe: BTreeSet<Observation>,
     /// Name of the errno that a refusal or a detection must carry, if the row says one.
     pub errno: Option<String>,
+    /// The exact set of jobs that `settle` finds asleep.
+    #[serde(default)]
+    pub blocked: BTreeSet<String>,
     /// The kernel's mechanism, with its functions.
     pub reason: String,
 }

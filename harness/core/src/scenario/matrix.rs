@@ -81,20 +81,22 @@ vocabulary! {
         Pin = "pin",
         /// `get_user_pages` and `put_page`, as old drivers do.
         Get = "get",
+        /// No driver: an O_DIRECT read from the second disk into the mapping, held by that disk.
+        Dio = "dio",
         /// The scenario pins nothing.
         None = "none",
     }
 }
 
 impl Pin {
-    /// The agent's word, if there is something to pin.
+    /// The driver's mode, if the driver pins.
     pub fn mode(self) -> Option<PinMode> {
         match self {
             Self::Longterm => Some(PinMode::Longterm),
             Self::LongtermRo => Some(PinMode::LongtermRo),
             Self::Pin => Some(PinMode::Pin),
             Self::Get => Some(PinMode::Get),
-            Self::None => None,
+            Self::Dio | Self::None => None,
         }
     }
 }
@@ -104,7 +106,7 @@ vocabulary! {
     pub enum Release {
         /// Without setting a dirty bit, as drivers do that forget it.
         Clean = "clean",
-        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`.
+        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio` pins always.
         Dirty = "dirty",
         /// The scenario releases nothing.
         None = "none",

@@ -5,6 +5,7 @@
 mod check;
 mod expect;
 mod fields;
+mod machine;
 mod matrix;
 mod parse;
 mod parse_step;
@@ -14,9 +15,10 @@ mod tests;
 
 pub use expect::Expectation;
 pub use fields::Fault;
+pub use machine::MachineNeeds;
 pub use matrix::{Condition, Flavour, Fs, Matrix, Pin, Point, Release};
 pub use parse_step::verbs;
-pub use step::{Act, Against, Backed, PAGE_BYTES, Pages, Step};
+pub use step::{Act, Against, Backed, FIRST_DISK, Matching, PAGE_BYTES, Pages, SECOND_DISK, Step, Treatment};
 
 /// Version of the format, the file's `schema`.
 pub const SCHEMA: u64 = 1;
@@ -36,6 +38,8 @@ pub struct Scenario {
     pub pages: u64,
     /// Bytes of a cell.
     pub cell_bytes: u32,
+    /// What the guest must have.
+    pub machine: MachineNeeds,
     /// Axes.
     pub matrix: Matrix,
     /// Steps, in order.

@@ -5,7 +5,7 @@
 use super::fields::{At, Fault, Fields, Source};
 use super::matrix::{Condition, Flavour, Fs, Matrix, Pin, Release};
 use super::parse_step;
-use super::{Expectation, SCHEMA, Scenario};
+use super::{Expectation, MachineNeeds, SCHEMA, Scenario};
 use crate::verdict::Observation;
 use longpin_wire::{dma, stamp};
 use toml::de::{DeTable, DeValue};
@@ -72,6 +72,7 @@ fn head(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Scenario, Fau
         groups: fields.strings("groups")?.into_iter().map(|at| at.value).collect(),
         pages: at_least_one(source, "pages", fields.number("pages")?, DEFAULT_PAGES)?,
         cell_bytes: cell_bytes.map_or(Ok(stamp::DEFAULT_CELL_BYTES), |at| cell(source, at))?,
+        machine: MachineNeeds::parse(fields)?,
         matrix: Matrix::default(),
         steps: Vec::new(),
         expect: Vec::new(),
@@ -190,6 +191,7 @@ fn expectation(fields: &mut Fields<'_, '_>) -> Result<Expectation, Fault> {
         when: condition(fields)?,
         observe: observe.into_iter().collect(),
         errno: fields.str("errno")?.map(|at| at.value.to_owned()),
+        blocked: fields.strings("blocked")?.into_iter().map(|at| at.value).collect(),
         reason: fields.need_str("reason")?.value.trim().to_owned(),
     })
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The steps of a scenario, as its author thinks of them. [`crate::machine`] turns each into the agent's steps.
 
-use super::matrix::{Condition, Release};
-use longpin_proto::agent::{Access, PinMode};
+use super::matrix::{Condition, Pin, Release};
+use longpin_proto::agent::Access;
+use longpin_proto::disk::{Fetch, InFlight};
 
 /// Bytes of a page, the unit of every range in a scenario.
 pub const PAGE_BYTES: u64 = 4096;
@@ -16,6 +17,8 @@ pub struct Step {
     pub when: Condition,
     /// Milliseconds that it may take, instead of the usual generous bound: for a step that is known to hang.
     pub deadline_ms: Option<u64>,
+    /// It runs beside the steps that follow, under this name, until it is joined.
+    pub job: Option<String>,
     /// What to do.
     pub action: Act,
 }
@@ -58,6 +61,58 @@ pub enum Against {
     Snapshot,
 }
 
+/// Index of the disk below the file systems.
+pub const FIRST_DISK: u32 = 0;
+/// Index of the disk that direct reads into mappings come from.
+pub const SECOND_DISK: u32 = 1;
+
+/// Requests of the disk that a rule is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Matching {
+    /// Writes that carry a stamp of the case.
+    Stamped,
+    /// Requests with a page that a region of the case pins.
+    Pinned,
+    /// All.
+    Any,
+}
+
+/// What a rule does with them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Treatment {
+    /// Keep writes until they are released.
+    HoldWrites {
+        /// When their bytes are taken.
+        fetch: Fetch,
+        /// Longest hold, milliseconds.
+        cap_ms: u64,
+    },
+    /// Keep reads until they are released.
+    HoldReads {
+        /// Longest hold, milliseconds.
+        cap_ms: u64,
+    },
+    /// Complete writes later.
+    DelayWrites {
+        /// When their bytes are taken.
+        fetch: Fetch,
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// Answer writes with an I/O error.
+    FailWrites {
+        /// Number of requests; 0: all.
+        limit: u64,
+    },
+}
+
+impl Treatment {
+    /// Requests wait for a release.
+    pub fn holds(self) -> bool {
+        matches!(self, Self::HoldWrites { .. } | Self::HoldReads { .. })
+    }
+}
+
 /// What a step does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are the parameters that docs/scenario-format.md describes")]
@@ -89,7 +144,7 @@ pub enum Act {
     /// Write stamped cells by pwrite.
     Write { file: String, pages: Pages, generation: u64, direct: bool },
     /// Pin pages of a mapping; none: the mode of the case.
-    Pin { region: String, map: String, pages: Pages, mode: Option<PinMode> },
+    Pin { region: String, map: String, pages: Pages, mode: Option<Pin> },
     /// Record what the driver says of a region.
     QueryRegion { region: String },
     /// Run a DMA program.
@@ -134,8 +189,45 @@ pub enum Act {
     Affinity { cpu: Option<u32> },
     /// Write a value below /sys or /proc.
     WriteSys { path: String, value: String },
+    /// Load a kernel module of the guest, with what it needs.
+    LoadModule { module: String, params: String },
+    /// Unload a kernel module.
+    UnloadModule { module: String },
     /// Overwrite a page of a file on the device, behind the file system's back.
     PokeDevice { file: String, page: u64, byte: u8 },
-    /// Run a program in the guest; an exit code other than 0 is an error.
-    Exec { argv: Vec<String>, timeout_ms: u32 },
+    /// Run a program in the guest; an exit code other than 0 is an error, or, if it verifies data itself, `torn`.
+    Exec { argv: Vec<String>, timeout_ms: u32, verifies: bool },
+    /// Make and mount file systems on another block device from here on.
+    UseDevice { path: String },
+    /// Wait until a job is over or asleep, and record which.
+    Settle { job: String },
+    /// Wait for a job's end.
+    Join { job: String },
+    /// Add a rule to a disk.
+    Rule { rule: String, disk: u32, matching: Matching, treatment: Treatment },
+    /// Wait until a rule holds requests over so many pages; else the case is unproven.
+    AwaitHeld { rule: String, pages: u64 },
+    /// Let go what a rule holds.
+    ReleaseHeld { rule: String },
+    /// Let go what a rule holds, and end it.
+    DropRule { rule: String },
+    /// Note the disk's content as a loss of power now would leave it.
+    PowerCut { in_flight: InFlight },
+    /// Unmount, and put the noted content back.
+    Restore,
+}
+
+impl Act {
+    /// Only a disk of ours can do this.
+    pub fn needs_audited_disk(&self) -> bool {
+        matches!(
+            self,
+            Self::Rule { .. }
+                | Self::AwaitHeld { .. }
+                | Self::ReleaseHeld { .. }
+                | Self::DropRule { .. }
+                | Self::PowerCut { .. }
+                | Self::Restore
+        )
+    }
 }

@@ -5,6 +5,7 @@ use crate::record::LedgerEntry;
 use longpin_proto::agent::Program;
 use longpin_wire::ledger;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Range, RangeInclusive};
 
 /// The device's record of a case.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,6 +47,14 @@ impl<'r> Ledger<'r> {
             .filter(|entry| (entry.file_offset..entry.file_offset + entry.len).contains(&offset))
             .map(|entry| entry.generation)
             .last()
+    }
+
+    /// When the device first wrote into a range of the file within a time.
+    pub fn first_into(self, offsets: Range<u64>, times: RangeInclusive<u64>) -> Option<u64> {
+        self.writes()
+            .filter(|entry| times.contains(&entry.time_ns))
+            .find(|entry| entry.file_offset < offsets.end && offsets.start < entry.file_offset + entry.len)
+            .map(|entry| entry.time_ns)
     }
 
     /// Last generation that the device wrote at all, and where.

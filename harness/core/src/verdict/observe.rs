@@ -2,15 +2,20 @@
 //! From evidence to observations. Every word follows from something in the record: cells that differ, an errno, a log
 //! line, counters. What should have been shown and was not makes the case an error, never a pass.
 
-use super::content::{content, describe};
+use super::agreement::{Agreement, agreement};
+use super::audit::{self, Audit};
+use super::compare::{compare, disagreement};
+use super::content::{content, errno_name};
+use super::fsck::{Fsck, Structure};
+use super::log::log;
 use super::refusal::Refusal;
-use super::story::{Reading, Story, Told, Wanted};
+use super::story::{Story, Told, Wanted};
 use super::words::{Cause, Observation};
 use crate::dmesg;
 use crate::record::{CaseRecord, Trouble};
 use longpin_proto::facts::CellState;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 vocabulary! {
     /// Who read the bytes.
@@ -63,6 +68,17 @@ pub struct LogLine {
     pub meaning: String,
 }
 
+/// A job that waited in the kernel for something that did not come by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blocked {
+    /// Its name.
+    pub job: String,
+    /// Functions in which it waited, innermost first.
+    pub stack: Vec<String>,
+    /// Microseconds since it began, when it was looked at last.
+    pub waited_us: u64,
+}
+
 /// Why a case proves nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -89,6 +105,18 @@ pub struct Observed {
     pub problem: Option<Problem>,
     /// What is missing to try the case at all, if so.
     pub skip: Option<String>,
+    /// What the auditing disk saw, if it was there.
+    #[serde(default)]
+    pub audit: Option<Audit>,
+    /// A detector of the kernel and the audit name the same pages: which.
+    #[serde(default)]
+    pub agreement: Option<String>,
+    /// Jobs that were found asleep, in the order in which they were.
+    #[serde(default)]
+    pub blocked: Vec<Blocked>,
+    /// The word of the file system's own checker, if it looked.
+    #[serde(default)]
+    pub fsck: Option<Fsck>,
     /// One sentence with bytes and generations.
     pub reason: String,
 }
@@ -103,67 +131,69 @@ impl Observed {
 /// Conclude from the evidence of a case.
 pub fn observe(record: &CaseRecord) -> Observed {
     let story = Story::of(record);
-    let mut seen = Observed::default();
-    log(&story, &mut seen);
-    if trouble(&story, &mut seen) {
+    let mut seen = Observed {
+        log: log(&story),
+        skip: story.skip.cloned(),
+        audit: audit::audit(&story),
+        blocked: story.blocked.clone(),
+        fsck: story.fsck.map(Fsck::of),
+        ..Observed::default()
+    };
+    logged(&mut seen);
+    if seen.skip.is_some() || trouble(&story, &mut seen) {
         return finish(&story, seen);
     }
-    let mut key = None;
-    for reading in &story.readings {
-        compare(reading, story.run, &mut seen.findings, &mut key);
-    }
-    seen.observations.extend(seen.findings.iter().map(|finding| finding.word));
+    let (findings, key) = compare(&story);
+    seen.observations.extend(findings.iter().map(|finding| finding.word));
+    seen.findings = findings;
     if !story.orphans.is_empty() {
         seen.observations.insert(Observation::Orphaned);
     }
+    if story.verified.iter().any(|(_, code, _)| *code != 0) {
+        seen.observations.insert(Observation::Torn);
+    }
     refusals(&story, &mut seen);
     pins(&story, &mut seen);
+    checked(&mut seen);
+    in_flight(&story, &mut seen);
     if seen.observations.contains(&Observation::Detected) {
         seen.observations.remove(&Observation::Lost);
     }
     seen.generations = generations(&story, key);
-    seen.problem = problem(&story, &seen);
+    let agreement = agreement(&story, &seen.log);
+    seen.problem = problem(&story, &seen, agreement.as_ref());
+    if let Some(Agreement::Same(sentence)) = agreement {
+        seen.agreement = Some(sentence);
+    }
     if seen.observations.is_empty() && seen.problem.is_none() && seen.skip.is_none() {
         seen.observations.insert(Observation::Intact);
     }
     finish(&story, seen)
 }
 
-fn log(story: &Story<'_>, seen: &mut Observed) {
-    let console: &[String] = match story.trouble {
-        Some(Trouble::Panic { console } | Trouble::Hang { console, .. }) => console,
-        _ => &[],
-    };
-    // The console remembers earlier cases of the boot; what was there before the case is not its evidence.
-    let ours = |line: &&String| match (console_line(line), story.log_starts_us) {
-        (Some((time, _)), Some(start)) => time > start,
-        _ => true,
-    };
-    let console = console.iter().filter(ours).map(|line| console_text(line));
-    let lines = story.log.iter().map(|line| line.text.as_str()).chain(console);
-    for text in lines {
-        let Some(pattern) = dmesg::classify(text) else { continue };
-        seen.log.push(LogLine {
-            class: pattern.class,
-            text: text.to_owned(),
-            meaning: pattern.meaning.clone(),
-        });
-    }
+/// What the kernel log says.
+fn logged(seen: &mut Observed) {
     let has = |class| seen.log.iter().any(|line| line.class == class);
     let (splat, detector) = (has(dmesg::Class::Splat), has(dmesg::Class::Detector));
     seen.observations.extend(splat.then_some(Observation::Splat));
     seen.observations.extend(detector.then_some(Observation::Detected));
 }
 
-/// Microseconds and text of a console line: `[   11.828306] text`.
-fn console_line(line: &str) -> Option<(u64, &str)> {
-    let (time, text) = line.trim_start().strip_prefix('[')?.split_once("] ")?;
-    let (seconds, micros) = time.trim().split_once('.')?;
-    Some((seconds.parse::<u64>().ok()? * 1_000_000 + micros.parse::<u64>().ok()?, text))
+/// What the file system's own checker says. A checksum of data that does not match is a detector's word.
+fn checked(seen: &mut Observed) {
+    match seen.fsck.as_ref().map(|fsck| fsck.state) {
+        Some(Structure::Damaged) => _ = seen.observations.insert(Observation::Damaged),
+        Some(Structure::DataDamaged) => _ = seen.observations.insert(Observation::Detected),
+        Some(Structure::Clean | Structure::Unusable) | None => {}
+    }
 }
 
-fn console_text(line: &str) -> &str {
-    console_line(line).map_or(line, |(_, text)| text)
+/// Pages that DMA changed on their way, where the bytes that arrived are nevertheless right.
+fn in_flight(story: &Story<'_>, seen: &mut Observed) {
+    let wrong = [Observation::Lost, Observation::Torn, Observation::Detected, Observation::Bleed];
+    if audit::changed_by_dma(story) && !wrong.iter().any(|word| seen.observations.contains(word)) {
+        seen.observations.insert(Observation::Unstable);
+    }
 }
 
 /// Trouble ends the evidence: true if nothing more can be concluded.
@@ -186,56 +216,6 @@ fn trouble(story: &Story<'_>, seen: &mut Observed) -> bool {
     };
     seen.problem = Some(Problem { cause: Cause::Infra, message });
     true
-}
-
-/// Compare one reading cell by cell. `key` becomes the first cell that differs, over all readings.
-fn compare(reading: &Reading<'_>, run: u64, findings: &mut Vec<Finding>, key: &mut Option<(String, u64)>) {
-    let reader = if reading.host { Reader::Host } else { Reader::Guest };
-    let mut groups: BTreeMap<Observation, Finding> = BTreeMap::new();
-    let snapshot: BTreeMap<u64, &CellState> = match reading.wanted {
-        Wanted::Snapshot(cells) => cells.iter().collect(),
-        Wanted::Writes(_) => BTreeMap::new(),
-    };
-    let sighted = |offset: u64| !reading.blind.iter().any(|(from, to)| (*from..*to).contains(&offset));
-    for (offset, state) in reading.cells.iter().filter(|(offset, _)| sighted(*offset)) {
-        let (word, wanted) = match &reading.wanted {
-            Wanted::Writes(file) => (file.judge(offset, state, run), file.wanted(offset).to_string()),
-            Wanted::Snapshot(_) => {
-                let before = snapshot.get(&offset).copied().unwrap_or(&CellState::Absent);
-                (against_snapshot(before, state), describe(before, run))
-            }
-        };
-        let Some(word) = word else { continue };
-        key.get_or_insert_with(|| (reading.path.clone(), offset));
-        groups.entry(word).and_modify(|finding| finding.cells += 1).or_insert_with(|| Finding {
-            word,
-            path: reading.path.clone(),
-            reader,
-            cells: 1,
-            first_byte: offset + first_bad_byte(state),
-            wanted,
-            found: describe(state, run),
-        });
-    }
-    findings.extend(groups.into_values());
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.word));
-}
-
-fn first_bad_byte(state: &CellState) -> u64 {
-    match state {
-        CellState::Torn { first_bad_byte, .. } => u64::from(*first_bad_byte),
-        _ => 0,
-    }
-}
-
-fn against_snapshot(before: &CellState, now: &CellState) -> Option<Observation> {
-    match now {
-        _ if before == now => None,
-        CellState::Unreadable { .. } => Some(Observation::Detected),
-        CellState::Torn { .. } | CellState::Foreign { .. } => Some(Observation::Torn),
-        CellState::Absent | CellState::Zero => Some(Observation::Lost),
-        CellState::Whole(_) | CellState::Displaced { .. } => Some(Observation::Bleed),
-    }
 }
 
 fn refusals(story: &Story<'_>, seen: &mut Observed) {
@@ -262,14 +242,6 @@ fn refusals(story: &Story<'_>, seen: &mut Observed) {
     }
 }
 
-fn errno_name(errno: i32) -> String {
-    match errno {
-        5 => "EIO".into(),
-        117 => "EUCLEAN".into(),
-        other => format!("errno {other}"),
-    }
-}
-
 fn pins(story: &Story<'_>, seen: &mut Observed) {
     if let (Some(before), Some(after)) = (story.pins_before, story.pins_after) {
         let held = |pins: longpin_proto::facts::PinCounters| pins.acquired.wrapping_sub(pins.released);
@@ -280,7 +252,7 @@ fn pins(story: &Story<'_>, seen: &mut Observed) {
 }
 
 /// The first reason why the case proves nothing; faults of ours come before gaps in the argument.
-fn problem(story: &Story<'_>, seen: &Observed) -> Option<Problem> {
+fn problem(story: &Story<'_>, seen: &Observed, agreement: Option<&Agreement>) -> Option<Problem> {
     let infra = |message: String| Some(Problem { cause: Cause::Infra, message });
     let unproven = |message: String| Some(Problem { cause: Cause::Unproven, message });
     if let Some(message) = story.infra.first() {
@@ -301,35 +273,20 @@ fn problem(story: &Story<'_>, seen: &Observed) -> Option<Problem> {
     if let Some(message) = disagreement(story) {
         return infra(message);
     }
+    if let Some(Agreement::Contradiction(message)) = agreement {
+        return infra(message.clone());
+    }
     if let Some(message) = story.unproven.first() {
         return unproven(message.clone());
     }
     if story.pins_before.is_none() || story.pins_after.is_none() {
         return unproven("pin counters were not read before and after the case".into());
     }
-    story.readings.is_empty().then(|| unproven("no file was compared".into())).flatten()
-}
-
-/// After a remount both read what is on the disk; if they differ, one of the two readings is wrong.
-fn disagreement(story: &Story<'_>) -> Option<String> {
-    for host in story.readings.iter().filter(|reading| reading.host && reading.after_remount) {
-        let guest = story.readings.iter().find(|reading| !reading.host && reading.path == host.path)?;
-        let guest: BTreeMap<u64, &CellState> = guest.cells.iter().collect();
-        for (offset, state) in host.cells.iter() {
-            let blind = host.blind.iter().any(|(from, to)| (*from..*to).contains(&offset));
-            let Some(other) = guest.get(&offset).filter(|_| !blind) else { continue };
-            let unread = matches!(other, CellState::Unreadable { .. } | CellState::Absent);
-            if !unread && *other != state {
-                return Some(format!(
-                    "guest and host read different bytes of {} at {offset}: {} and {}",
-                    host.path,
-                    describe(other, story.run),
-                    describe(state, story.run)
-                ));
-            }
-        }
+    if let Some(message) = audit::gap(story) {
+        return unproven(message);
     }
-    None
+    let compared = !story.readings.is_empty() || !story.verified.is_empty();
+    (!compared).then(|| unproven("no file was compared".into())).flatten()
 }
 
 /// Generations at the cell that differs; else at the last DMA; else at the start of the first compared file.
@@ -360,6 +317,6 @@ fn generations(story: &Story<'_>, key: Option<(String, u64)>) -> Generations {
 }
 
 fn finish(story: &Story<'_>, mut seen: Observed) -> Observed {
-    seen.reason = super::judge::sentence(story, &seen);
+    seen.reason = super::sentence::sentence(story, &seen);
     seen
 }

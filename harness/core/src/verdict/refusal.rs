@@ -21,7 +21,7 @@ pub enum Refusal {
 }
 
 /// Names by which a file system reports damage or the lack of a place for data.
-const TOLD: [&str; 6] = ["EIO", "EUCLEAN", "EBADMSG", "EROFS", "ENOSPC", "EDQUOT"];
+const TOLD: [&str; 7] = ["EIO", "EILSEQ", "EUCLEAN", "EBADMSG", "EROFS", "ENOSPC", "EDQUOT"];
 /// Names by which an operation is denied because of somebody who uses the pages.
 const BUSY: [&str; 4] = ["EBUSY", "ETXTBSY", "EAGAIN", "EPERM"];
 /// Names by which an operation is unknown.
@@ -35,6 +35,10 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
     match step {
         Step::Pin { .. } if is(&DRIVER) => Refusal::Infra,
         Step::Pin { .. } => Refusal::Denied,
+        // mm/gup.c refuses the pages of the buffer; anything else is the disk's fault or ours.
+        Step::ReadDirect { .. } if is(&["EFAULT", "EOPNOTSUPP", "EPERM", "EACCES", "EBUSY"]) => {
+            Refusal::Denied
+        }
         Step::ClearWarnOnce | Step::Advise { .. } => Refusal::Harmless,
         Step::Mount { .. } if is(&["ENODEV"]) => Refusal::Missing,
         Step::Reflink { .. } if is(&["EXDEV", "EINVAL"]) => Refusal::Missing,

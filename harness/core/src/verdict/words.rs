@@ -16,11 +16,12 @@ vocabulary! {
         /// The device wrote to pages that had left the file between pin and DMA, by truncate, hole punch or direct
         /// I/O. The driver's query shows that the folio has no mapping any more. The bytes went nowhere.
         Orphaned = "orphaned",
-        /// Content changed while it was on its way to the disk, and the end state is right. Only the auditing disk
-        /// can see it.
+        /// DMA changed content while it was on its way to the disk, and the end state is right. Only the auditing disk
+        /// can see it; what a CPU changes there is legal, counted, and no observation.
         Unstable = "unstable",
-        /// A cell that never was the page's content: half of one write and half of another, or bytes that nobody
-        /// wrote.
+        /// Content that never was the page's: half of one write and half of another, within a cell, or, where the
+        /// audit saw it come about, within a page; or bytes that nobody wrote; or a program that checks its data
+        /// itself and says that it is wrong.
         Torn = "torn",
         /// The file system or the block layer noticed and said so: EIO, EUCLEAN or another error of fsync, unmount,
         /// mount or read, or a line of the kernel log. A loss that was told is `detected` and not `lost`.
@@ -28,6 +29,8 @@ vocabulary! {
         /// Bytes are where nobody put them: in another file than the pinned one, in a snapshot or clone, in a part
         /// of the file that was cut off or punched, or bytes of an earlier case.
         Bleed = "bleed",
+        /// The file system's own checker, run on the host after the guest has unmounted, finds the structure damaged.
+        Damaged = "damaged",
         /// The kernel log has a warning with a trace, an oops or a report of a sanitizer.
         Splat = "splat",
         /// Pins were not given back: after clean-up the counters of acquired and released pins do not balance.
@@ -67,9 +70,11 @@ vocabulary! {
 vocabulary! {
     /// Why a case proves nothing.
     pub enum Cause {
-        /// Our own fault or the environment's: agent, device, QEMU, a tool, a control that failed.
+        /// Our own fault or the environment's: agent, device, disk image, QEMU, a tool, a control that failed; or two
+        /// witnesses of the same bytes that contradict each other.
         Infra = "infra",
-        /// A step of the argument was not shown: a DMA that did not land, a page that was not clean.
+        /// A step of the argument was not shown: a DMA that did not land, a page that was not clean, a write that was
+        /// not held or not as long as it should be.
         Unproven = "unproven",
     }
 }

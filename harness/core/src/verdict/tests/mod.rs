@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Every word and every outcome from hand-made evidence.
 
+mod dio;
+mod fsck;
+mod holds;
+mod in_flight;
+mod jobs;
 mod outcomes;
+mod power;
 mod tale;
 mod unproven;
 
@@ -106,6 +112,7 @@ fn a_loss_that_was_told_is_detected() {
     by_read.host_reads(Role::CompareWrites, "a", true, |_| by_dma(101));
     let seen = verdict(by_read);
     assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["detected"], Some("EIO")));
+    assert!(seen.reason.starts_with("guest finds EIO where DMA generation 101 should be"), "{}", seen.reason);
 }
 
 #[test]
@@ -329,7 +336,7 @@ fn the_order_of_gravity_is_the_documented_one() {
     let order = Observation::list();
     assert_eq!(
         order,
-        "intact, refused, lost, orphaned, unstable, torn, detected, bleed, splat, leak, panic, hang"
+        "intact, refused, lost, orphaned, unstable, torn, detected, bleed, damaged, splat, leak, panic, hang"
     );
     let good = Observation::ALL.iter().filter(|word| !word.is_bad());
     assert_eq!(good.count(), 2);

@@ -3,18 +3,20 @@
 
 use super::super::{Cause, Observation, Observed, Outcome, Problem, judge, observe, spoils_boot};
 use super::tale::{Tale, by_dma};
-use crate::record::{Role, Trouble};
+use crate::record::{CaseRecord, Evidence, Role, Trouble};
 use crate::scenario::{Condition, Expectation};
 use longpin_proto::agent::{Outcome as StepOutcome, Step};
+use std::collections::BTreeSet;
 
 use Observation::{Bleed, Detected, Intact, Lost, Refused, Splat};
 
-fn expected(words: &[Observation]) -> Expectation {
+pub fn expected(words: &[Observation]) -> Expectation {
     Expectation {
         line: 1,
         when: Condition::default(),
         observe: words.iter().copied().collect(),
         errno: None,
+        blocked: BTreeSet::new(),
         reason: "because of folio_mkclean()".into(),
     }
 }
@@ -93,4 +95,13 @@ fn a_boot_is_kept_after_a_loss_and_thrown_away_after_a_failed_clean_up() {
     let busy = StepOutcome::Failed { message: "umount /mnt: EBUSY".into() };
     tale.evidence(Role::Frame, Step::Cleanup, busy);
     assert!(spoils_boot(&tale.record, &observe(&tale.record)));
+}
+
+#[test]
+fn a_case_that_was_not_tried_is_skipped_with_its_reason() {
+    let mut record = CaseRecord::new("tale/ext4/dio/dirty", 1, 7, 512);
+    let message = "line 9 of the scenario needs the auditing disk".to_owned();
+    record.evidence.push(Evidence::Skip { message: message.clone() });
+    let judged = judge(&observe(&record), &expected(&[Intact]));
+    assert_eq!((judged.outcome, judged.reason), (Outcome::Skip, message));
 }

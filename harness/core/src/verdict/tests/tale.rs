@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A made-up case: builds the record that a machine would have made, one call a step.
 
-use crate::record::{CaseRecord, Evidence, LedgerEntry, Role, Trouble};
+use crate::record::{CaseRecord, Evidence, FsckReport, LedgerEntry, Role, Trouble};
 use longpin_proto::agent::{Backing, Fact, Fallocate, Fill, OpenFlags, Outcome, PinMode, Program, Step, Via};
+use longpin_proto::control::{Answer, Request};
+use longpin_proto::disk::{AuditReport, Author, Change, Hit};
 use longpin_proto::facts::{
-    CellState, Cells, DmaResult, Errno, Extent, KernelLine, PinCounters, RegionState, Source, Writer,
+    CellState, Cells, DmaResult, Errno, Extent, JobState, KernelLine, PinCounters, RegionState, Source,
+    Writer,
 };
 use longpin_wire::{dma, ledger};
 
@@ -13,6 +16,8 @@ pub const CELL: u32 = 512;
 pub const PAGES: u64 = 2;
 pub const LEN: u64 = PAGES * 4096;
 pub const REGION: u32 = 3;
+/// Where file `a` lies on the disk.
+pub const PHYSICAL: u64 = 1 << 20;
 
 pub struct Tale {
     pub record: CaseRecord,
@@ -20,6 +25,9 @@ pub struct Tale {
     pub log: Vec<String>,
     pub pins_after: PinCounters,
     images: Vec<Evidence>,
+    /// Of the audit, if the case ran on audited disks.
+    pub audit: Option<AuditReport>,
+    fsck: Option<Evidence>,
     time_ns: u64,
 }
 
@@ -57,6 +65,8 @@ impl Tale {
             log: Vec::new(),
             pins_after: PinCounters { acquired: 12, released: 12 },
             images: Vec::new(),
+            audit: None,
+            fsck: None,
             time_ns: 0,
         };
         tale.seen(Role::Before, Step::PinCounters, Fact::Pins(PinCounters { acquired: 10, released: 10 }));
@@ -83,7 +93,15 @@ impl Tale {
     }
 
     pub fn evidence(&mut self, role: Role, step: Step, outcome: Outcome) {
-        self.record.evidence.push(Evidence::Step { line: 1, role, step, outcome, elapsed_us: 10 });
+        self.record.evidence.push(Evidence::Step {
+            line: 1,
+            role,
+            step,
+            outcome,
+            elapsed_us: 10,
+            began_ns: 0,
+            ended_ns: 0,
+        });
     }
 
     pub fn seen(&mut self, role: Role, step: Step, fact: Fact) {
@@ -250,7 +268,7 @@ impl Tale {
     }
 
     pub fn host_reads(&mut self, role: Role, file: &str, located: bool, state: impl Fn(u64) -> CellState) {
-        let extents = vec![Extent { logical: 0, physical: 1 << 20, len: LEN, flags: 0, located }];
+        let extents = vec![Extent { logical: 0, physical: PHYSICAL, len: LEN, flags: 0, located }];
         self.seen(role, Step::Extents { path: path(file) }, Fact::Extents(extents.clone()));
         self.images.push(Evidence::Image { path: path(file), extents, result: Ok(cells(state)) });
     }
@@ -259,6 +277,72 @@ impl Tale {
     pub fn compare(&mut self, file: &str, state: impl Fn(u64) -> CellState) {
         self.guest_reads(Role::CompareWrites, file, &state);
         self.host_reads(Role::CompareWrites, file, true, &state);
+    }
+
+    /// A request to the disks and their answer.
+    pub fn disk(&mut self, request: Request, answer: Answer) {
+        self.disk_says(request, Ok(answer));
+    }
+
+    pub fn disk_says(&mut self, request: Request, answer: Result<Answer, String>) {
+        let evidence = Evidence::Disk { line: 1, request, answer, began_ns: 0, ended_ns: 0 };
+        self.record.evidence.push(evidence);
+    }
+
+    pub fn spawn(&mut self, job: &str, step: Step) {
+        self.done(Step::Spawn { job: job.into(), step: Box::new(step) });
+    }
+
+    pub fn join_step(job: &str) -> Step {
+        Step::JobWait { job: job.into(), timeout_ms: 1000 }
+    }
+
+    pub fn join(&mut self, job: &str, fact: Fact) {
+        self.seen(Role::Act, Self::join_step(job), fact);
+    }
+
+    /// The machine looked until the job was over or asleep.
+    pub fn settle(&mut self, job: &str, finished: bool) {
+        let stack = ["folio_wait_writeback", "ext4_page_mkwrite"];
+        let stack = if finished { Vec::new() } else { stack.map(ToOwned::to_owned).to_vec() };
+        let state = if finished { '-' } else { 'D' };
+        let fact = Fact::Job(JobState { finished, elapsed_us: 640_000, state, stack });
+        self.seen(Role::Settle, Step::JobState { job: job.into() }, fact);
+    }
+
+    /// A page that changed while its write was under way, from time 0 on.
+    pub fn hit(&mut self, file_offset: u64, change: Change, author: Author) -> &mut Hit {
+        let report = self.audit.get_or_insert_with(|| AuditReport {
+            run: RUN,
+            writes: 3,
+            pages: 20,
+            ..AuditReport::default()
+        });
+        report.hits.push(Hit {
+            request: 9,
+            disk: 0,
+            byte: PHYSICAL + file_offset,
+            gpa: 0x1000,
+            region: Some(REGION),
+            file_offset: Some(file_offset),
+            change,
+            author,
+            hashes: ["1".into(), "2".into(), "3".into()],
+            generation_before: Some(100),
+            generation_after: Some(101),
+            differing_bytes: 4096,
+            spans: Vec::new(),
+            submitted_ns: 0,
+            fetched_ns: u64::MAX,
+            completed_ns: u64::MAX,
+        });
+        report.hits.last_mut().expect("just pushed")
+    }
+
+    /// The checker's word.
+    pub fn fsck(&mut self, fs: &str, code: i32, output: &str) {
+        let argv = vec!["fsck".to_owned(), "-n".to_owned()];
+        self.fsck = Some(Evidence::Fsck(FsckReport { fs: fs.into(), argv, code, output: output.into() }));
     }
 
     pub fn trouble(&mut self, trouble: Trouble) {
@@ -274,8 +358,12 @@ impl Tale {
             .map(|(seq, text)| KernelLine { seq: seq as u64, level: 4, time_us: 0, text: text.clone() })
             .collect();
         self.seen(Role::Frame, Step::KernelLog, Fact::Log(lines));
+        if let Some(report) = self.audit.take() {
+            self.disk(Request::Audit, Answer::Audit(report));
+        }
+        self.record.evidence.extend(self.fsck.take());
         self.record.evidence.append(&mut self.images);
-        self.record.evidence.push(Evidence::Ledger { entries: self.ledger });
+        self.record.evidence.push(Evidence::Ledger { entries: self.ledger, disk: Vec::new() });
         self.record
     }
 }

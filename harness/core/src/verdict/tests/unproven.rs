@@ -151,6 +151,13 @@ fn a_step_of_ours_that_fails() {
     let exec = Fact::Exec { code: 2, output: "first\nlast".into() };
     program.seen(Role::Act, Step::Exec { argv: vec!["fsck".into(), "-n".into()], timeout_ms: 1 }, exec);
     infra(program, "`fsck -n` ended with code 2: last");
+
+    let mut script = Tale::of_an_update();
+    let exec = Fact::Exec { code: 1, output: "gone".into() };
+    let lines = format!("\n    cd /sys\n    echo {}\n", "x".repeat(100));
+    let argv = vec!["sh".into(), "-c".into(), lines];
+    script.seen(Role::Act, Step::Exec { argv, timeout_ms: 1 }, exec);
+    infra(script, &format!("`sh -c cd /sys echo {}...` ended with code 1: gone", "x".repeat(61)));
 }
 
 #[test]

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A page that changed in flight: what it held at the three looks, when it changed, who changed it. Pure but for the
+//! question to the trace.
+//!
+//! Offsets in a hit count from the first byte of the piece, like its addresses.
+
+use super::look::Look;
+use super::pages::Piece;
+use super::stamps;
+use crate::engine::{Covered, PageBits};
+use longpin_proto::disk::{Author, Change, Span};
+use xxhash_rust::xxh3::xxh3_128;
+
+/// Most spans in a hit.
+const MAX_SPANS: usize = 16;
+/// Most bytes of a span that are shown.
+const MAX_SPAN_BYTES: usize = 32;
+
+/// One piece at its three looks.
+pub struct History<'a> {
+    /// Where it lies.
+    pub piece: &'a Piece,
+    /// Its index in the request.
+    pub index: usize,
+    /// At submission.
+    pub first: &'a Look,
+    /// As it went to the image.
+    pub copy: &'a Look,
+    /// Before completion.
+    pub last: &'a [u8],
+}
+
+impl History<'_> {
+    /// When it changed, if it did. Only what is different at one of the looks is seen.
+    pub fn change(&self) -> Option<Change> {
+        let Self { piece, index, first, copy, last } = *self;
+        match (first.agrees(copy, index, piece), copy.had(index, piece, last)) {
+            (true, true) => None,
+            (true, false) => Some(Change::AfterFetch),
+            (false, true) => Some(Change::BeforeFetch),
+            (false, false) if first.had(index, piece, last) => Some(Change::Back),
+            (false, false) => Some(Change::Torn),
+        }
+    }
+
+    /// Hashes of the three looks, hex.
+    pub fn hashes(&self) -> [String; 3] {
+        let Self { piece, index, first, copy, last } = *self;
+        [first.hash(index, piece), copy.hash(index, piece), xxh3_128(last)].map(|hash| format!("{hash:032x}"))
+    }
+
+    /// Bytes that differ between submission and completion; `None` if those of the submission were not kept.
+    fn moved(&self) -> Option<PageBits> {
+        Some(PageBits::difference(self.piece.start(), self.first.bytes(self.piece)?, self.last))
+    }
+
+    /// Bytes that were others than at submission, at either later look, and are not a CPU's by their stamps; and
+    /// those that are.
+    fn changed(&self) -> Option<(PageBits, PageBits)> {
+        let (start, first) = (self.piece.start(), self.first.bytes(self.piece)?);
+        let mut changed = (PageBits::default(), PageBits::default());
+        for later in [self.copy.bytes(self.piece), Some(self.last)].into_iter().flatten() {
+            let (differ, cpu) = (PageBits::difference(start, first, later), stamps::by_cpu(start, later));
+            changed = (changed.0.or(&differ.without(&cpu)), changed.1.or(&differ.and(&cpu)));
+        }
+        Some(changed)
+    }
+
+    /// Who changed it. Without the bytes of the submission, DMA that covers all of the piece made the change, one
+    /// that covers a part is taken for one of two authors.
+    pub fn author(&self, dma: &Covered) -> Author {
+        let (unstamped, by_cpu) = self.changed().unwrap_or_else(|| {
+            let mut all = PageBits::default();
+            all.insert(self.piece.start(), self.piece.len as usize);
+            (all, PageBits::default())
+        });
+        let mut written = dma.bytes.clone();
+        if !dma.whole {
+            // What the trace has left out, the stamps of DMA still say.
+            written = written.or(&stamps::by_dma(self.piece.start(), self.last));
+        }
+        let ours = !unstamped.and(&written).is_empty();
+        let others = !unstamped.without(&written).is_empty() || !by_cpu.is_empty();
+        match (ours, others) {
+            (true, false) => Author::Dma,
+            (true, true) => Author::Mixed,
+            (false, _) => Author::Other,
+        }
+    }
+
+    /// How many bytes differ between submission and completion, and the first of them.
+    pub fn spans(&self) -> (u32, Vec<Span>) {
+        let (Some(moved), Some(first)) = (self.moved(), self.first.bytes(self.piece)) else {
+            return (0, Vec::new());
+        };
+        let span = |(offset, len): (usize, usize)| {
+            let at = offset - self.piece.start();
+            let shown = at..at + len.min(MAX_SPAN_BYTES);
+            Span {
+                offset: at as u32,
+                len: len as u32,
+                before: hex(&first[shown.clone()]),
+                after: hex(&self.last[shown]),
+            }
+        };
+        (moved.count(), moved.spans().take(MAX_SPANS).map(span).collect())
+    }
+
+    /// Largest generations at submission and before completion.
+    pub fn generations(&self) -> (Option<u64>, Option<u64>) {
+        let of = |bytes: &[u8]| stamps::generation(self.piece.start(), bytes);
+        (self.first.bytes(self.piece).and_then(of), of(self.last))
+    }
+
+    /// Where the piece lies in its file, by its stamps.
+    pub fn file_offset(&self) -> Option<u64> {
+        let bytes = self.first.bytes(self.piece).unwrap_or(self.last);
+        stamps::file_offset(self.piece.start(), bytes)
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! One request from its submission to its answer: what the watch knows of it, and the three looks at a write.
+//!
+//! A write that no rule keeps is looked at twice: its bytes are taken once, so what was submitted is by definition
+//! what goes to the image, and only the look before completion can differ. A write that is held or delayed is looked
+//! at three times, unless its bytes are taken early. What changes there and back between two looks is not seen.
+
+use super::findings::Case;
+use super::history::History;
+use super::look::Look;
+use super::pages::{Piece, pieces};
+use super::pool::Buffer;
+use super::record::{Disk, Event};
+use super::watch::Shared;
+use crate::clock;
+use crate::engine::PinnedBy;
+use crate::mem::{BadAddress, Gpa, View};
+use longpin_proto::disk::{Author, Change, Fetch, Hit, Op, PAGE_BYTES};
+use std::sync::Arc;
+
+/// What all entries and reports about a request repeat.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// Number, unique in the daemon's life.
+    pub id: u64,
+    /// Kind.
+    pub op: Op,
+    /// First byte on the disk.
+    pub byte: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Of its first data byte in the guest's memory, or 0.
+    pub gpa: u64,
+    /// Case in which it was submitted.
+    pub case: Case,
+}
+
+/// A request that the watch knows. The disk carries it from [`super::Resumed`] to the answer. One that is dropped
+/// instead of completed is forgotten without a last look.
+pub struct Ticket {
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: Arc<Disk>,
+    pub(super) about: About,
+    pub(super) submitted_ns: u64,
+    pub(super) segments: Vec<(Gpa, u32)>,
+    /// It waited for a rule.
+    pub(super) held: bool,
+    /// A read into which the device has written.
+    pub(super) filled: bool,
+    /// When its bytes are taken, if it waits.
+    pub(super) fetch: Fetch,
+    /// Its bytes at submission, if they are to be used.
+    pub(super) early: Option<Arc<Buffer>>,
+    audit: Option<Audit>,
+}
+
+/// A request that was looked at for the last time. With its drop it counts as completed: whoever has released it and
+/// waits goes on.
+pub struct Completed {
+    /// Its drop does the rest.
+    _ticket: Ticket,
+}
+
+/// The audited part of a write.
+struct Audit {
+    pieces: Vec<Piece>,
+    /// Who pinned each piece at submission; empty: nobody any.
+    pins: Vec<Option<PinnedBy>>,
+    first: Option<Look>,
+    copy: Option<Look>,
+    fetched_ns: u64,
+}
+
+/// A piece that is not what it was.
+struct Changed {
+    index: usize,
+    last: Vec<u8>,
+}
+
+impl Ticket {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        disk: Arc<Disk>,
+        about: About,
+        segments: Vec<(Gpa, u32)>,
+        audited: bool,
+    ) -> Self {
+        let audit = (audited && about.op == Op::Write).then(|| Audit::begin(shared, &segments));
+        // After the pages were entered into the trace: what comes from here on is in it.
+        let submitted_ns = disk.record(&about, Event::Submit);
+        Self {
+            shared: shared.clone(),
+            disk,
+            about,
+            submitted_ns,
+            segments,
+            held: false,
+            filled: false,
+            fetch: Fetch::Early,
+            early: None,
+            audit,
+        }
+    }
+
+    /// Number, unique in the daemon's life.
+    pub fn id(&self) -> u64 {
+        self.about.id
+    }
+
+    /// A read whose memory was written to while it was held: it is completed without reading the image.
+    pub fn filled(&self) -> bool {
+        self.filled
+    }
+
+    /// The bytes of a write as they shall go to the image, in a buffer that starts at a page boundary. `None`: the
+    /// disk takes them out of the guest's memory itself, now.
+    pub fn fetch(&mut self, view: &View<'_>) -> Result<Option<Arc<Buffer>>, BadAddress> {
+        if self.about.op != Op::Write {
+            return Ok(None);
+        }
+        let bytes = self.bytes(view)?;
+        let fetched_ns = match self.fetch {
+            // Recorded when it was done.
+            Fetch::Early if self.held => self.submitted_ns,
+            _ => self.disk.record(&self.about, Event::Fetch),
+        };
+        if let (Some(audit), Some(bytes)) = (&mut self.audit, &bytes) {
+            let look = Look::Bytes(bytes.clone());
+            audit.first.get_or_insert_with(|| look.clone());
+            (audit.copy, audit.fetched_ns) = (Some(look), fetched_ns);
+        }
+        Ok(bytes)
+    }
+
+    /// The bytes that a fetch would give now.
+    pub(super) fn bytes(&self, view: &View<'_>) -> Result<Option<Arc<Buffer>>, BadAddress> {
+        match (self.fetch, &self.early) {
+            (Fetch::Early, Some(early)) => Ok(Some(early.clone())),
+            (Fetch::Split, Some(early)) => {
+                let mut bytes = self.shared.pool.copy(view, &self.segments)?;
+                for piece in pieces(&self.segments) {
+                    let half =
+                        (PAGE_BYTES as usize / 2).saturating_sub(piece.start()).min(piece.len as usize);
+                    let first_half = piece.at..piece.at + half;
+                    bytes.bytes_mut()[first_half.clone()].copy_from_slice(&early[first_half]);
+                }
+                Ok(Some(Arc::new(bytes)))
+            }
+            _ if self.audit.is_some() => Ok(Some(Arc::new(self.shared.pool.copy(view, &self.segments)?))),
+            _ => Ok(None),
+        }
+    }
+
+    /// The request will wait; `data` is what it carried when it came.
+    pub(super) fn wait(&mut self, fetch: Fetch, data: Option<Arc<Buffer>>) {
+        (self.held, self.fetch) = (true, fetch);
+        if let (Some(audit), Some(data)) = (&mut self.audit, &data) {
+            audit.first = Some(if fetch == Fetch::Late && self.shared.pool.is_over_limit() {
+                Look::hashed(data, &audit.pieces)
+            } else {
+                Look::Bytes(data.clone())
+            });
+        }
+        if fetch == Fetch::Early && data.is_some() {
+            self.disk.record(&self.about, Event::Fetch);
+        }
+        self.early = data.filter(|_| fetch != Fetch::Late);
+    }
+
+    /// The last look at the request's memory. Called just before the answer goes into the ring; what comes back is
+    /// dropped when it is there.
+    pub fn complete(mut self, view: &View<'_>, status: u8) -> Completed {
+        if let Some(audit) = self.audit.take() {
+            self.last_look(&audit, view);
+            audit.end(&self.shared);
+        }
+        self.disk.record(&self.about, Event::Complete(status));
+        Completed { _ticket: self }
+    }
+
+    fn last_look(&self, audit: &Audit, view: &View<'_>) {
+        let (Some(first), Some(copy)) = (&audit.first, &audit.copy) else {
+            return; // It failed before its bytes were taken.
+        };
+        let changed = self.changed(audit, first, copy, view);
+        let completed_ns = clock::monotonic_ns();
+        let mut settled = false;
+        let hits = changed.iter().filter_map(|Changed { index, last }| {
+            let history = History { piece: &audit.pieces[*index], index: *index, first, copy, last };
+            let change = history.change()?;
+            let author = self.author(&history, &mut settled);
+            Some(self.hit(audit, &history, change, author, completed_ns))
+        });
+        let hits = hits.collect();
+        let pages = audit.pieces.len() as u64;
+        self.disk.counters.audited(pages);
+        self.shared.findings.lock().add(self.about.case, pages, hits);
+    }
+
+    /// Count, record and describe a piece that changed.
+    fn hit(
+        &self,
+        audit: &Audit,
+        history: &History<'_>,
+        change: Change,
+        author: Author,
+        completed_ns: u64,
+    ) -> Hit {
+        let (index, piece) = (history.index, history.piece);
+        let byte = self.about.byte.saturating_add(piece.at as u64);
+        self.disk.counters.hit(author);
+        self.disk.record_hit(&self.about, author, byte, piece.len.into(), piece.gpa.0);
+        let pin = audit.pins.get(index).copied().flatten();
+        let (generation_before, generation_after) = history.generations();
+        let (differing_bytes, spans) = history.spans();
+        Hit {
+            request: self.about.id,
+            disk: self.disk.index,
+            byte,
+            gpa: piece.gpa.0,
+            region: pin.and_then(|pin| pin.region),
+            file_offset: pin.and_then(|pin| pin.file_offset).or_else(|| history.file_offset()),
+            change,
+            author,
+            hashes: history.hashes(),
+            generation_before,
+            generation_after,
+            differing_bytes,
+            spans,
+            submitted_ns: self.submitted_ns,
+            fetched_ns: audit.fetched_ns,
+            completed_ns,
+        }
+    }
+
+    /// Pieces that were not the same at all looks, with what they hold now.
+    fn changed(&self, audit: &Audit, first: &Look, copy: &Look, view: &View<'_>) -> Vec<Changed> {
+        let mut page = [0; PAGE_BYTES as usize];
+        let mut changed = Vec::new();
+        for (index, piece) in audit.pieces.iter().enumerate() {
+            // A private copy: others may write to the page while it is compared.
+            let last = &mut page[..piece.len as usize];
+            if let Err(error) = view.read(piece.gpa, last) {
+                log::debug!("request {} of disk {}: {error}", self.about.id, self.disk.index);
+                continue;
+            }
+            if !(copy.had(index, piece, last) && first.agrees(copy, index, piece)) {
+                changed.push(Changed { index, last: last.to_vec() });
+            }
+        }
+        changed
+    }
+
+    /// Bytes that no recorded DMA explains may come from one that is just being recorded: wait for it, once for all
+    /// pages, which have been read by now.
+    fn author(&self, history: &History<'_>, settled: &mut bool) -> Author {
+        let trace = &self.shared.trace;
+        let covered = || trace.covered(history.piece.page(), self.submitted_ns);
+        let author = history.author(&covered());
+        if author == Author::Dma || *settled {
+            return author;
+        }
+        *settled = true;
+        trace.settle();
+        history.author(&covered())
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(audit) = self.audit.take() {
+            audit.end(&self.shared);
+        }
+        if self.held {
+            self.shared.forget(self.about.id);
+        }
+    }
+}
+
+impl Audit {
+    fn begin(shared: &Shared, segments: &[(Gpa, u32)]) -> Self {
+        let pieces = pieces(segments);
+        shared.trace.enter(pieces.iter().map(Piece::page));
+        let pins = match shared.pins.read() {
+            Some(pins) => pieces.iter().map(|piece| pins.of(piece.gpa, piece.len).next()).collect(),
+            None => Vec::new(),
+        };
+        Self { pieces, pins, first: None, copy: None, fetched_ns: 0 }
+    }
+
+    fn end(&self, shared: &Shared) {
+        shared.trace.leave(self.pieces.iter().map(Piece::page));
+    }
+}

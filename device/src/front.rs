@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Connections of front-ends: what accelerator and disks have in common. Each listening socket has a thread, which
+//! serves one connection after the other.
+
+use crate::accel;
+use crate::disk;
+use crate::engine::NotQuiet;
+use crate::listener::SocketFile;
+use crate::mem::{AtomicMap, GuestRam};
+use crate::stop::{Stop, Woken};
+use std::io;
+use std::sync::Arc;
+use vhost::vhost_user::{Error as VhostUserError, Listener};
+use vhost_user_backend::{
+    Error as DaemonError, VhostUserBackend, VhostUserDaemon, VringEpollHandler, VringMutex,
+};
+
+/// A virtqueue as the vhost-user library keeps it.
+pub type Vring = VringMutex<AtomicMap>;
+
+/// A device did not come to rest.
+#[derive(Debug, thiserror::Error)]
+pub enum QuiesceError {
+    /// In the engine.
+    #[error(transparent)]
+    Engine(#[from] NotQuiet),
+    /// In the accelerator's front.
+    #[error(transparent)]
+    Replies(#[from] accel::Unanswered),
+    /// In a disk.
+    #[error(transparent)]
+    Disk(#[from] disk::Unanswered),
+}
+
+/// Why serving ended otherwise than asked.
+#[derive(Debug, thiserror::Error)]
+pub enum FrontError {
+    /// A thread, an event or a wait.
+    #[error("host refused: {0}")]
+    Host(#[from] io::Error),
+    /// vhost-user.
+    #[error("vhost-user: {0}")]
+    VhostUser(DaemonError),
+    /// Guest memory might still be written.
+    #[error("the device did not come to rest: {0}")]
+    Quiesce(#[from] QuiesceError),
+}
+
+/// One connection's device.
+pub trait Front: VhostUserBackend<Bitmap = (), Vring = Vring> + Sized + 'static {
+    /// The guest's memory by this connection.
+    fn ram(&self) -> &GuestRam;
+
+    /// Have the queues' threads look at more than kicks.
+    fn watch_events(&self, _handlers: &[Arc<VringEpollHandler<Arc<Self>>>]) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The connection is over: finish or drop what was taken. Afterwards neither guest memory nor a ring is touched.
+    fn quiesce(&self) -> Result<(), QuiesceError>;
+}
+
+/// Serve front-ends at `socket` until `stop` is requested. Blocks. Without `persist`, the last one that leaves
+/// requests the stop.
+pub fn serve<F: Front>(
+    name: &str,
+    socket: &SocketFile,
+    stop: &Stop,
+    persist: bool,
+    front: impl Fn() -> io::Result<F>,
+) -> Result<(), FrontError> {
+    let mut listener = Listener::from(socket.listener().try_clone()?);
+    loop {
+        if stop.wait_readable(socket)? == Woken::Stopped {
+            return Ok(());
+        }
+        match serve_connection(name, &mut listener, stop, persist, Arc::new(front()?)) {
+            Err(FrontError::VhostUser(error)) if persist => log::warn!("{name}: connection failed: {error}"),
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+    }
+}
+
+fn serve_connection<F: Front>(
+    name: &str,
+    listener: &mut Listener,
+    stop: &Stop,
+    persist: bool,
+    front: Arc<F>,
+) -> Result<(), FrontError> {
+    let mut daemon = VhostUserDaemon::new(name.into(), front.clone(), front.ram().atomic_map())
+        .map_err(FrontError::VhostUser)?;
+    front.watch_events(&daemon.get_epoll_handlers())?;
+    daemon.start(listener).map_err(FrontError::VhostUser)?;
+    log::info!("{name}: front-end has connected");
+    let attached = stop.attach(daemon.shutdown_handle());
+    let ended = daemon.wait();
+    // The guest may have gone without a word; what it had started ends here.
+    let quiet = front.quiesce();
+    drop(daemon);
+    front.ram().clear();
+    log::info!("{name}: front-end has gone");
+    let others = attached.leave();
+    quiet?;
+    if others == 0 && !persist {
+        stop.request();
+    }
+    match ended {
+        // A front-end that closes its socket is the normal end.
+        Err(DaemonError::HandleRequest(VhostUserError::Disconnected | VhostUserError::PartialMessage)) => {
+            Ok(())
+        }
+        other => other.map_err(FrontError::VhostUser),
+    }
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! `longpin report`: from a result directory to one HTML file and one trace. Reads what a run left behind, of this
+//! version or an older one; boots nothing.
+
+use crate::args::{LibraryArgs, ReportArgs};
+use crate::error::{Error, Result};
+use crate::library::Library;
+use crate::output;
+use crate::run::result_dir::file_name;
+use anyhow::Context as _;
+use longpin_core::events::RunEvent;
+use longpin_core::exit_code::ExitCode;
+use longpin_core::record::{self, CaseRecord};
+use longpin_core::report::timeline::Story;
+use longpin_core::report::timeline::page::{self, CaseReport, Lore, Report};
+use longpin_core::report::trace::trace;
+use longpin_core::report::{CaseResult, RESULT_SCHEMA, RunResult};
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+/// Make both files.
+pub fn report(args: &ReportArgs) -> Result<ExitCode> {
+    let mut notices = Vec::new();
+    let run = read_run(&args.dir, &mut notices)?;
+    let chosen = choose(&run, &args.case)?;
+    if chosen.len() < run.cases.len() {
+        notices.push(format!("{} of the run's {} cases, chosen by --case", chosen.len(), run.cases.len()));
+    }
+    let (lore, whys) = lore();
+    let cases: Vec<CaseReport<'_>> = chosen
+        .into_iter()
+        .map(|result| CaseReport {
+            story: story(&args.dir, result),
+            why: whys.get(&result.id).cloned(),
+            result,
+        })
+        .collect();
+    let told = |name: &str| cases.iter().any(|case| case.result.scenario == name);
+    let lore: BTreeMap<_, _> = lore.into_iter().filter(|(name, _)| told(name)).collect();
+    let stories = cases.iter().filter_map(|case| Some((case.result.label(), case.story.as_ref().ok()?)));
+    let stories: Vec<(String, &Story)> = stories.collect();
+    let trace = trace(stories.iter().map(|(label, story)| (label.as_str(), *story)));
+    let trace = serde_json::to_vec(&trace).context("the trace cannot be written as JSON")?;
+    let html = page::html(&Report { run: &run, cases: cases.clone(), lore, notices });
+    let html = html.context("the report cannot be written as HTML")?;
+    let html_path = args.out.clone().unwrap_or_else(|| args.dir.join("report.html"));
+    let trace_path = args.trace.clone().unwrap_or_else(|| args.dir.join("trace.json"));
+    write(&html_path, html.as_bytes())?;
+    write(&trace_path, &trace)?;
+    output::text(&format!(
+        "report: {}\ntrace:  {} (open it at https://ui.perfetto.dev)\n",
+        html_path.display(),
+        trace_path.display()
+    ))?;
+    Ok(ExitCode::Good)
+}
+
+/// `result.json`; where a run was cut off before it wrote one, the events that it left.
+fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
+    let path = dir.join("result.json");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return unfinished(dir, notices),
+        Err(error) => return Err(Error::Usage(format!("{}: {error}", path.display()))),
+    };
+    let run: RunResult = parse(&path, &text, RESULT_SCHEMA)?;
+    if run.interrupted {
+        notices.push("the run was interrupted before its end".into());
+    }
+    Ok(run)
+}
+
+fn unfinished(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
+    let path = dir.join("events.jsonl");
+    let Ok(text) = fs::read_to_string(&path) else {
+        return Err(Error::Usage(format!(
+            "{} is no result directory: it has neither result.json nor events.jsonl; name the directory that \
+             `longpin run` printed after `results:`",
+            dir.display()
+        )));
+    };
+    // The last line may be half written.
+    let events: Vec<RunEvent> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    if events.is_empty() {
+        return Err(Error::Usage(format!(
+            "{} has no event that this version understands, and there is no result.json beside it; run the cases again",
+            path.display()
+        )));
+    }
+    notices.push(
+        "the run did not come to its end: there is no result.json, this is what its events tell".into(),
+    );
+    Ok(RunResult::from_events(&events))
+}
+
+/// A document of ours, of this version or a clear word about which it is.
+fn parse<T: DeserializeOwned>(path: &Path, text: &str, schema: u32) -> Result<T> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| Error::Usage(format!("{} is no JSON document: {error}", path.display())))?;
+    match value.get("schema").and_then(serde_json::Value::as_u64) {
+        Some(found) if found > u64::from(schema) => Err(Error::Usage(format!(
+            "{} has schema {found}, this longpin reads up to {schema}; use the longpin that made it, or a newer one",
+            path.display()
+        ))),
+        Some(_) => serde_json::from_value(value).map_err(|error| {
+            Error::Usage(format!(
+                "{} is not what this longpin expects: {error}; run the cases again",
+                path.display()
+            ))
+        }),
+        None => Err(Error::Usage(format!(
+            "{} has no field `schema`: it is no document of longpin",
+            path.display()
+        ))),
+    }
+}
+
+/// The cases that were asked for, by label; all if none.
+fn choose<'r>(run: &'r RunResult, labels: &[String]) -> Result<Vec<&'r CaseResult>> {
+    for label in labels {
+        if !run.cases.iter().any(|case| case.label() == *label || case.id == *label) {
+            let known: Vec<String> = run.cases.iter().take(8).map(CaseResult::label).collect();
+            let more = if run.cases.len() > known.len() { ", ..." } else { "" };
+            return Err(Error::Usage(format!(
+                "--case {label}: the run has no such case; use one of {}{more}",
+                known.join(", ")
+            )));
+        }
+    }
+    let wanted = |case: &&CaseResult| {
+        labels.is_empty() || labels.iter().any(|label| case.label() == *label || case.id == *label)
+    };
+    Ok(run.cases.iter().filter(wanted).collect())
+}
+
+/// The timeline of a case, or what keeps it from being drawn.
+fn story(dir: &Path, result: &CaseResult) -> std::result::Result<Story, String> {
+    let name = format!("cases/{}.json", file_name(&result.label()));
+    let path = dir.join(&name);
+    let text = fs::read_to_string(&path).map_err(|error| format!("no timeline: {name}: {error}"))?;
+    let record: CaseRecord =
+        parse(Path::new(&name), &text, record::SCHEMA).map_err(|error| format!("no timeline: {error}"))?;
+    Ok(Story::of(&record, result))
+}
+
+/// What the built-in scenarios say of themselves, and why they expect what they expect. A scenario of the user's own
+/// is not among them; its report does without.
+fn lore() -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
+    let args = LibraryArgs {
+        scenarios: Vec::new(),
+        scenario_dir: None,
+        group: Vec::new(),
+        fs: Vec::new(),
+        pin: Vec::new(),
+        release: Vec::new(),
+    };
+    let cases = Library::load(&args).map(|library| library.cases(1)).unwrap_or_default();
+    let (mut lore, mut whys) = (BTreeMap::new(), BTreeMap::new());
+    for case in cases {
+        let scenario = &case.scenario;
+        let mechanism = scenario.mechanism.trim().to_owned();
+        lore.insert(scenario.name.clone(), Lore { title: scenario.title.clone(), mechanism });
+        if let Some(row) = case.expectation() {
+            whys.insert(case.id.clone(), row.reason.clone());
+        }
+    }
+    (lore, whys)
+}
+
+/// The file is there whole or not at all.
+fn write(path: &PathBuf, content: &[u8]) -> anyhow::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        let mut file = tempfile::NamedTempFile::new_in(parent)?;
+        file.write_all(content)?;
+        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("{} cannot be written", path.display()))
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Cases that wait for a boot. Cases whose scenarios need different machines cannot share one, so they are put
+//! together by their needs, in the order in which each first comes, and keep their order otherwise.
+
+use longpin_core::plan::Case;
+use longpin_core::scenario::MachineNeeds;
+use std::collections::VecDeque;
+
+/// Cases in the order in which they will run.
+pub struct Pending(VecDeque<Case>);
+
+impl Pending {
+    /// Put together by needs.
+    pub fn new(cases: Vec<Case>) -> Self {
+        let mut needs: Vec<MachineNeeds> = Vec::new();
+        let mut order = |case: &Case| {
+            let wanted = &case.scenario.machine;
+            needs.iter().position(|known| known == wanted).unwrap_or_else(|| {
+                needs.push(wanted.clone());
+                needs.len() - 1
+            })
+        };
+        let mut cases: Vec<(usize, Case)> = cases.into_iter().map(|case| (order(&case), case)).collect();
+        cases.sort_by_key(|(group, _)| *group);
+        Self(cases.into_iter().map(|(_, case)| case).collect())
+    }
+
+    /// Nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// What the next boot must have.
+    pub fn needs(&self) -> MachineNeeds {
+        self.0.front().map(|case| case.scenario.machine.clone()).unwrap_or_default()
+    }
+
+    /// The next case, if it can run on this machine.
+    pub fn next_with(&mut self, needs: &MachineNeeds) -> Option<Case> {
+        match self.0.front() {
+            Some(case) if case.scenario.machine == *needs => self.0.pop_front(),
+            _ => None,
+        }
+    }
+}
+
+impl IntoIterator for Pending {
+    type Item = Case;
+    type IntoIter = std::collections::vec_deque::IntoIter<Case>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longpin_core::scenario::Scenario;
+    use std::sync::Arc;
+
+    fn case(name: &str, machine: &str, attempt: u32) -> Case {
+        let text = format!(
+            "schema = 1\nname = \"{name}\"\ntitle = \"t\"\nmechanism = \"m\"\n{machine}\nmatrix.fs = [\"tmpfs\"]\n\
+             step = [\"mkfs\"]\n[[expect]]\nobserve = \"intact\"\nreason = \"r\"\n"
+        );
+        let scenario = Arc::new(Scenario::parse(&format!("{name}.toml"), &text).unwrap());
+        let point = scenario.matrix.points().remove(0);
+        Case::new(&scenario, point, attempt)
+    }
+
+    #[test]
+    fn a_boot_takes_cases_of_one_machine_and_order_is_kept_otherwise() {
+        let fio = "machine.programs = [\"fio\"]";
+        let cases = vec![case("a", "", 1), case("b", fio, 1), case("a", "", 2), case("b", fio, 2)];
+        let mut pending = Pending::new(cases);
+        let mut boots = Vec::new();
+        while !pending.is_empty() {
+            let needs = pending.needs();
+            let labels = std::iter::from_fn(|| pending.next_with(&needs)).map(|case| case.label());
+            boots.push(labels.collect::<Vec<_>>().join(" "));
+        }
+        assert_eq!(boots, ["a/tmpfs/none/none a/tmpfs/none/none#2", "b/tmpfs/none/none b/tmpfs/none/none#2"]);
+    }
+}

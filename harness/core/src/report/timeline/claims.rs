@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the sentences about a case lean on: the last write of the device, what the file system had been told before,
+//! what changed in flight. Each is read off the walk; none is guessed.
+
+use super::facts::{Act, PageKey, PageWrite, Pin};
+use super::requests::DiskRequest;
+use super::walk::Walk;
+use super::words;
+use crate::record::Role;
+use longpin_proto::agent::{Fact, Outcome, Step};
+use longpin_proto::disk::{Author, Hit};
+use longpin_proto::facts::{PageState, Source};
+use std::collections::BTreeMap;
+
+/// Device writes of one generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Burst {
+    pub generation: u64,
+    pub path: String,
+    pub pages: Vec<u64>,
+    pub from: u64,
+    pub to: u64,
+}
+
+impl Burst {
+    /// `generation 101 into pages 0–15 of /mnt/a`.
+    pub fn words(&self) -> String {
+        format!("generation {} into {} of {}", self.generation, words::pages(&self.pages), self.path)
+    }
+}
+
+/// Change in flight by our device.
+pub struct InFlight<'w, 'r> {
+    pub hits: Vec<&'r Hit>,
+    pub pages: Vec<u64>,
+    pub path: String,
+    /// The request of the first.
+    pub request: Option<&'w DiskRequest>,
+}
+
+/// See the module.
+pub struct Claims<'w, 'r> {
+    pub pin: Option<&'w Pin>,
+    /// In the order of time.
+    pub bursts: Vec<Burst>,
+    /// The last fsync, sync or syncfs that ended well before the last write of the device began: when it ended.
+    pub synced: Option<(u64, &'static str)>,
+    /// cachestat(2) showed the file without a dirty page between that and the last write.
+    pub proven_clean: bool,
+    pub in_flight: Option<InFlight<'w, 'r>>,
+}
+
+impl<'w, 'r> Claims<'w, 'r> {
+    pub fn of(walk: &'w Walk<'r>) -> Self {
+        let bursts = bursts(walk);
+        let last = bursts.last().map(|burst| burst.from);
+        let synced = last.and_then(|last| synced(walk, last, &bursts[bursts.len() - 1].path));
+        let proven_clean = match (synced, last) {
+            (Some((from, _)), Some(to)) => clean(walk, from, to),
+            _ => false,
+        };
+        Self { pin: walk.pins.first(), synced, proven_clean, in_flight: in_flight(walk), bursts }
+    }
+
+    pub fn last(&self) -> Option<&Burst> {
+        self.bursts.last()
+    }
+}
+
+fn bursts(walk: &Walk<'_>) -> Vec<Burst> {
+    let mut bursts: BTreeMap<(String, u64), Burst> = BTreeMap::new();
+    let by_device = |(key, writes): (&PageKey, &Vec<PageWrite>)| {
+        let of_device = writes.iter().filter(|write| write.source == Source::Dma).copied();
+        of_device.map(|write| (key.clone(), write)).collect::<Vec<_>>()
+    };
+    for ((path, page), write) in walk.writes.iter().flat_map(by_device) {
+        let burst = bursts.entry((path.clone(), write.generation)).or_insert_with(|| Burst {
+            generation: write.generation,
+            path,
+            pages: Vec::new(),
+            from: write.at,
+            to: write.at,
+        });
+        (burst.from, burst.to) = (burst.from.min(write.at), burst.to.max(write.at));
+        if burst.pages.last() != Some(&page) {
+            burst.pages.push(page);
+        }
+    }
+    let mut bursts: Vec<Burst> = bursts.into_values().collect();
+    bursts.sort_by_key(|burst| (burst.from, burst.generation));
+    bursts
+}
+
+fn synced(walk: &Walk<'_>, before: u64, path: &str) -> Option<(u64, &'static str)> {
+    let name = |step: &Step| match step {
+        Step::Fsync { file, .. } if walk.path(file) == path => Some("fsync"),
+        Step::Sync => Some("sync"),
+        Step::Syncfs { .. } => Some("syncfs"),
+        _ => None,
+    };
+    let done = walk.steps.iter().filter(|did| walk.timed && did.role == Role::Act && did.to <= before);
+    let synced = done.filter_map(|did| match did.act {
+        Act::Agent { step, outcome: Outcome::Done { .. } } => Some((did.to, name(step)?)),
+        _ => None,
+    });
+    let in_jobs = walk.jobs.iter().filter_map(|job| match (job.outcome, job.to) {
+        (Some(Outcome::Done { .. }), Some(to)) if to <= before => Some((to, name(job.step)?)),
+        _ => None,
+    });
+    synced.chain(in_jobs).max_by_key(|(at, _)| *at)
+}
+
+fn clean(walk: &Walk<'_>, from: u64, to: u64) -> bool {
+    let within = walk.steps.iter().filter(|did| did.from >= from && did.to <= to);
+    let mut states = within.filter_map(|did| match did.act {
+        Act::Agent { outcome: Outcome::Done { fact: Fact::PageState(state) }, .. } => Some(state),
+        _ => None,
+    });
+    states.next_back().is_some_and(|PageState { dirty, writeback, .. }| dirty + writeback == 0)
+}
+
+fn in_flight<'w, 'r>(walk: &'w Walk<'r>) -> Option<InFlight<'w, 'r>> {
+    let hits: Vec<&Hit> = walk.hits.iter().filter(|hit| hit.author != Author::Other).copied().collect();
+    let first = hits.first()?;
+    let mut pages: Vec<u64> = hits.iter().filter_map(|hit| Some(hit.file_offset? / words::PAGE)).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    let path = walk.path_of(first.region)?.clone();
+    let request = walk.requests.iter().find(|r| (r.disk, r.number) == (first.disk, first.request));
+    Some(InFlight { pages, path, request, hits })
+}

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Steps of the auditing disk, and dio pins.
+
+use super::{EXPECT, HEAD, faults, faults_of_steps, only};
+use crate::scenario::{Act, Matching, Scenario, Treatment};
+use longpin_proto::disk::{Fetch, InFlight};
+
+/// Faults of a scenario in one matrix; the steps begin on line 9.
+fn faults_in(fs: &str, pin: &str, release: &str, steps: &str) -> Vec<String> {
+    let matrix =
+        format!("matrix.fs = [\"{fs}\"]\nmatrix.pin = [\"{pin}\"]\nmatrix.release = [\"{release}\"]\n");
+    faults(&format!("{HEAD}{matrix}step = [\n{steps}\n]\n{EXPECT}"))
+}
+
+#[test]
+fn what_is_not_said_has_its_default() {
+    let steps = "\"hold-write\", \"await-held\", \"release-write\", \"drop-rule\", \"hold-read\", \"fail-write\", \
+         { do = \"delay-write\", rule = \"d\", ms = 5 }, \"power-cut\", \"restore\"";
+    let text = format!("{HEAD}matrix.fs = [\"ext4\"]\nstep = [{steps}]\n{EXPECT}");
+    let scenario = Scenario::parse("story.toml", &text).expect("valid");
+    let rule =
+        |rule: &str, matching, treatment| Act::Rule { rule: rule.into(), disk: 0, matching, treatment };
+    let fetch = Fetch::Late;
+    let wanted = [
+        rule("w", Matching::Stamped, Treatment::HoldWrites { fetch, cap_ms: 20_000 }),
+        Act::AwaitHeld { rule: "w".into(), pages: 16 },
+        Act::ReleaseHeld { rule: "w".into() },
+        Act::DropRule { rule: "w".into() },
+        rule("r", Matching::Any, Treatment::HoldReads { cap_ms: 20_000 }),
+        rule("w", Matching::Stamped, Treatment::FailWrites { limit: 0 }),
+        rule("d", Matching::Stamped, Treatment::DelayWrites { fetch, ms: 5 }),
+        Act::PowerCut { in_flight: InFlight::Drop },
+        Act::Restore,
+    ];
+    let acts: Vec<Act> = scenario.steps.into_iter().map(|step| step.action).collect();
+    assert_eq!(acts, wanted);
+}
+
+#[test]
+fn words_and_numbers_of_a_rule() {
+    only(
+        &faults_of_steps("{ do = \"hold-write\", fetch = \"now\" }"),
+        "story.toml:9: fetch `now` is unknown; use one of late, early, split",
+    );
+    only(
+        &faults_of_steps("{ do = \"hold-write\", match = \"file\" }"),
+        "story.toml:9: match `file` is unknown; use one of stamped, pinned, any",
+    );
+    only(
+        &faults_of_steps("{ do = \"hold-write\", cap_ms = 600001 }"),
+        "story.toml:9: `cap_ms` = 600001 is out of range; use 1 to 600000",
+    );
+    only(
+        &faults_of_steps("{ do = \"hold-read\", disk = 2 }"),
+        "story.toml:9: disk 2 does not exist; use 0 (the file systems) or 1 (the second disk)",
+    );
+    only(&faults_of_steps("\"delay-write\""), "story.toml:9: step `delay-write` has no `ms`; add `ms = ...`");
+    only(
+        &faults_of_steps("{ do = \"power-cut\", in_flight = \"keep\" }"),
+        "story.toml:9: fate of writes in flight `keep` is unknown; use one of drop, tear",
+    );
+}
+
+#[test]
+fn a_rule_has_a_name_that_the_disk_takes() {
+    for name in ["", "two words", &"x".repeat(65)] {
+        only(
+            &faults_of_steps(&format!("{{ do = \"fail-write\", rule = \"{name}\" }}")),
+            &format!("story.toml:9: rule name `{name}` is not 1 to 64 letters, digits, `-`, `_` or `.`"),
+        );
+    }
+}
+
+#[test]
+fn a_rule_stands_before_it_is_spoken_of() {
+    only(&faults_of_steps("\"await-held\""), "story.toml:9: rule `w` does not exist here; there is none");
+    only(
+        &faults_of_steps("\"hold-read\",\n\"release-write\""),
+        "story.toml:10: rule `w` does not exist here; there is r",
+    );
+    only(
+        &faults_of_steps("\"fail-write\",\n\"await-held\""),
+        "story.toml:10: rule `w` holds nothing; name one of a hold-write or hold-read",
+    );
+    only(
+        &faults_of_steps("\"hold-write\",\n\"fail-write\""),
+        "story.toml:10: rule `w` exists already; give the second one another name",
+    );
+    only(
+        &faults_of_steps("\"hold-write\", \"drop-rule\",\n\"drop-rule\""),
+        "story.toml:10: rule `w` does not exist here; there is none",
+    );
+}
+
+#[test]
+fn nothing_waits_for_what_is_held() {
+    let held = "\"mount\", \"create\", \"hold-write\"";
+    for verb in ["remount", "umount", "compare", "snapshot"] {
+        only(
+            &faults_of_steps(&format!("{held},\n\"{verb}\"")),
+            &format!(
+                "story.toml:10: rule `w` still holds at `{verb}`; put a `release-write` or `drop-rule` before"
+            ),
+        );
+        for mend in ["release-write", "drop-rule"] {
+            assert_eq!(faults_of_steps(&format!("{held}, \"{mend}\", \"{verb}\"")), [""; 0]);
+        }
+    }
+    only(
+        &faults_of_steps("\"hold-read\",\n\"mount\""),
+        "story.toml:10: rule `r` still holds at `mount`; put a `release-write` or `drop-rule` before",
+    );
+    let delayed = "\"mount\", \"create\", { do = \"delay-write\", ms = 5 }, \"remount\"";
+    assert_eq!(faults_of_steps(delayed), [""; 0], "a delay ends by itself");
+}
+
+#[test]
+fn what_is_put_back_was_noted() {
+    only(
+        &faults_of_steps("\"mount\",\n\"restore\""),
+        "story.toml:10: no content was noted here; put a `power-cut` before",
+    );
+    only(
+        &faults_of_steps("\"mount\", \"create\", \"map\", \"pin\", \"power-cut\",\n\"restore\""),
+        "story.toml:10: region `r` is still pinned at `restore`; put a `release` before",
+    );
+    only(
+        &faults_of_steps("\"mount\", \"create\", \"power-cut\", \"restore\",\n\"compare\""),
+        "story.toml:10: the file system is not mounted here; put a `mount` before",
+    );
+    let whole = "\"mount\", \"create\", \"power-cut\", \"restore\", \"mount\", \"compare\"";
+    assert_eq!(faults_of_steps(whole), [""; 0]);
+}
+
+#[test]
+fn a_file_system_without_a_disk_has_none_to_rule() {
+    let mend = "changes nothing; take it from matrix.fs, or give the step a `when`";
+    for (step, what) in [
+        ("\"hold-write\"", "a rule of disk 0"),
+        ("\"power-cut\"", "a loss of power"),
+        ("{ do = \"use-device\", path = \"/dev/md0\" }", "another block device"),
+    ] {
+        only(
+            &faults_in("tmpfs", "pin", "clean", step),
+            &format!("story.toml:9: tmpfs has no disk: {what} {mend}"),
+        );
+    }
+}
+
+#[test]
+fn another_device_is_taken_while_nothing_is_mounted() {
+    only(
+        &faults_of_steps("{ do = \"use-device\", path = \"md0\" }"),
+        "story.toml:9: `md0` is no block device; write a path below /dev/",
+    );
+    only(
+        &faults_of_steps("\"mount\",\n{ do = \"use-device\", path = \"/dev/md0\" }"),
+        "story.toml:10: step `use-device` needs the file system unmounted; put an `umount` before",
+    );
+}
+
+const DIO: &str = "\"mount\", \"create\", \"map\", \"pin\"";
+
+#[test]
+fn a_dio_pin_is_released_dirty() {
+    let steps = format!("{DIO}, {{ do = \"dma\", generation = 100 }}, \"release\", \"compare\"");
+    assert_eq!(faults_in("ext4", "dio", "dirty", &steps), [""; 0]);
+    only(
+        &faults_in("ext4", "dio", "clean", &steps),
+        "story.toml:1: case ext4/dio/clean cannot be: a dio pin is released dirty, by the kernel; exclude { pin = \
+         \"dio\", release = \"clean\" }",
+    );
+    let clean = steps.replace("\"release\"", "\n{ do = \"release\", mode = \"clean\" }");
+    only(
+        &faults_in("ext4", "dio", "dirty", &clean),
+        "story.toml:10: the kernel releases a dio pin dirty; take `mode` away",
+    );
+}
+
+#[test]
+fn a_dio_pin_is_written_to_before_its_release_and_has_its_disk_alone() {
+    let dio = |steps: &str| faults_in("ext4", "dio", "dirty", steps);
+    only(
+        &dio(&format!("{DIO},\n\"release\"")),
+        "story.toml:10: no `dma` wrote into `r`: its read would bring the second disk's bytes into the file; put a \
+         dma before",
+    );
+    only(
+        &dio(&format!("{DIO},\n{{ do = \"dma\", generation = 100, passes = 0, wait = false }}")),
+        "story.toml:10: DMA into a dio pin is over when the step is; use `passes` = 1 or more",
+    );
+    only(
+        &dio("{ do = \"hold-read\", disk = 1 }"),
+        "story.toml:9: disk 1 holds the dio pins of this case; use disk 0",
+    );
+    only(
+        &dio("\"mount\", \"create\", \"map\",\n{ do = \"pin\", job = \"p\" }"),
+        "story.toml:10: a dio pin runs beside the case by itself; do it without `job`",
+    );
+}
+
+#[test]
+fn a_step_may_pin_by_dio_in_any_case_and_not_by_nothing() {
+    let steps = "\"mount\", \"create\", \"map\", { do = \"pin\", mode = \"dio\" }, \
+         { do = \"dma\", generation = 100 }, \"release\", \"compare\"";
+    assert_eq!(faults_of_steps(steps), [""; 0]);
+    only(
+        &faults_of_steps("\"mount\", \"create\", \"map\",\n{ do = \"pin\", mode = \"none\" }"),
+        "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, dio",
+    );
+}

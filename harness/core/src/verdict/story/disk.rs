@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What the disks answered.
+
+use super::Story;
+use longpin_proto::agent::Program;
+use longpin_proto::control::{Answer, Request};
+use longpin_proto::disk::{DiskStatus, Held, HoldEnd, HoldReport};
+use std::collections::BTreeSet;
+
+impl<'r> Story<'r> {
+    pub(super) fn disk(&mut self, request: &'r Request, answer: &'r Result<Answer, String>) {
+        let answer = match answer {
+            Ok(Answer::Error { message }) | Err(message) => {
+                return self.infra.push(format!("the disk did not do `{}`: {message}", name(request)));
+            }
+            Ok(answer) => answer,
+        };
+        match (request, answer) {
+            (Request::AwaitHeld { rule, pages, .. }, Answer::Held { requests, complete }) => {
+                self.awaited(rule, *pages, requests, *complete);
+            }
+            // A region is announced.
+            (Request::HeldDma { len: 0, .. }, Answer::Ok) => {}
+            (Request::HeldDma { rule, offset, len, generation, cell_bytes, .. }, Answer::Ok) => {
+                self.dma_into_held(rule, program(*offset, *len, *generation, *cell_bytes));
+            }
+            (Request::PowerCut { .. }, Answer::Ok) => {
+                let files = self.with_jobs_under_way();
+                self.noted = Some(files.iter().map(|(path, file)| (path.clone(), file.cut())).collect());
+            }
+            (Request::Restore { .. }, Answer::Ok) => {
+                self.files = self.noted.clone().unwrap_or_default();
+                self.remounted = true;
+            }
+            (Request::ReleaseHeld { .. } | Request::DropRule { .. }, Answer::Released { holds }) => {
+                self.let_go(holds);
+            }
+            (Request::Audit, Answer::Audit(report)) => {
+                self.let_go(&report.holds);
+                self.audit = Some(report);
+                if report.run != self.run {
+                    self.infra.push(format!("the disk audited case {:#x}, not this one", report.run));
+                }
+            }
+            (Request::Disks, Answer::Disks { disks }) => self.images(disks),
+            (Request::Case { .. } | Request::AddRule(_), Answer::Ok) => {}
+            (request, answer) => {
+                self.infra.push(format!("the disk answered `{}` with {answer:?}", name(request)));
+            }
+        }
+    }
+
+    fn awaited(&mut self, rule: &str, pages: u64, requests: &'r [Held], complete: bool) {
+        if complete {
+            return self.hold(rule, requests);
+        }
+        let held: BTreeSet<u64> = requests.iter().flat_map(|held| &held.pages).map(|page| page.gpa).collect();
+        self.unproven.push(format!(
+            "rule `{rule}` held {} pages in {} requests in time, and {pages} were awaited",
+            held.len(),
+            requests.len()
+        ));
+    }
+
+    fn let_go(&mut self, holds: &'r [HoldReport]) {
+        for hold in holds {
+            let first = self.holds.insert(hold.request, hold).is_none();
+            if first && hold.end == HoldEnd::Cap {
+                self.unproven.push(cap(hold));
+            }
+        }
+    }
+
+    /// An image that cannot be read or written is no evidence of anything in the guest.
+    fn images(&mut self, disks: &[DiskStatus]) {
+        for (index, disk) in disks.iter().enumerate() {
+            if let Some(error) = &disk.last_error {
+                self.infra.push(format!("the image of disk {index} failed: {error}"));
+            }
+        }
+    }
+}
+
+fn cap(hold: &HoldReport) -> String {
+    let kept_ms = hold.ended_ns.saturating_sub(hold.submitted_ns) / 1_000_000;
+    format!(
+        "rule `{}` kept a request of {} pages at byte {} of disk {} until its cap, {kept_ms} ms, and nobody had released it",
+        hold.rule,
+        hold.len.div_ceil(longpin_proto::disk::PAGE_BYTES),
+        hold.byte,
+        hold.disk
+    )
+}
+
+/// DMA into held reads, as a program of the accelerator would describe it.
+fn program(offset: u64, len: u64, generation: u64, cell_bytes: u32) -> Program {
+    Program {
+        offset,
+        len,
+        generation,
+        passes: 1,
+        random_seed: None,
+        cell_bytes,
+        rate_cells_per_s: 0,
+        duration_us: 0,
+        start_delay_us: 0,
+        fill_byte: None,
+    }
+}
+
+/// Name of a request in sentences.
+fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Hello => "hello",
+        Request::Status => "status",
+        Request::LedgerSync => "ledger-sync",
+        Request::Fault { .. } => "fault",
+        Request::Case { .. } => "case",
+        Request::AddRule(_) => "add-rule",
+        Request::DropRule { .. } => "drop-rule",
+        Request::AwaitHeld { .. } => "await-held",
+        Request::ReleaseHeld { .. } => "release-held",
+        Request::HeldDma { .. } => "held-dma",
+        Request::Audit => "audit",
+        Request::PowerCut { .. } => "power-cut",
+        Request::Restore { .. } => "restore",
+        Request::Disks => "disks",
+        Request::Shutdown => "shutdown",
+    }
+}
