@@ -9,6 +9,7 @@
 //! Each way to be wrong is a variant of [`ChainError`]. A chain whose writable part holds a response gets one with
 //! [`ChainError::status`]; any other is returned to the driver with zero bytes written.
 
+use crate::descriptors::{BadEnd, Buffer, buffers};
 use crate::mem::{BadAddress, Gpa, View};
 use crate::program::{Program, ProgramError};
 use crate::region::{Label, MapPart};
@@ -103,6 +104,15 @@ pub enum ChainError {
     Program(#[from] ProgramError),
 }
 
+impl From<BadEnd> for ChainError {
+    fn from(end: BadEnd) -> Self {
+        match end {
+            BadEnd::Empty => Self::Empty,
+            BadEnd::Broken(count) => Self::Broken(count),
+        }
+    }
+}
+
 impl ChainError {
     /// The `dma::STATUS_` constant for the driver.
     pub fn status(&self) -> u32 {
@@ -187,29 +197,19 @@ struct Layout {
 }
 
 /// Walk the chain. An error means that there is no place for a response.
-fn layout<M>(mut chain: DescriptorChain<M>, view: &View<'_>) -> Result<Layout, ChainError>
+fn layout<M>(chain: DescriptorChain<M>, view: &View<'_>) -> Result<Layout, ChainError>
 where
     M: Deref,
     M::Target: GuestMemory,
 {
     let (mut readable, mut writable) = (Vec::new(), Vec::new());
     let (mut readable_bytes, mut writable_bytes) = (0u64, 0u64);
-    let mut more = true;
-    for count in 0.. {
-        // The iterator ends for many reasons; it is right to end only after a descriptor without NEXT.
-        let Some(descriptor) = chain.next() else {
-            match (more, count) {
-                (true, 0) => return Err(ChainError::Empty),
-                (true, count) => return Err(ChainError::Broken(count)),
-                (false, _) => break,
-            }
-        };
-        more = descriptor.has_next();
-        let (gpa, len) = (Gpa(descriptor.addr().0), descriptor.len());
+    for buffer in buffers(chain) {
+        let Buffer { gpa, len, writable: is_writable } = buffer?;
         if len == 0 {
             return Err(ChainError::ZeroLength);
         }
-        if descriptor.is_write_only() {
+        if is_writable {
             let used = u64::from(len).min(RESPONSE_BYTES.saturating_sub(writable_bytes));
             if used > 0 {
                 view.check(gpa, used)?;

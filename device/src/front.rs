@@ -12,11 +12,26 @@ use std::io;
 use std::sync::Arc;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
 use vhost_user_backend::{
-    Error as DaemonError, VhostUserBackend, VhostUserDaemon, VringEpollHandler, VringMutex,
+    Error as DaemonError, VhostUserBackend, VhostUserDaemon, VringEpollHandler, VringMutex, VringT as _,
 };
+use virtio_queue::QueueT as _;
+use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
 
 /// A virtqueue as the vhost-user library keeps it.
 pub type Vring = VringMutex<AtomicMap>;
+
+/// Ask for kicks again; whether more has come in the meantime.
+pub fn listen(vring: &Vring) -> bool {
+    let mut state = vring.get_mut();
+    state.get_queue().ready() && state.is_enabled() && state.enable_notification().unwrap_or(false)
+}
+
+/// The event that ends a thread of a front-end's queues.
+pub fn exit_event() -> Option<(EventConsumer, EventNotifier)> {
+    new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
+        .inspect_err(|error| log::error!("no event to end a queue's thread: {error}"))
+        .ok()
+}
 
 /// A device did not come to rest.
 #[derive(Debug, thiserror::Error)]

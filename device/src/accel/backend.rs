@@ -2,7 +2,7 @@
 //! What vhost-user asks of a back-end, answered by the accelerator.
 
 use super::{Accelerator, ConfigSpace};
-use crate::front::{Front as _, Vring};
+use crate::front::{Front as _, Vring, exit_event};
 use crate::mem::AtomicMap;
 use longpin_wire::dma;
 use std::io;
@@ -12,7 +12,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::QueueT as _;
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 impl VhostUserBackend for Accelerator {
     type Bitmap = ();
@@ -86,8 +86,6 @@ impl VhostUserBackend for Accelerator {
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
-            .inspect_err(|error| log::error!("no event to end the vring thread: {error}"))
-            .ok()
+        exit_event()
     }
 }

@@ -20,7 +20,7 @@ pub use ring::Unanswered;
 use crate::chain::{self, Parsed, Request};
 use crate::counters::Counters;
 use crate::engine::Engine;
-use crate::front::{Front, QuiesceError, Vring};
+use crate::front::{Front, QuiesceError, Vring, listen};
 use crate::log_limit::LogLimit;
 use crate::mem::{GuestRam, Map, View};
 use dispatcher::Dispatcher;
@@ -158,10 +158,4 @@ impl Front for Accelerator {
         self.heads.clear();
         Ok(())
     }
-}
-
-/// Ask for kicks again; whether more has come in the meantime.
-fn listen(vring: &Vring) -> bool {
-    let mut state = vring.get_mut();
-    state.get_queue().ready() && state.is_enabled() && state.enable_notification().unwrap_or(false)
 }

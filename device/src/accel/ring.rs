@@ -6,34 +6,32 @@
 
 use crate::chain::ResponseSlot;
 use crate::clock;
+use crate::duties::Duties;
 use crate::engine::{ProgramEnd, Refusal};
 use crate::front::Vring;
 use crate::mem::{BadAddress, GuestRam, View};
 use longpin_wire::dma::{self, Response};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vhost_user_backend::VringT;
 use zerocopy::IntoBytes as _;
 
 /// Chains that are with the device. A head that is taken twice is refused, which also bounds what a guest can have
 /// in flight to the size of its queues.
-#[derive(Default)]
 pub(super) struct Heads {
-    state: Mutex<HeadState>,
-    idle: Condvar,
+    taken: Mutex<[[bool; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES]>,
+    duties: Duties,
 }
 
-struct HeadState {
-    taken: [[bool; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES],
-    unanswered: usize,
-}
-
-impl Default for HeadState {
+impl Default for Heads {
     fn default() -> Self {
-        Self { taken: [[false; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES], unanswered: 0 }
+        Self { taken: Mutex::new(NO_HEADS), duties: Duties::default() }
     }
 }
+
+const NO_HEADS: [[bool; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES] =
+    [[false; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES];
 
 /// Answers were still due at the deadline.
 #[derive(Debug, thiserror::Error)]
@@ -48,47 +46,38 @@ pub struct Unanswered {
 impl Heads {
     /// Note that a chain is with the device; false if it is already, or if there is no such head.
     pub(super) fn take(&self, queue: u32, head: u16) -> bool {
-        let mut state = self.state.lock();
-        let Some(taken) = state.taken.get_mut(queue as usize).and_then(|heads| heads.get_mut(head as usize))
-        else {
+        let mut heads = self.taken.lock();
+        let Some(taken) = heads.get_mut(queue as usize).and_then(|heads| heads.get_mut(head as usize)) else {
             return false;
         };
         if std::mem::replace(taken, true) {
             return false;
         }
-        state.unanswered += 1;
+        self.duties.add(1);
         true
     }
 
     /// The driver may use the head again: called before the used ring says so.
     fn give_back(&self, queue: u32, head: u16) {
-        self.state.lock().taken[queue as usize][head as usize] = false;
+        self.taken.lock()[queue as usize][head as usize] = false;
     }
 
     /// Nothing more will be done about one chain.
     fn settled(&self) {
-        let mut state = self.state.lock();
-        state.unanswered -= 1;
-        if state.unanswered == 0 {
-            self.idle.notify_all();
-        }
+        self.duties.done(1);
     }
 
     /// Wait until each chain has been answered or abandoned.
     pub(super) fn wait_idle(&self, deadline: Duration) -> Result<(), Unanswered> {
-        let until = Instant::now() + deadline;
-        let mut state = self.state.lock();
-        while state.unanswered > 0 {
-            if self.idle.wait_until(&mut state, until).timed_out() && state.unanswered > 0 {
-                return Err(Unanswered { replies: state.unanswered, after: deadline });
-            }
+        match self.duties.wait(deadline) {
+            true => Ok(()),
+            false => Err(Unanswered { replies: self.duties.count(), after: deadline }),
         }
-        Ok(())
     }
 
     /// Forget the abandoned chains, when the driver has let go of its rings.
     pub(super) fn clear(&self) {
-        self.state.lock().taken = HeadState::default().taken;
+        *self.taken.lock() = NO_HEADS;
     }
 }
 

@@ -2,45 +2,18 @@
 //! One test for each way in which a chain can be wrong, and one for each that is right.
 
 use super::*;
-use crate::mem::{AtomicMap, GuestRam, Map};
+use crate::descriptors::table::{self, INDIRECT, NEXT, RAM_BYTES, Raw, WRITE, ram, write_indirect};
+use crate::mem::GuestRam;
 use proptest::prelude::*;
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use virtio_queue::mock::MockSplitQueue;
-use vm_memory::{Bytes as _, GuestAddress};
 use zerocopy::IntoBytes as _;
 
-const RAM_BYTES: u64 = 4 << 20;
 const REQUEST: u64 = 0x10_0000;
 const RESPONSE: u64 = 0x20_0000;
 const TABLE: u64 = 0x30_0000;
-const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 
-type Raw = (u64, u32, u16, u16);
-
-fn ram() -> GuestRam {
-    GuestRam::new(AtomicMap::new(Map::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)]).unwrap()))
-}
-
-/// Parse the chain whose head is descriptor 0 of `table`, in a queue of 16.
+/// Parse the chain whose head is descriptor 0 of `table`.
 fn parse_table(ram: &GuestRam, table: &[Raw], queue: u32) -> Parsed {
-    let view = ram.view();
-    let mock = MockSplitQueue::new(view.map(), 16);
-    let descriptors: Vec<_> = table.iter().map(raw).collect();
-    for (index, descriptor) in descriptors.iter().enumerate() {
-        mock.desc_table().store(index as u16, *descriptor).unwrap();
-    }
-    mock.avail().ring().ref_at(0).unwrap().store(0);
-    mock.avail().idx().store(1);
-    let mut ring: virtio_queue::Queue = mock.create_queue().unwrap();
-    let chain = virtio_queue::QueueOwnedT::iter(&mut ring, view.map()).unwrap().next().unwrap();
-    parse(chain, queue, &view)
-}
-
-fn raw(&(gpa, len, flags, next): &Raw) -> RawDescriptor {
-    Descriptor::new(gpa, len, flags, next).into()
+    table::parse_table(ram, table, |chain, view| parse(chain, queue, view))
 }
 
 fn structure(table: &[Raw]) -> ChainError {
@@ -124,9 +97,7 @@ fn a_request_may_be_scattered_over_descriptors_and_an_indirect_table() {
     let direct = parse_table(&ram, &table, dma::QUEUE_CONTROL);
     assert!(matches!(direct.request, Ok(Request::Map(_))), "{:?}", direct.request);
     assert_eq!(direct.slot.as_ref().unwrap().pieces(), [(Gpa(RESPONSE), 40), (Gpa(RESPONSE + 0x800), 8)]);
-    for (index, descriptor) in table.iter().enumerate() {
-        ram.view().map().write_obj(raw(descriptor), GuestAddress(TABLE + index as u64 * 16)).unwrap();
-    }
+    write_indirect(&ram, TABLE, &table);
     assert_eq!(parse_table(&ram, &[(TABLE, 64, INDIRECT, 0)], dma::QUEUE_CONTROL), direct);
 }
 
@@ -154,9 +125,7 @@ fn a_next_index_out_of_range_breaks_the_chain() {
 fn a_nested_indirect_table_breaks_the_chain() {
     let ram = ram();
     let inner = [(REQUEST, 16, NEXT, 1), (TABLE, 32, INDIRECT, 0)];
-    for (index, descriptor) in inner.iter().enumerate() {
-        ram.view().map().write_obj(raw(descriptor), GuestAddress(TABLE + index as u64 * 16)).unwrap();
-    }
+    write_indirect(&ram, TABLE, &inner);
     let parsed = parse_table(&ram, &[(TABLE, 32, INDIRECT, 0)], dma::QUEUE_CONTROL);
     assert_eq!((parsed.slot, parsed.request), (None, Err(ChainError::Broken(1))));
 }

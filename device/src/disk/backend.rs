@@ -4,7 +4,7 @@
 use super::Disk;
 use super::config_space::ConfigSpace;
 use super::queue::{Lane, Mode};
-use crate::front::{self, QuiesceError, Vring};
+use crate::front::{self, QuiesceError, Vring, exit_event};
 use crate::mem::{AtomicMap, GuestRam};
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use virtio_bindings::virtio_blk::{
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::epoll::EventSet;
-use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
+use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
 /// Longest wait for requests when the driver stops a queue, or for operations when the guest's memory changes. More
 /// than a hold of the default length and the ledger's stall limit, so that those are named as the cause first.
@@ -188,8 +188,6 @@ impl VhostUserBackend for Front {
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC)
-            .inspect_err(|error| log::error!("no event to end a queue's thread: {error}"))
-            .ok()
+        exit_event()
     }
 }

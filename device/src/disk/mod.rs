@@ -16,7 +16,6 @@
 
 mod backend;
 mod config_space;
-mod duties;
 mod execute;
 mod gate;
 mod image;

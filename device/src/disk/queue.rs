@@ -12,14 +12,14 @@
 //! duties, watch). The watch resumes requests under no lock, and the callback takes the inbox's alone.
 
 use super::Disk;
-use super::duties::Duties;
 use super::execute::{Conclusion, IOERR, OK};
 use super::gate::Pass;
 use super::inbox::{Inbox, Resumption};
 use super::request::{self, Kind, Parsed, Request};
 use super::uring::{Io, Operation, Ring};
 use crate::audit::{self, Completed, Resume, Ticket};
-use crate::front::Vring;
+use crate::duties::Duties;
+use crate::front::{Vring, listen};
 use crate::log_limit::LogLimit;
 use crate::mem::{BadAddress, Gpa, Map, View};
 use parking_lot::Mutex;
@@ -410,10 +410,4 @@ impl Lane {
         }
         Ok(())
     }
-}
-
-/// Ask for kicks again; whether more has come in the meantime.
-fn listen(vring: &Vring) -> bool {
-    let mut state = vring.get_mut();
-    state.get_queue().ready() && state.is_enabled() && state.enable_notification().unwrap_or(false)
 }

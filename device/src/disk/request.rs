@@ -11,6 +11,7 @@
 //! there; any other is returned to the driver with zero bytes written.
 
 use super::config_space::{MAX_RANGE_SECTORS, SECTOR_BYTES};
+use crate::descriptors::{BadEnd, Buffer, buffers};
 use crate::mem::{BadAddress, Gpa, View};
 use longpin_proto::disk::Op;
 use std::ops::Deref;
@@ -109,6 +110,15 @@ pub enum RequestError {
     /// The disk is read-only.
     #[error("disk is read-only")]
     ReadOnly,
+}
+
+impl From<BadEnd> for RequestError {
+    fn from(end: BadEnd) -> Self {
+        match end {
+            BadEnd::Empty => Self::Empty,
+            BadEnd::Broken(count) => Self::Broken(count),
+        }
+    }
 }
 
 impl RequestError {
@@ -222,7 +232,7 @@ struct Parts {
 }
 
 /// Walk the chain. An error means that there is no place for a status.
-fn walk<M>(mut chain: DescriptorChain<M>, view: &View<'_>) -> Result<Layout, RequestError>
+fn walk<M>(chain: DescriptorChain<M>, view: &View<'_>) -> Result<Layout, RequestError>
 where
     M: Deref,
     M::Target: GuestMemory,
@@ -230,23 +240,13 @@ where
     let mut parts = Parts::default();
     let mut fault = None;
     let mut last_writable = None;
-    let mut more = true;
-    for count in 0.. {
-        // The iterator ends for many reasons; it is right to end only after a descriptor without NEXT.
-        let Some(descriptor) = chain.next() else {
-            match (more, count) {
-                (true, 0) => return Err(RequestError::Empty),
-                (true, count) => return Err(RequestError::Broken(count)),
-                (false, _) => break,
-            }
-        };
-        more = descriptor.has_next();
-        let buffer = (Gpa(descriptor.addr().0), descriptor.len());
-        let writable = descriptor.is_write_only();
+    for buffer in buffers(chain) {
+        let Buffer { gpa, len, writable } = buffer?;
+        let buffer = (gpa, len);
         if !writable && last_writable.is_some() {
             return Err(RequestError::Order);
         }
-        if buffer.1 == 0 {
+        if len == 0 {
             fault = fault.or(Some(RequestError::ZeroLength));
             continue;
         }

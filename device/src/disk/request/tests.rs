@@ -2,47 +2,21 @@
 //! One test for each way in which a chain can be wrong, and one for each that is right.
 
 use super::*;
-use crate::mem::{AtomicMap, GuestRam, Map};
+use crate::descriptors::table::{self, INDIRECT, NEXT, RAM_BYTES, Raw, WRITE, ram, write_indirect};
+use crate::mem::GuestRam;
 use proptest::prelude::*;
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
-use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use virtio_queue::mock::MockSplitQueue;
-use vm_memory::{Bytes as _, GuestAddress};
 
-const RAM_BYTES: u64 = 4 << 20;
 const HEADER: u64 = 0x10_0000;
 const DATA: u64 = 0x20_0000;
 const STATUS: u64 = 0x30_0000;
 const TABLE: u64 = 0x38_0000;
-const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
 const DISK: Geometry = Geometry { bytes: 1 << 20, block_bytes: 512, read_only: false };
 const IN: u32 = blk::VIRTIO_BLK_T_IN;
 const OUT: u32 = blk::VIRTIO_BLK_T_OUT;
 
-type Raw = (u64, u32, u16, u16);
-
-fn ram() -> GuestRam {
-    GuestRam::new(AtomicMap::new(Map::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)]).unwrap()))
-}
-
-fn raw(&(gpa, len, flags, next): &Raw) -> RawDescriptor {
-    Descriptor::new(gpa, len, flags, next).into()
-}
-
-/// Parse the chain whose head is descriptor 0 of `table`, in a queue of 16.
+/// Parse the chain whose head is descriptor 0 of `table`.
 fn parse_table(ram: &GuestRam, table: &[Raw], disk: &Geometry) -> Parsed {
-    let view = ram.view();
-    let mock = MockSplitQueue::new(view.map(), 16);
-    for (index, descriptor) in table.iter().map(raw).enumerate() {
-        mock.desc_table().store(index as u16, descriptor).unwrap();
-    }
-    mock.avail().ring().ref_at(0).unwrap().store(0);
-    mock.avail().idx().store(1);
-    let mut ring: virtio_queue::Queue = mock.create_queue().unwrap();
-    let chain = virtio_queue::QueueOwnedT::iter(&mut ring, view.map()).unwrap().next().unwrap();
-    parse(chain, disk, &view)
+    table::parse_table(ram, table, |chain, view| parse(chain, disk, view))
 }
 
 fn header(ram: &GuestRam, op: u32, sector: u64) {
@@ -132,9 +106,7 @@ fn how_buffers_are_cut_means_nothing() {
     header(&ram, IN, 2);
     // Data and status in one buffer, through an indirect table.
     let cut = [(HEADER, 16, NEXT, 1), (DATA, 1025, WRITE, 0)];
-    for (index, descriptor) in cut.iter().enumerate() {
-        ram.view().map().write_obj(raw(descriptor), GuestAddress(TABLE + index as u64 * 16)).unwrap();
-    }
+    write_indirect(&ram, TABLE, &cut);
     let parsed = parse_table(&ram, &[(TABLE, 32, INDIRECT, 0)], &DISK);
     let expected = Request { kind: Kind::Read, byte: 1024, len: 1024, data: vec![(Gpa(DATA), 1024)] };
     assert_eq!(parsed, Parsed { status_at: Some(Gpa(DATA + 1024)), request: Ok(expected) });
@@ -163,9 +135,7 @@ fn a_next_index_out_of_range_breaks_the_chain() {
 fn a_nested_indirect_table_breaks_the_chain() {
     let ram = ram();
     let inner = [(HEADER, 16, NEXT, 1), (TABLE, 32, INDIRECT, 0)];
-    for (index, descriptor) in inner.iter().enumerate() {
-        ram.view().map().write_obj(raw(descriptor), GuestAddress(TABLE + index as u64 * 16)).unwrap();
-    }
+    write_indirect(&ram, TABLE, &inner);
     let parsed = parse_table(&ram, &[(TABLE, 32, INDIRECT, 0)], &DISK);
     assert_eq!(parsed, Parsed { status_at: None, request: Err(RequestError::Broken(1)) });
 }
@@ -222,9 +192,7 @@ fn too_many_buffers_are_answered() {
         let mut table = vec![(HEADER, 16, NEXT, 1)];
         table.extend((0..segments).map(|i| (DATA, 512, WRITE | NEXT, i + 2)));
         table.push((STATUS, 1, WRITE, 0));
-        for (index, descriptor) in table.iter().enumerate() {
-            ram.view().map().write_obj(raw(descriptor), GuestAddress(TABLE + index as u64 * 16)).unwrap();
-        }
+        write_indirect(&ram, TABLE, &table);
         let disk = Geometry { bytes: 1 << 30, ..DISK };
         let parsed = parse_table(&ram, &[(TABLE, table.len() as u32 * 16, INDIRECT, 0)], &disk);
         assert_eq!(parsed.status_at, Some(Gpa(STATUS)));
@@ -349,9 +317,7 @@ fn a_transfer_that_claims_more_than_there_is_is_refused() {
         let mut table = vec![(HEADER, 16, NEXT, 1)];
         table.extend((0..buffers).map(|i| (0, 2 << 20, NEXT, i + 2)));
         table.push((STATUS, 1, WRITE, 0));
-        for (index, descriptor) in table.iter().enumerate() {
-            ram.view().map().write_obj(raw(descriptor), GuestAddress(TABLE + index as u64 * 16)).unwrap();
-        }
+        write_indirect(&ram, TABLE, &table);
         parse_table(&ram, &[(TABLE, table.len() as u32 * 16, INDIRECT, 0)], &disk).request
     };
     assert_eq!(chain(32).unwrap().len, MAX_TRANSFER_BYTES);

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! How many chains of a queue are with the device, for whoever has to wait until there are none.
+//! How many chains are with a device, for whoever has to wait until there are none.
 
 use parking_lot::{Condvar, Mutex};
 use std::time::Duration;
 
 /// The count.
 #[derive(Default)]
-pub(super) struct Duties {
+pub(crate) struct Duties {
     count: Mutex<usize>,
     none: Condvar,
 }
 
 impl Duties {
     /// Chains were taken.
-    pub(super) fn add(&self, chains: usize) {
+    pub(crate) fn add(&self, chains: usize) {
         *self.count.lock() += chains;
     }
 
     /// Nothing more will be done about so many.
-    pub(super) fn done(&self, chains: usize) {
+    pub(crate) fn done(&self, chains: usize) {
         let mut count = self.count.lock();
         *count -= chains;
         if *count == 0 {
@@ -27,12 +27,12 @@ impl Duties {
     }
 
     /// How many there are.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         *self.count.lock()
     }
 
     /// Wait for none; false if that took too long.
-    pub(super) fn wait(&self, time: Duration) -> bool {
+    pub(crate) fn wait(&self, time: Duration) -> bool {
         let mut count = self.count.lock();
         self.none.wait_while_for(&mut count, |count| *count > 0, time);
         *count == 0
