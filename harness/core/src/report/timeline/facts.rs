@@ -82,7 +82,7 @@ pub struct Reading<'r> {
     pub reader: Reader,
     pub role: Role,
     pub path: String,
-    /// None: after the guest was gone.
+    /// None: after the guest was gone, or the record has no times.
     pub at: Option<u64>,
     pub cells: Result<&'r Cells, &'r Errno>,
 }

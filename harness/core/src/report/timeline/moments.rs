@@ -41,8 +41,11 @@ pub fn moments(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) ->
     drafts.extend(requests(walk));
     drafts.extend(in_flight(walk, claims));
     drafts.extend(into_shared(walk, claims).filter(|_| result.observations.contains(&Observation::Bleed)));
-    drafts.extend(walk.steps.iter().filter_map(|did| step(walk, did)));
-    drafts.extend(jobs(walk));
+    // Without times nobody can say what these came before.
+    if walk.timed {
+        drafts.extend(walk.steps.iter().filter_map(|did| step(walk, did)));
+        drafts.extend(jobs(walk));
+    }
     drafts.extend(readings(walk, result));
     drafts.extend(walk.trouble.map(|trouble| end(walk, trouble)));
     // Stable: at the same time in the order above; what has no time comes last.
@@ -323,7 +326,7 @@ fn readings(walk: &Walk<'_>, result: &CaseResult) -> Vec<Draft> {
             text += &format!("; the host finds {found} in the disk's image");
         }
         let grave = guest.cells.is_err() || by_guest.is_some() || by_host.is_some();
-        drafts.push(Draft { grave, ..Draft::at(guest.at.unwrap_or(walk.end), text) });
+        drafts.push(Draft { at: guest.at, grave, ..Draft::at(walk.end, text) });
     }
     drafts
 }

@@ -187,7 +187,7 @@ impl<'r> Walk<'r> {
                 reader,
                 role,
                 path: path.clone(),
-                at: Some(to),
+                at: self.timed.then_some(to),
                 cells: Err(refused),
             });
         }
@@ -274,7 +274,13 @@ impl<'r> Walk<'r> {
 
     fn read(&mut self, reader: Reader, role: Role, path: String, at: u64, fact: &'r Fact) {
         if let Fact::Cells(cells) = fact {
-            self.readings.push(Reading { reader, role, path, at: Some(at), cells: Ok(cells) });
+            self.readings.push(Reading {
+                reader,
+                role,
+                path,
+                at: self.timed.then_some(at),
+                cells: Ok(cells),
+            });
         }
     }
 

@@ -238,6 +238,8 @@ fn a_record_without_times_still_has_what_the_ledger_knows_and_says_what_is_missi
     assert!(story.lanes.iter().all(|lane| lane.name != "steps"));
     assert!(bars(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Pin) == ["pinned"]);
     assert!(story.notes[0].contains("no host times of its steps"), "{:?}", story.notes);
+    let last = story.moments.last().expect("moments");
+    assert!(last.at.is_none() && last.text.starts_with("the guest reads /mnt/a"), "{last:?}");
 }
 
 #[test]
