@@ -51,6 +51,10 @@ impl InitramfsSpec {
     fn extras(&self) -> Vec<String> {
         BTreeSet::from_iter(self.programs.iter().cloned()).into_iter().collect()
     }
+
+    fn file_paths(&self) -> Vec<String> {
+        self.files.iter().map(|file| file.path.clone()).collect()
+    }
 }
 
 /// A file for the guest.
@@ -105,7 +109,7 @@ impl Store {
         let plan = Plan {
             kind: Kind::Initramfs,
             title: "initramfs".to_owned(),
-            series: [vec![kernel.id().to_string()], spec.extras()].concat().join("+"),
+            series: [vec![kernel.id().to_string()], spec.extras(), spec.file_paths()].concat().join("+"),
             parents: vec![root.id().clone(), kernel.id().clone()],
             inputs: &inputs,
         };

@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod browser;
+pub mod driver_guest;
 pub mod processes;
 pub mod scenario;
 

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+/* A device that goes away, falls silent or dies: pages come back, and nobody writes into them any more. */
+#define _GNU_SOURCE
+#include "driver_test.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+
+/* Of the module, for the test of a silent device. */
+#define DEVICE_TIMEOUT_S 2
+
+#define NR_THREADS 4
+#define NR_UNBINDS 20
+
+/* A region with a program that writes it over and over, seen to do so. */
+struct busy {
+	struct longpin_pin region;
+	struct longpin_submit program;
+};
+
+static struct busy start_busy(int fd, unsigned char *memory, size_t len, unsigned int mode)
+{
+	struct busy busy;
+
+	memset(memory, 0, len);
+	CHECK(pin(fd, memory, len, mode, LONGPIN_ACCESS_WRITE, &busy.region) == 0);
+	busy.program = endless_program(busy.region.region, len, 0);
+	CHECK(submit(fd, &busy.program) == 0);
+	EVENTUALLY(memory[len - CELL]);
+	return busy;
+}
+
+/* An open file whose device has gone. */
+static void check_orphaned(int fd, const struct busy *busy, unsigned char *memory)
+{
+	struct pollfd poll_fd = { .fd = fd, .events = POLLIN };
+	struct longpin_pin region;
+	struct longpin_wait end;
+
+	CHECK(poll(&poll_fd, 1, SOON_MS) == 1);
+	CHECK_ERRNO(wait_for(fd, busy->program.program, SOON_MS, &end), ENODEV);
+	CHECK_ERRNO(wait_for(fd, busy->program.program, 0, &end), ENOENT);
+	CHECK_ERRNO(pin(fd, memory, PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), ENODEV);
+}
+
+void test_unbind(void)
+{
+	size_t len = 512 * PAGE;
+	int64_t before = pins_held();
+
+	for (int round = 0; round < 5; round++) {
+		int memfd, fd = open_device(), again;
+		unsigned char *memory = map_memfd(len, &memfd);
+		struct busy busy = start_busy(fd, memory, len, 1 + round % 3);
+		struct longpin_info state;
+
+		unbind();
+		CHECK(pins_held() == before && pinned_kib() == 0);
+		state = info(fd);
+		CHECK(state.device_alive == 0 && state.pages_pinned == 0);
+		CHECK(state.nr_regions == 1 && state.nr_programs == 1);
+		check_orphaned(fd, &busy, memory);
+		CHECK_ERRNO(open(DEVICE, O_RDWR | O_CLOEXEC), ENOENT);
+		/* The old file may be closed before the device is back, or live on beside the new one. */
+		if (round % 2)
+			close(fd);
+
+		bind();
+		check_quiet(memory, len);
+		again = open_device();
+		CHECK(pin(again, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &busy.region) == 0);
+		dma_fill(again, busy.region.region, 0, len, 0x77);
+		CHECK(all_bytes(memory, len, 0x77));
+		if (round % 2 == 0) {
+			CHECK_ERRNO(pin(fd, memory, PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &busy.region),
+				    ENODEV);
+			close(fd);
+		}
+		close(again);
+		close(memfd);
+		CHECK(pins_held() == before);
+	}
+}
+
+static atomic_bool enough;
+static atomic_long nr_pins;
+
+static void *pin_all_the_time(void *argument)
+{
+	size_t len = 2048 * PAGE;
+	unsigned char *memory = map_anonymous(len);
+	struct longpin_submit program;
+	struct longpin_pin region;
+
+	(void)argument;
+	while (!enough) {
+		int fd = open(DEVICE, O_RDWR | O_CLOEXEC);
+
+		/* Between unbind and bind there is no device. */
+		if (fd < 0)
+			continue;
+		for (int i = 0; i < 20; i++) {
+			if (pin(fd, memory, len, 1 + i % 3, LONGPIN_ACCESS_WRITE, &region) != 0)
+				continue;
+			nr_pins++;
+			program = endless_program(region.region, len, 20000);
+			submit(fd, &program);
+			if (i & 1)
+				release(fd, region.region, LONGPIN_RELEASE_DIRTY);
+		}
+		close(fd);
+	}
+	return NULL;
+}
+
+void test_racing_unbind(void)
+{
+	int64_t before = pins_held();
+	pthread_t threads[NR_THREADS];
+	int fd;
+
+	for (int i = 0; i < NR_THREADS; i++)
+		CHECK(pthread_create(&threads[i], NULL, pin_all_the_time, NULL) == 0);
+	for (int i = 0; i < NR_UNBINDS; i++) {
+		long pinned = nr_pins;
+
+		/* In the middle of it, at a place that moves. */
+		EVENTUALLY(nr_pins > pinned + i);
+		unbind();
+		bind();
+	}
+	enough = true;
+	for (int i = 0; i < NR_THREADS; i++)
+		CHECK(pthread_join(threads[i], NULL) == 0);
+	fd = open_device();
+	check_balance(fd, before);
+}
+
+static void revive(void)
+{
+	ask_host("fault none");
+	unbind();
+	bind();
+}
+
+/* Of two files one waits for the device in vain; then both know that it was reset. */
+static void silent_at_release(unsigned char *memory, size_t len, int64_t before)
+{
+	int fd = open_device(), other = open_device(), late;
+	unsigned char *others = map_anonymous(len);
+	struct longpin_pin region, refused;
+	struct longpin_info state;
+	struct longpin_wait end;
+	struct busy busy;
+	double begin;
+
+	CHECK(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
+	busy = start_busy(other, others, len, LONGPIN_MODE_PIN);
+	ask_host("fault silent-control");
+	begin = now_s();
+	CHECK(release(fd, region.region, LONGPIN_RELEASE_DIRTY) == 0);
+	CHECK(now_s() - begin > DEVICE_TIMEOUT_S * 0.75 && now_s() - begin < SOON_S);
+
+	state = info(other);
+	CHECK(state.device_alive == 0 && state.pages_pinned == len / PAGE);
+	CHECK_ERRNO(wait_for(other, busy.program.program, SOON_MS, &end), ENODEV);
+	CHECK_ERRNO(pin(other, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &refused), ENODEV);
+	CHECK_ERRNO(submit(other, &busy.program), ENODEV);
+	late = open_device();
+	CHECK_ERRNO(pin(late, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &refused), ENODEV);
+	close(late);
+	/* Nobody is asked any more, so nobody is waited for. */
+	begin = now_s();
+	CHECK(release(other, busy.region.region, LONGPIN_RELEASE_CLEAN) == 0);
+	CHECK(now_s() - begin < DEVICE_TIMEOUT_S * 0.75);
+	CHECK(pins_held() == before && pinned_kib() == 0);
+	close(fd);
+	close(other);
+	revive();
+	check_quiet(others, len);
+}
+
+static void silent_at_pin(unsigned char *memory, size_t len, int64_t before)
+{
+	int fd = open_device();
+	struct longpin_pin region;
+
+	ask_host("fault silent-control");
+	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), ETIMEDOUT);
+	CHECK(pins_held() == before && pinned_kib() == 0);
+	close(fd);
+	revive();
+}
+
+/* Regions go as ever: only programs are not answered. */
+static void silent_about_programs(unsigned char *memory, size_t len, int64_t before)
+{
+	int fd = open_device();
+	struct longpin_submit program;
+	struct longpin_pin region;
+	struct longpin_wait end;
+
+	ask_host("fault silent-dma");
+	CHECK(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
+	program = fill_program(region.region, 0, len, 9);
+	CHECK(submit(fd, &program) == 0);
+	CHECK_ERRNO(wait_for(fd, program.program, 500, &end), ETIMEDOUT);
+	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0);
+	check_balance(fd, before);
+	close(fd);
+	ask_host("fault none");
+}
+
+/* The exit of the owner waits for the deadline; then the pins are gone. */
+static void killed_while_silent(size_t len, int64_t before)
+{
+	int memfd;
+	unsigned char *memory = map_memfd(len, &memfd);
+	pid_t owner = fork();
+
+	if (owner == 0) {
+		start_busy(open_device(), memory, len, LONGPIN_MODE_LONGTERM);
+		for (;;)
+			pause();
+	}
+	EVENTUALLY(memory[len - CELL]);
+	ask_host("fault silent-control");
+	CHECK(kill(owner, SIGKILL) == 0 && waitpid(owner, NULL, 0) == owner);
+	EVENTUALLY(pins_held() == before);
+	revive();
+	check_quiet(memory, len);
+	close(memfd);
+}
+
+void test_silent_device(void)
+{
+	size_t len = 64 * PAGE;
+	unsigned char *memory = map_anonymous(len);
+	int64_t before = pins_held();
+
+	memset(memory, 1, len);
+	silent_at_release(memory, len, before);
+	silent_at_pin(memory, len, before);
+	silent_about_programs(memory, len, before);
+	killed_while_silent(len, before);
+}
+
+void test_hot_removal(void)
+{
+	size_t len = 256 * PAGE;
+	unsigned char *memory = map_anonymous(len);
+	int64_t before = pins_held();
+	int fd = open_device();
+	struct busy busy = start_busy(fd, memory, len, LONGPIN_MODE_LONGTERM);
+
+	ask_host("unplug");
+	EVENTUALLY(access(DEVICE, F_OK) != 0);
+	CHECK(pins_held() == before && pinned_kib() == 0);
+	check_orphaned(fd, &busy, memory);
+	close(fd);
+}
+
+void test_dead_daemon(void)
+{
+	size_t len = 64 * PAGE;
+	unsigned char *memory = map_anonymous(len);
+	int64_t before = pins_held();
+	int fd = open_device();
+	struct busy busy = start_busy(fd, memory, len, LONGPIN_MODE_LONGTERM);
+	struct longpin_pin region;
+	struct longpin_wait end;
+	double begin;
+
+	ask_host("kill");
+	begin = now_s();
+	CHECK(release(fd, busy.region.region, LONGPIN_RELEASE_DIRTY) == 0);
+	note("release after the daemon died: %.2f s", now_s() - begin);
+	CHECK(pins_held() == before && pinned_kib() == 0);
+	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), ENODEV);
+	CHECK_ERRNO(wait_for(fd, busy.program.program, SOON_MS, &end), ENODEV);
+}

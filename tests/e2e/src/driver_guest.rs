@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! A guest with the driver, the real device beside it, and the tests of `tests/driver` as its only program. The guest
+//! tells TAP on a serial line of its own, and asks there for what only the host can do to the device.
+
+use crate::{images, program, wait_for};
+use longpin_images::{Bind, ExtraFile, Initramfs, InitramfsSpec, Kernel, Store, ToolRoot, report};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Sockets of a process that was just started.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// The compiler, and one answer of device or QEMU.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+/// All tests of one guest, emulated, on a machine that does much else.
+const TESTS_DEADLINE: Duration = Duration::from_secs(1800);
+/// From the last test to the end of the machine.
+const POWER_OFF_DEADLINE: Duration = Duration::from_secs(180);
+/// The largest region is 1 GiB, and its owner is killed on the way to a second one.
+const MEMORY_MIB: u32 = 1792;
+/// For the file system of the test `file`.
+const IMAGE_BYTES: u64 = 64 << 20;
+
+/// The guest's script and the parts of its program.
+const INIT: &str = include_str!("../../driver/init.sh");
+const SOURCES: [&str; 8] =
+    ["main.c", "support.c", "pins.c", "errors.c", "programs.c", "limits.c", "lifetime.c", "device.c"];
+const WARNINGS: [&str; 3] = ["-Wall", "-Wextra", "-Werror"];
+
+/// Result of one test.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TestResult {
+    /// `ok`.
+    Ok,
+    /// `ok # SKIP`, with the reason.
+    Skipped(String),
+    /// `not ok`; the lines behind it say why.
+    Failed,
+}
+
+/// What a guest left behind.
+#[derive(Debug)]
+pub struct Told {
+    /// Results in order, by the names of the tests.
+    pub results: Vec<(String, TestResult)>,
+    /// Everything on the console.
+    pub console: String,
+    /// The device's ledger.
+    pub ledger: PathBuf,
+    /// The place of the ledger, as long as this lives.
+    _dir: tempfile::TempDir,
+}
+
+/// Boot, run these tests with these parameters of the module, and power off. Prints what the guest told.
+///
+/// # Panics
+///
+/// If anything but a test goes wrong, or takes too long.
+pub fn run(tests: &[&str], module_parameters: &[&str]) -> Told {
+    images();
+    let dir = tempfile::tempdir().expect("a temporary directory can be made");
+    let parts = Parts::prepare(dir.path());
+    let mut guest = Guest::boot(dir.path(), &parts, tests, module_parameters);
+    let tap = guest.listen();
+    println!("{}", tap.join("\n"));
+    let console = guest.power_off();
+    let ledger = dir.path().join("ledger");
+    Told { results: tap.iter().filter_map(|line| result_of(line)).collect(), console, ledger, _dir: dir }
+}
+
+/// From "not ok 3 - name # SKIP reason".
+fn result_of(line: &str) -> Option<(String, TestResult)> {
+    let (ok, rest) = match line.strip_prefix("not ok ") {
+        Some(rest) => (false, rest),
+        None => (true, line.strip_prefix("ok ")?),
+    };
+    let text = rest.split_once(" - ")?.1;
+    let (name, skip) = text.split_once(" # SKIP ").map_or((text, None), |(name, why)| (name, Some(why)));
+    let result = match (ok, skip) {
+        (true, None) => TestResult::Ok,
+        (true, Some(reason)) => TestResult::Skipped(reason.to_owned()),
+        (false, _) => TestResult::Failed,
+    };
+    Some((name.to_owned(), result))
+}
+
+/// What a guest is made of.
+struct Parts {
+    root: ToolRoot,
+    kernel: Kernel,
+    initramfs: Initramfs,
+}
+
+impl Parts {
+    fn prepare(dir: &Path) -> Self {
+        let store = Store::open_default().expect("the image store can be opened");
+        let reporter = report::for_stderr();
+        let root = store.tool_root(&*reporter).expect("the tool root was built");
+        let kernel = store.kernel(&root, &*reporter).expect("the kernel was built");
+        let module = store.module(&root, &kernel, None, &*reporter).expect("the driver was built");
+        let content = compile(&root, dir);
+        let spec = InitramfsSpec {
+            agent: INIT.into(),
+            modules: vec![module.path().to_owned()],
+            files: vec![ExtraFile { path: "/usr/bin/driver-test".to_owned(), permissions: 0o755, content }],
+            ..InitramfsSpec::default()
+        };
+        let initramfs = store.initramfs(&root, &kernel, &spec, &*reporter).expect("an initramfs can be made");
+        Self { root, kernel, initramfs }
+    }
+}
+
+/// The test program, static: the guest has no place for its libraries. By the compiler that built the driver.
+fn compile(root: &ToolRoot, dir: &Path) -> Vec<u8> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let binds = [
+        Bind::read_only(repository.join("tests/driver")).at("/driver"),
+        Bind::read_only(repository.join("wire/include")).at("/include"),
+        Bind::read_write(dir).at("/out"),
+    ];
+    let mut gcc = root.command("gcc", &binds);
+    gcc.args(["-std=gnu17", "-static", "-O2", "-pthread", "-I/include", "-o", "/out/driver-test"]);
+    gcc.args(WARNINGS).args(SOURCES.map(|source| format!("/driver/{source}")));
+    let mut child = gcc.spawn().expect("the compiler starts");
+    let status = wait_for("the compiler", ANSWER_DEADLINE, || {
+        child.try_wait().expect("our own child can be waited for")
+    });
+    assert!(status.success(), "tests/driver does not compile: {status}");
+    std::fs::read(dir.join("driver-test")).expect("the compiler wrote it")
+}
+
+/// A machine and its device; both end when dropped.
+struct Guest<'a> {
+    dir: &'a Path,
+    qemu: Process,
+    device: Process,
+    channel: UnixStream,
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Gone already where all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl<'a> Guest<'a> {
+    fn boot(dir: &'a Path, parts: &Parts, tests: &[&str], module_parameters: &[&str]) -> Self {
+        let path = |name: &str| dir.join(name);
+        let mut device = Command::new(program("longpin-device"));
+        device.args(["--log-level", "warn", "--socket-path"]).arg(path("accelerator"));
+        device.arg("--control").arg(path("control")).arg("--ledger").arg(path("ledger"));
+        let device = start(device, &[path("accelerator"), path("control")]);
+        File::create(path("disk"))
+            .and_then(|image| image.set_len(IMAGE_BYTES))
+            .expect("an image can be made");
+        let (kernel, initramfs) = (parts.kernel.vmlinuz(), &parts.initramfs.path());
+        let binds = [Bind::read_only(kernel), Bind::read_only(initramfs), Bind::read_write(dir)];
+        let mut qemu = parts.root.command("qemu-system-x86_64", &binds);
+        qemu.args(machine(dir)).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+        qemu.arg("-append").arg(format!(
+            "console=ttyS0 panic=-1 loglevel=5 printk.devkmsg=on tests={} module={}",
+            tests.join(","),
+            module_parameters.join(",")
+        ));
+        let qemu = start(qemu, &[path("channel"), path("qmp")]);
+        let channel = UnixStream::connect(path("channel")).expect("QEMU listens");
+        Self { dir, qemu, device, channel }
+    }
+
+    /// The lines of the test program, until it says that it is over. Does what it asks for.
+    fn listen(&mut self) -> Vec<String> {
+        let deadline = Instant::now() + TESTS_DEADLINE;
+        let stream = self.channel.try_clone().expect("a socket can be cloned");
+        stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket takes a timeout");
+        let mut input = BufReader::new(stream);
+        let (mut told, mut line) = (Vec::new(), String::new());
+        loop {
+            assert!(Instant::now() < deadline, "the tests did not end in {TESTS_DEADLINE:?}: {told:#?}");
+            match input.read_line(&mut line) {
+                Ok(0) => panic!("the guest ended: {told:#?}\n{}", self.console()),
+                Ok(_) => {}
+                // What has come so far stays in `line`.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+                Err(error) => panic!("the guest ended, {error}: {told:#?}\n{}", self.console()),
+            }
+            let text = std::mem::take(&mut line).trim_end().to_owned();
+            match text.strip_prefix("@ ") {
+                Some("end") => return told,
+                Some(wish) => {
+                    self.grant(wish);
+                    writeln!(self.channel, "done").expect("the guest listens");
+                }
+                None => told.push(text),
+            }
+        }
+    }
+
+    fn grant(&mut self, wish: &str) {
+        match wish.split_once(' ') {
+            None if wish == "kill" => self.device.0.kill().expect("the daemon runs"),
+            None if wish == "unplug" => {
+                self.ask_qemu(&json!({"execute": "device_del", "arguments": {"id": "accelerator"}}));
+            }
+            Some(("fault", fault)) => {
+                let answer = self.ask_device(&json!({"request": "fault", "fault": fault}));
+                assert_eq!(answer["answer"], "ok", "{answer}");
+            }
+            _ => panic!("the guest asks for `{wish}`, which nobody knows"),
+        }
+    }
+
+    fn ask_device(&self, request: &Value) -> Value {
+        Conversation::with(&self.dir.join("control")).ask(request)
+    }
+
+    fn ask_qemu(&self, request: &Value) {
+        let mut qmp = Conversation::with(&self.dir.join("qmp"));
+        qmp.next();
+        qmp.ask(&json!({"execute": "qmp_capabilities"}));
+        let answer = qmp.ask(request);
+        assert!(answer.get("return").is_some(), "{answer}");
+    }
+
+    fn console(&self) -> String {
+        let bytes = std::fs::read(self.dir.join("console")).expect("QEMU writes a console");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The guest goes by itself; the device with it. Returns the console.
+    fn power_off(mut self) -> String {
+        wait_for("the guest to power off", POWER_OFF_DEADLINE, || {
+            self.qemu.0.try_wait().expect("our own child can be waited for")
+        });
+        wait_for("the device to end with it", POWER_OFF_DEADLINE, || {
+            self.device.0.try_wait().expect("our own child can be waited for")
+        });
+        self.console()
+    }
+}
+
+/// A machine as `longpin run` has it, with the accelerator in a slot of its own, so that it can be unplugged.
+fn machine(dir: &Path) -> Vec<String> {
+    let socket = |name: &str| format!("unix:{},server=on,wait=off", dir.join(name).display());
+    let options = [
+        ("-machine", "q35,memory-backend=mem".to_owned()),
+        ("-object", format!("memory-backend-memfd,id=mem,size={MEMORY_MIB}M,share=on")),
+        ("-accel", "tcg,thread=multi".to_owned()),
+        ("-cpu", "qemu64,+rdrand,+rdseed".to_owned()),
+        ("-m", format!("{MEMORY_MIB}M")),
+        ("-smp", "2".to_owned()),
+        ("-display", "none".to_owned()),
+        ("-serial", format!("file:{}", dir.join("console").display())),
+        ("-serial", socket("channel")),
+        ("-qmp", socket("qmp")),
+        ("-drive", format!("file={},format=raw,if=virtio", dir.join("disk").display())),
+        ("-chardev", format!("socket,id=accelerator,path={}", dir.join("accelerator").display())),
+        ("-device", "pcie-root-port,id=rp0".to_owned()),
+        (
+            "-device",
+            "vhost-user-test-device-pci,id=accelerator,bus=rp0,chardev=accelerator,virtio-id=38,num_vqs=2,\
+             vq_size=256,config_size=64"
+                .to_owned(),
+        ),
+    ];
+    let flags = ["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned);
+    flags.into_iter().chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value])).collect()
+}
+
+fn start(mut command: Command, sockets: &[PathBuf]) -> Process {
+    command.stdin(Stdio::null());
+    let mut process = Process(command.spawn().expect("the program starts"));
+    wait_for(&format!("{sockets:?}"), START_DEADLINE, || {
+        let ended = process.0.try_wait().expect("our own child");
+        assert!(ended.is_none(), "the program of {sockets:?} ended: {ended:?}");
+        sockets.iter().all(|socket| socket.exists()).then_some(())
+    });
+    process
+}
+
+/// JSON lines on a socket.
+struct Conversation(BufReader<UnixStream>);
+
+impl Conversation {
+    fn with(path: &Path) -> Self {
+        let stream = UnixStream::connect(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        stream.set_read_timeout(Some(ANSWER_DEADLINE)).expect("a socket takes a timeout");
+        Self(BufReader::new(stream))
+    }
+
+    fn next(&mut self) -> Value {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("an answer comes");
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    fn ask(&mut self, request: &Value) -> Value {
+        writeln!(self.0.get_mut(), "{request}").expect("the other side reads");
+        self.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_read_from_tap() {
+        let named = |name: &str, result| Some((name.to_owned(), result));
+        assert_eq!(result_of("ok 1 - info"), named("info", TestResult::Ok));
+        assert_eq!(result_of("not ok 2 - huge-pages"), named("huge-pages", TestResult::Failed));
+        assert_eq!(result_of("ok 3 - a # SKIP no b"), named("a", TestResult::Skipped("no b".into())));
+        assert_eq!(result_of("not ok 4 - a # SKIP no b"), named("a", TestResult::Failed));
+        for other in ["TAP version 13", "1..4", "# ok 1 - info", "okay", ""] {
+            assert_eq!(result_of(other), None, "{other}");
+        }
+    }
+}
