@@ -22,10 +22,10 @@ setup:
 build: setup
 	$(CARGO) build $(PROFILE) --workspace
 
-# What a vendor and a kernel developer ask first: which pins are refused, what is lost, what a driver that sets the
-# page dirty gains, and whether a clone keeps its content.
+# What a vendor and a kernel developer ask first: which pins are refused, what is lost, what goes to the disk while the
+# device writes, and whether a clone keeps its content.
 demo: build
-	$(LONGPIN) run longterm-refused lost-update late-dirty reflink-bleed --pin longterm,pin
+	$(LONGPIN) run longterm-refused lost-update inflight-change reflink-bleed --pin longterm,pin
 
 lint: setup
 	$(CARGO) fmt --all --check

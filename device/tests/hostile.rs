@@ -167,8 +167,10 @@ fn rings_in_memory_that_has_left_the_guest_are_survived() {
     let daemon = Daemon::start();
     let mut driver = daemon.connect();
     driver.map(1, &[(DATA, 0x1000)]);
-    // No memory where the rings are; the answer to the running program cannot be delivered.
-    let slot = driver.start(1, &dma::DmaRequest { duration_us: 20_000, ..endless(1, 0x1000) });
+    // No memory where the rings are; the answer to the running program cannot be delivered. It runs long enough to be
+    // running still when a busy machine has taken the memory away.
+    let slot = driver
+        .start(1, &dma::DmaRequest { duration_us: 3_000_000, rate_cells_per_s: 1000, ..endless(1, 0x1000) });
     driver.set_memory_from(DATA);
     driver.publish(0, 0);
     let mut control = daemon.control();

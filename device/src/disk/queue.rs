@@ -145,7 +145,7 @@ impl Lane {
         self.ring_event
     }
 
-    /// Do what there is to do. Called by the queue's thread; does not wait for I/O.
+    /// Do what there is to do. Called by the queue's thread; waits for no I/O but the copies of [`Ring::submit`].
     pub(super) fn run(&self, vring: &Vring) {
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -160,7 +160,7 @@ impl Lane {
             self.submit(state);
             self.reap(state);
             let answered = self.answer(state, vring);
-            if taken + answered > 0 {
+            if taken + answered > 0 || state.ring.is_busy() {
                 looked_again = false;
             } else if !looked_again && listen(vring) {
                 // Once: an unusable ring always claims to hold more.
@@ -352,7 +352,7 @@ impl Lane {
         state.reaped = reaped;
         if again {
             self.submit(state);
-            // What that has finished at once is seen in the next turn; the ring's event says so.
+            // What that has finished is seen in the next turn.
         }
     }
 

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Operations on an image by io_uring. The ring owns everything that the host's kernel reads or writes, from the
 //! moment when an operation is pushed until it is reaped.
+//!
+//! One kind is done by the caller's own thread: a write that ends in the page cache. It is a copy in memory, and
+//! io_uring, which may not wait for a file system's locks, hands it to another thread first: with that, writes of
+//! 128 KiB through qemu-img bench took 1.4 to 1.8 times as long (ext4 and tmpfs, two processors). When the host makes such a write wait (too many dirty pages, a
+//! hung device), the next ones go the other way for a while, so that the rest of the queue does not wait with them.
 #![expect(unsafe_code, reason = "addresses are handed to the host's kernel")]
 
 use super::image::Image;
@@ -9,13 +14,21 @@ use crate::mem::{BadAddress, Gpa, Lease, View};
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, opcode, squeue};
 use nix::libc::{self, iovec};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What write-zeroes writes where the image's file system cannot zero a range by itself.
 static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// Bytes that one submission writes by itself; then what is done is answered before it goes on.
+const DIRECT_BYTES: u64 = 256 << 10;
+/// A write into the page cache that takes longer than this has waited for something.
+const DIRECT_LIMIT: Duration = Duration::from_millis(10);
+/// So long the next ones are left to io_uring.
+const DIRECT_PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for the kernel when a ring ends with operations in it.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -170,6 +183,12 @@ pub struct Ring<J> {
     free: Vec<usize>,
     /// Pushed since the last submission.
     queued: usize,
+    /// To be done by this thread, in order.
+    direct: VecDeque<Operation<J>>,
+    /// Done by this thread.
+    done: Vec<(Operation<J>, io::Result<u64>)>,
+    /// Until then this thread does nothing by itself.
+    paused_until: Option<Instant>,
 }
 
 impl<J> Ring<J> {
@@ -178,13 +197,26 @@ impl<J> Ring<J> {
         let ring = IoUring::builder().setup_coop_taskrun().build(entries as u32);
         // Kernels before 5.19 do not know that flag, which only spares interrupts.
         let ring = ring.or_else(|_| IoUring::new(entries as u32))?;
-        let slots = (0..entries).map(|_| None).collect();
-        Ok(Self { ring, image, slots, free: (0..entries).rev().collect(), queued: 0 })
+        Ok(Self {
+            ring,
+            image,
+            slots: (0..entries).map(|_| None).collect(),
+            free: (0..entries).rev().collect(),
+            queued: 0,
+            direct: VecDeque::new(),
+            done: Vec::new(),
+            paused_until: None,
+        })
     }
 
-    /// Operations that were pushed and not reaped.
+    /// With the kernel.
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Whether this thread has something to do or to reap that no event will tell of.
+    pub fn is_busy(&self) -> bool {
+        !self.direct.is_empty() || !self.done.is_empty()
     }
 
     /// Readable when there is something to reap.
@@ -194,6 +226,22 @@ impl<J> Ring<J> {
 
     /// Take an operation. The caller has no more than the ring's entries in flight.
     pub fn push(&mut self, operation: Operation<J>) {
+        if self.does_itself(&operation) {
+            self.direct.push_back(operation);
+        } else {
+            self.enqueue(operation);
+        }
+    }
+
+    fn does_itself(&mut self, operation: &Operation<J>) -> bool {
+        let into_cache = matches!(operation.io, Io::Write(_) | Io::WriteCopy { .. }) && !operation.durable;
+        if self.paused_until.is_some_and(|until| Instant::now() >= until) {
+            self.paused_until = None;
+        }
+        into_cache && !self.image.is_device && self.paused_until.is_none()
+    }
+
+    fn enqueue(&mut self, operation: Operation<J>) {
         let slot = self.free.pop().expect("no more operations than entries");
         let file = Fd(self.image.file.as_raw_fd());
         let operation = self.slots[slot].insert(operation);
@@ -208,8 +256,28 @@ impl<J> Ring<J> {
         self.queued += 1;
     }
 
-    /// Give the kernel what was pushed. On an error it still waits in the ring.
+    /// Begin what was pushed: give it to the kernel, or do it, up to [`DIRECT_BYTES`] at once. On an error it still
+    /// waits in the ring.
     pub fn submit(&mut self) -> io::Result<()> {
+        self.submit_queued()?;
+        let mut bytes = 0;
+        while bytes < DIRECT_BYTES
+            && let Some(operation) = self.direct.pop_front()
+        {
+            bytes += operation.len;
+            let begin = Instant::now();
+            let result = self.write(&operation);
+            self.done.push((operation, result));
+            if begin.elapsed() > DIRECT_LIMIT {
+                self.paused_until = Some(Instant::now() + DIRECT_PAUSE);
+                std::mem::take(&mut self.direct).into_iter().for_each(|operation| self.enqueue(operation));
+                self.submit_queued()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn submit_queued(&mut self) -> io::Result<()> {
         while self.queued > 0 {
             match self.ring.submit() {
                 // Nothing taken and no error: as if it had been EAGAIN.
@@ -222,8 +290,27 @@ impl<J> Ring<J> {
         Ok(())
     }
 
+    /// Write what is left of an operation, by this thread.
+    fn write(&self, operation: &Operation<J>) -> io::Result<u64> {
+        let (file, offset) = (self.image.file.as_raw_fd(), operation.offset as i64);
+        let written = match &operation.io {
+            Io::Write(buffers) => {
+                let rest = buffers.rest();
+                // SAFETY: `rest` is a vector of its length, and its entries are ranges that the lease keeps mapped.
+                // The kernel only reads them; that the guest writes there meanwhile means undefined bytes, no more.
+                unsafe { libc::pwritev(file, rest.as_ptr(), rest.len() as i32, offset) }
+            }
+            Io::WriteCopy { bytes, done } => {
+                return self.image.file.write_at(&bytes[*done..], operation.offset).map(|n| n as u64);
+            }
+            Io::Read(_) | Io::WriteZeroes | Io::Allocate(_) | Io::Sync => return Ok(0),
+        };
+        u64::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
     /// Move what is done into `out`, with bytes or error.
     pub fn reap(&mut self, out: &mut Vec<(Operation<J>, io::Result<u64>)>) {
+        out.append(&mut self.done);
         for completion in self.ring.completion() {
             let slot = completion.user_data() as usize;
             // INVARIANT: reaped and removed together.
@@ -240,7 +327,7 @@ impl<J> Drop for Ring<J> {
     fn drop(&mut self) {
         let (until, mut done) = (Instant::now() + DRAIN_DEADLINE, Vec::new());
         while self.in_flight() > 0 && Instant::now() < until {
-            let waited = self.submit().and_then(|()| self.ring.submit_and_wait(1));
+            let waited = self.submit_queued().and_then(|()| self.ring.submit_and_wait(1));
             if waited.is_err() {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -258,7 +345,6 @@ impl<J> Drop for Ring<J> {
 mod tests {
     use super::*;
     use crate::mem::{AtomicMap, GuestRam, Map};
-    use std::os::unix::fs::FileExt as _;
     use vm_memory::GuestAddress;
 
     fn ring(bytes: u64) -> (Ring<u32>, Arc<Image>) {
@@ -273,7 +359,9 @@ mod tests {
         ring.submit().unwrap();
         let mut done = Vec::new();
         while done.is_empty() {
-            ring.ring.submit_and_wait(1).unwrap();
+            if !ring.is_busy() {
+                ring.ring.submit_and_wait(1).unwrap();
+            }
             ring.reap(&mut done);
         }
         done.pop().unwrap()
@@ -334,5 +422,42 @@ mod tests {
         assert!(matches!(result.unwrap_err().raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)));
         let sync = Operation { job: 2, io: Io::Sync, offset: 0, len: 0, durable: false };
         assert_eq!(run(&mut ring, sync).1.unwrap(), 0);
+    }
+
+    /// A write of `len` bytes of the guest's memory.
+    fn write_from(ram: &Arc<GuestRam>, gpa: u64, len: u32, offset: u64) -> Operation<u32> {
+        let view = ram.view();
+        let buffers = GuestBuffers::locate(&view, &Arc::new(ram.lend(&view)), &[(Gpa(gpa), len)]).unwrap();
+        Operation { job: 1, io: Io::Write(buffers), offset, len: len.into(), durable: false }
+    }
+
+    #[test]
+    fn writes_by_this_thread_are_done_in_portions_and_leave_the_rest_after_a_wait() {
+        let (mut ring, image) = ring(4 << 20);
+        let map = Map::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        let ram = Arc::new(GuestRam::new(AtomicMap::new(map)));
+        ram.view().write(Gpa(0), &[7; 100 << 10]).unwrap();
+        ram.view().write(Gpa(0x80000), &[9; 512]).unwrap();
+        let portion = |at| write_from(&ram, 0, 100 << 10, at);
+        (0..5).for_each(|i| ring.push(portion(i * (100 << 10))));
+        ring.submit().unwrap();
+        let mut done = Vec::new();
+        ring.reap(&mut done);
+        assert_eq!((done.len(), ring.is_busy()), (3, true), "256 KiB are reached with the third");
+        ring.submit().unwrap();
+        ring.reap(&mut done);
+        assert_eq!((done.len(), ring.is_busy()), (5, false));
+        assert!(done.iter().all(|(operation, result)| *result.as_ref().unwrap() == operation.len));
+        // The host made a write wait: the next one is the kernel's.
+        ring.paused_until = Some(Instant::now() + Duration::from_secs(60));
+        assert!(!ring.does_itself(&portion(0)));
+        assert_eq!(run(&mut ring, write_from(&ram, 0x80000, 512, 0)).1.unwrap(), 512);
+        ring.paused_until = Some(Instant::now());
+        assert!(ring.does_itself(&portion(0)), "after a while it is tried again");
+        let durable = Operation { durable: true, ..portion(0) };
+        assert!(!ring.does_itself(&durable));
+        let mut on_disk = vec![0; 1024];
+        image.file.read_exact_at(&mut on_disk, 0).unwrap();
+        assert_eq!(on_disk, [[9; 512], [7; 512]].concat());
     }
 }
