@@ -138,6 +138,16 @@ pub enum DiskKind {
     Qemu,
 }
 
+impl DiskKind {
+    /// Word on the command line and in results.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Audited => "audited",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
 /// How guests are run.
 #[derive(Debug, Clone, Args)]
 pub struct MachineArgs {

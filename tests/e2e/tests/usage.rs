@@ -95,7 +95,17 @@ fn the_doctor_finds_this_host_fit_and_names_each_thing_that_it_looked_at() {
     let lab = Lab::new();
     let ended = lab.start(&["doctor"]).end();
     assert_eq!(ended.code, Some(0), "{}", ended.stdout);
-    for name in ["bubblewrap", "mmdebstrap", "qemu", "kvm", "device daemon", "image store", "memory"] {
+    for name in [
+        "bubblewrap",
+        "mmdebstrap",
+        "qemu",
+        "kvm",
+        "device daemon",
+        "auditing disk",
+        "checkers",
+        "image store",
+        "memory",
+    ] {
         assert!(
             ended.stdout.lines().any(|line| line.contains(&format!(" {name}: "))),
             "{name}: {}",

@@ -22,11 +22,14 @@ pub fn list(args: &ListArgs) -> Result<ExitCode> {
     Ok(ExitCode::Good)
 }
 
-/// Name, title and axes.
+/// Name, title, axes, and what the machine must have.
 fn entry(cases: &[Case]) -> String {
     let scenario: &Scenario = &cases[0].scenario;
     let mut text = format!("{}: {} ({} cases)\n", scenario.name, scenario.title, cases.len());
-    for (axis, words) in axes(cases) {
+    let machine = &scenario.machine;
+    let needs =
+        [("programs", machine.programs.iter().cloned().collect()), ("kernel", machine.kernel_args.clone())];
+    for (axis, words) in axes(cases).into_iter().chain(needs) {
         if !words.is_empty() {
             text += &format!("    {axis:<8} {}\n", words.join(" "));
         }
@@ -55,6 +58,7 @@ fn document(cases: &[Case]) -> Value {
         "title": scenario.title,
         "mechanism": scenario.mechanism,
         "groups": scenario.groups,
+        "machine": scenario.machine,
         "cases": cases.iter().map(case_document).collect::<Vec<_>>(),
     })
 }
@@ -87,6 +91,19 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("    fs       ext4\n    pin      pin\n    release  dirty\n"), "{text}");
+    }
+
+    #[test]
+    fn what_a_machine_must_have_is_told() {
+        let text = "schema = 1\nname = \"a\"\ntitle = \"t\"\nmechanism = \"m\"\nmachine.programs = [\"fio\"]\n\
+                    machine.kernel_args = [\"nokaslr\"]\nmatrix.fs = [\"tmpfs\"]\n\
+                    step = [{ do = \"exec\", argv = [\"true\"], verifies = true }]\n\
+                    [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n";
+        let scenario = std::sync::Arc::new(Scenario::parse("a.toml", text).unwrap());
+        let case = Case::new(&scenario, scenario.matrix.points().remove(0), 1);
+        let cases = [case];
+        assert!(entry(&cases).ends_with("    programs fio\n    kernel   nokaslr\n"), "{}", entry(&cases));
+        assert_eq!(document(&cases)["machine"]["programs"], json!(["fio"]));
     }
 
     #[test]

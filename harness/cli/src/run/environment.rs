@@ -18,6 +18,7 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
         },
         qemu: QemuInfo { version: String::new(), path: machine.qemu.origin() },
         accel: machine.accel.to_string(),
+        disk: machine.disk.as_str().to_owned(),
         module: ModuleInfo {
             name: module.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             hash: blake3::hash(&bytes).to_hex().to_string(),

@@ -48,6 +48,9 @@ pub struct Environment {
     pub qemu: QemuInfo,
     /// `kvm` or `tcg`.
     pub accel: String,
+    /// What is under the file systems: `audited` or `qemu`.
+    #[serde(default)]
+    pub disk: String,
     /// Driver in the guest.
     pub module: ModuleInfo,
     /// Identity of the tool root: its content hash.
