@@ -168,10 +168,11 @@ fn rings_in_memory_that_has_left_the_guest_are_survived() {
     let mut driver = daemon.connect();
     driver.map(1, &[(DATA, 0x1000)]);
     // No memory where the rings are; the answer to the running program cannot be delivered.
-    let slot = driver.start(1, &dma::DmaRequest { duration_us: 20_000, ..endless(1, 0x1000) });
+    let slot = driver.start(1, &dma::DmaRequest { duration_us: 1_000_000, ..endless(1, 0x1000) });
+    let mut control = daemon.control();
+    wait_for("the program to run", || control.status().programs == 1);
     driver.set_memory_from(DATA);
     driver.publish(0, 0);
-    let mut control = daemon.control();
     wait_for("the program to end", || control.status().programs == 0);
     driver.set_memory(RAM_BYTES);
     assert!(driver.wait_until(1, slot, std::time::Instant::now() + Duration::from_millis(20)).is_none());
