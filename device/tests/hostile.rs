@@ -171,9 +171,10 @@ fn rings_in_memory_that_has_left_the_guest_are_survived() {
     // running still when a busy machine has taken the memory away.
     let slot = driver
         .start(1, &dma::DmaRequest { duration_us: 3_000_000, rate_cells_per_s: 1000, ..endless(1, 0x1000) });
+    let mut control = daemon.control();
+    wait_for("the program to run", || control.status().programs == 1);
     driver.set_memory_from(DATA);
     driver.publish(0, 0);
-    let mut control = daemon.control();
     wait_for("the program to end", || control.status().programs == 0);
     driver.set_memory(RAM_BYTES);
     assert!(driver.wait_until(1, slot, std::time::Instant::now() + Duration::from_millis(20)).is_none());
