@@ -36,6 +36,7 @@ fn build(init: &str, programs: Vec<String>) -> Result<(), Box<dyn std::error::Er
     let kernel = store.kernel(&root, &*reporter)?;
     say("kernel", kernel.vmlinuz());
     let module = store.module(&root, &kernel, None, &*reporter)?;
+    store.keep_kernel(&root, &kernel)?;
     say("module", module.path());
     let modules = vec![module.path().to_owned()];
     let spec = InitramfsSpec { agent, modules, programs, ..InitramfsSpec::default() };

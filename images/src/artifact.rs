@@ -6,6 +6,7 @@
 //! `.partial` that the next holder of the lock removes. A user keeps the lock shared, so that `gc` does not take the
 //! artifact away from a running machine.
 
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::job::Log;
 use crate::key::Inputs;
@@ -76,7 +77,8 @@ impl Store {
         }
     }
 
-    /// As [`ensure`](Self::ensure), but an artifact that is older than `max_age` is made anew.
+    /// As [`ensure`](Self::ensure), but an artifact that is not younger than `max_age` is made anew, with no age always.
+    /// One from the future too: a clock was wrong, and its age is unknown.
     pub(crate) fn ensure_younger(
         &self,
         plan: &Plan<'_>,
@@ -86,7 +88,8 @@ impl Store {
     ) -> Result<Artifact> {
         let young = |manifest: &Manifest| {
             let created = UNIX_EPOCH + Duration::from_secs(manifest.created_unix_s);
-            SystemTime::now().duration_since(created).unwrap_or_default() <= max_age
+            max_age == Duration::MAX
+                || SystemTime::now().duration_since(created).is_ok_and(|age| age < max_age)
         };
         if let Some(found) = self.find(plan, reporter)?
             && young(&found.manifest)
@@ -162,7 +165,7 @@ impl Store {
         let dir = self.dir(&id);
         // Only there when it is made anew, or when its manifest was lost.
         tree::remove(&dir)?;
-        std::fs::rename(&partial, &dir).map_err(Error::io("rename into place", &dir))?;
+        durable::publish(&partial, &dir)?;
         reporter.finished(&report::summary(&plan.title, size_bytes, took));
         Ok(())
     }
@@ -316,8 +319,13 @@ mod tests {
         assert_eq!(get(hour, "first"), "first");
         assert_eq!(get(hour, "second"), "first");
         let manifest = Manifest::read(&store.dir(&plan.id())).unwrap().unwrap();
-        let old = Manifest { created_unix_s: manifest.created_unix_s - 7200, ..manifest };
+        let old = Manifest { created_unix_s: manifest.created_unix_s - 7200, ..manifest.clone() };
         old.write(&store.dir(&plan.id())).unwrap();
         assert_eq!(get(hour, "third"), "third");
+        assert_eq!(get(Duration::ZERO, "asked again"), "asked again");
+        let future = Manifest { created_unix_s: manifest.created_unix_s + (1 << 30), ..old };
+        future.write(&store.dir(&plan.id())).unwrap();
+        assert_eq!(get(Duration::MAX, "never"), "asked again");
+        assert_eq!(get(hour, "after the clock was set"), "after the clock was set");
     }
 }

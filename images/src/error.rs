@@ -30,6 +30,12 @@ pub enum Error {
          set LONGPIN_CACHE to a directory with 6 GiB free"
     )]
     NoCacheDirectory,
+    /// A time that names no state of the archive.
+    #[error("LONGPIN_SNAPSHOT is `{given}`, which is no time of the archive; write it as 20261126T000000Z")]
+    NoSuchDate {
+        /// As it was given.
+        given: String,
+    },
     /// An operation on a file failed.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

@@ -5,6 +5,7 @@
 
 use crate::diagnose;
 use crate::error::{Error, Result};
+use crate::mirror::without_credentials;
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::path::{Path, PathBuf};
@@ -169,7 +170,7 @@ impl Log {
     }
 
     fn say(&mut self, line: &str) -> Result<()> {
-        writeln!(self.file, "{line}").map_err(Error::io("write log", &self.path))
+        writeln!(self.file, "{}", without_credentials(line)).map_err(Error::io("write log", &self.path))
     }
 }
 

@@ -3,11 +3,12 @@
 //! in [`Kernel`]; how Debian's is prepared is in `kernel_build`, how a user's is checked in `own_kernel`.
 
 use crate::artifact::{Artifact, Plan};
+use crate::chosen::Chosen;
 use crate::error::Result;
 use crate::kernel_build;
 use crate::key::{Inputs, Key};
 use crate::manifest::{ArtifactId, Kind, Manifest};
-use crate::packages::{Choice, Packages};
+use crate::packages::Choice;
 use crate::recipe::{self, KernelRecipe};
 use crate::report::Reporter;
 use crate::sandbox::Bind;
@@ -16,6 +17,8 @@ use crate::tool_root::ToolRoot;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// Series of the distribution's kernels in the store.
+pub(crate) const SERIES: &str = "debian";
 /// A list that is older may name packages that the mirror has replaced; a finished kernel needs no list at all.
 const LISTS_MAX_AGE: Duration = Duration::from_secs(3600);
 /// Where a prepared source tree is seen inside the tool root: always the same, since it writes its own path into its
@@ -27,6 +30,8 @@ pub(crate) const INSIDE: &str = "/longpin/linux";
 pub struct Kernel {
     pub(crate) artifact: Artifact,
     pub(crate) release: String,
+    /// Its packages; none for a user's own.
+    pub(crate) choice: Option<Choice>,
     pub(crate) vmlinuz: PathBuf,
     /// Source and metadata that modules build against, and where it is seen inside the tool root.
     pub(crate) build_dir: Option<(PathBuf, PathBuf)>,
@@ -86,21 +91,28 @@ impl Kernel {
 }
 
 impl Store {
-    /// The distribution's kernel: the one that was taken before, else the newest of the suite, downloaded and its source
-    /// prepared (two minutes, 2.5 GB). A finished one needs no network.
+    /// The distribution's kernel: the one that was [kept](Self::keep_kernel), else the newest of the suite that the driver
+    /// builds on, downloaded and its source prepared (two minutes, 2.5 GB). A finished one needs no network.
     /// Errors: `NoKernel`, `UnfitKernel`, `NoNetwork`, `NoPackage`, `DiskFull`, `Locked`.
     pub fn kernel(&self, root: &ToolRoot, reporter: &dyn Reporter) -> Result<Kernel> {
         let recipe = recipe::kernel()?;
-        let packages = self.chosen(root, &recipe, Duration::MAX, reporter)?;
-        let inputs = inputs(root, &packages.choice)?;
-        if let Some(artifact) = self.find(&plan(root, &packages.choice, &inputs), reporter)? {
-            return Ok(finished(artifact, packages.choice));
+        if let Some(Chosen { choice, .. }) = self.chosen(root.id())
+            && recipe.sources().any(|source| source == choice.source)
+            && let Some(kernel) = self.finished_kernel(root, &recipe, choice, reporter)?
+        {
+            return Ok(kernel);
+        }
+        // None was kept yet, or it is gone. One that is finished is as good, if the lists lead to it.
+        let packages = self.packages(root, &recipe, Duration::MAX, reporter)?;
+        if let Some(kernel) = self.finished_kernel(root, &recipe, packages.choice.clone(), reporter)? {
+            return Ok(kernel);
         }
         drop(packages);
         self.newest_kernel(root, &recipe, LISTS_MAX_AGE, reporter)
     }
 
-    /// As [`kernel`](Self::kernel), but the suite is asked again what is newest.
+    /// The newest kernel of the suite that the driver builds on, by lists that are read now. It is used from then on only
+    /// if it is [kept](Self::keep_kernel): until then [`kernel`](Self::kernel) gives the one before.
     pub fn refresh_kernel(&self, root: &ToolRoot, reporter: &dyn Reporter) -> Result<Kernel> {
         self.newest_kernel(root, &recipe::kernel()?, Duration::ZERO, reporter)
     }
@@ -112,8 +124,8 @@ impl Store {
         max_age: Duration,
         reporter: &dyn Reporter,
     ) -> Result<Kernel> {
-        let packages = self.chosen(root, recipe, max_age, reporter)?;
-        let inputs = inputs(root, &packages.choice)?;
+        let packages = self.packages(root, recipe, max_age, reporter)?;
+        let inputs = inputs(root, recipe, &packages.choice)?;
         let plan = plan(root, &packages.choice, &inputs);
         let artifact = self.ensure(&plan, reporter, |build| {
             kernel_build::make(build, &kernel_build::Source { root, packages: &packages, recipe })
@@ -121,22 +133,24 @@ impl Store {
         Ok(finished(artifact, packages.choice))
     }
 
-    fn chosen(
+    fn finished_kernel(
         &self,
         root: &ToolRoot,
         recipe: &KernelRecipe,
-        max_age: Duration,
+        choice: Choice,
         reporter: &dyn Reporter,
-    ) -> Result<Packages> {
-        self.packages(root, (&recipe::tool_root()?, recipe), max_age, reporter)
+    ) -> Result<Option<Kernel>> {
+        let inputs = inputs(root, recipe, &choice)?;
+        let found = self.find(&plan(root, &choice, &inputs), reporter)?;
+        Ok(found.map(|artifact| finished(artifact, choice)))
     }
 }
 
 /// The Rust metadata of a kernel is only good for the very compiler that made it, so the root is part of the key.
-fn inputs(root: &ToolRoot, choice: &Choice) -> Result<Inputs> {
-    let mut inputs = Inputs::new(1);
+fn inputs(root: &ToolRoot, recipe: &KernelRecipe, choice: &Choice) -> Result<Inputs> {
+    let mut inputs = Inputs::new(2);
     root.add_to(&mut inputs)?;
-    inputs.bytes("recipe", KernelRecipe::text().as_bytes());
+    recipe.add_to(&mut inputs);
     inputs.bytes("unpack", kernel_build::UNPACK.as_bytes());
     choice.add_to(&mut inputs);
     Ok(inputs)
@@ -146,7 +160,7 @@ fn plan<'a>(root: &ToolRoot, choice: &Choice, inputs: &'a Inputs) -> Plan<'a> {
     Plan {
         kind: Kind::Kernel,
         title: format!("kernel {}", choice.release),
-        series: "debian".to_owned(),
+        series: SERIES.to_owned(),
         parents: vec![root.id().clone()],
         inputs,
     }
@@ -157,7 +171,8 @@ fn finished(artifact: Artifact, choice: Choice) -> Kernel {
     Kernel {
         vmlinuz: artifact.dir.join(kernel_build::VMLINUZ),
         build_dir: Some((tree, PathBuf::from(INSIDE))),
-        release: choice.release,
+        release: choice.release.clone(),
+        choice: Some(choice),
         artifact,
     }
 }

@@ -10,6 +10,7 @@
 //! let root = store.tool_root(&*reporter)?;
 //! let kernel = store.kernel(&root, &*reporter)?;
 //! let module = store.module(&root, &kernel, None, &*reporter)?;
+//! store.keep_kernel(&root, &kernel)?;
 //! let agent = std::fs::read("longpin-agent").expect("the agent was built before");
 //! let spec = InitramfsSpec { agent, modules: vec![module.path().to_owned()], ..InitramfsSpec::default() };
 //! let initramfs = store.initramfs(&root, &kernel, &spec, &*reporter)?;
@@ -26,8 +27,12 @@
 
 mod archive;
 mod artifact;
+mod chosen;
 mod diagnose;
+mod durable;
 mod error;
+#[cfg(test)]
+mod fake_archive;
 mod initramfs;
 mod job;
 mod kernel;
@@ -35,6 +40,7 @@ mod kernel_build;
 mod key;
 mod lock;
 mod manifest;
+mod mirror;
 mod module;
 mod module_graph;
 mod module_info;

@@ -90,7 +90,7 @@ fn finished(artifact: Artifact, release: String, build_dir: Option<PathBuf>) -> 
     let vmlinuz = artifact.dir.join(VMLINUZ);
     // Its own path inside too: the tree may have been built by absolute paths.
     let build_dir = build_dir.map(|dir| (dir.clone(), dir));
-    Kernel { artifact, release, vmlinuz, build_dir }
+    Kernel { artifact, release, choice: None, vmlinuz, build_dir }
 }
 
 /// Modules count by size and time, as make sees them: to hash gigabytes at every start would cost seconds.

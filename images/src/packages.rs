@@ -6,11 +6,13 @@ use crate::artifact::{Artifact, Build, Plan};
 use crate::error::{Error, Result};
 use crate::key::Inputs;
 use crate::manifest::{Kind, Manifest};
-use crate::recipe::{KernelRecipe, ToolRootRecipe};
+use crate::mirror;
+use crate::recipe::{self, KernelRecipe};
 use crate::report::Reporter;
 use crate::sandbox::Bind;
 use crate::store::Store;
 use crate::tool_root::ToolRoot;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -18,9 +20,14 @@ use std::time::Duration;
 const UPDATE_LIMIT: Duration = Duration::from_secs(10 * 60);
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
 const LISTS: &str = "lists";
+/// apt's list of sources; where it is inside the root.
+const SOURCES: &str = "sources.list";
+const SOURCES_INSIDE: &str = "/longpin/sources.list";
+/// The backports hook writes it into the root.
+const ROOT_SOURCES: &str = "etc/apt/sources.list.d/backports.list";
 
 /// The packages of one kernel, all of one version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Choice {
     /// As `uname -r` says it: `7.3.4+deb13-amd64`.
     pub release: String,
@@ -78,11 +85,12 @@ impl Store {
     pub(crate) fn packages(
         &self,
         root: &ToolRoot,
-        recipes: (&ToolRootRecipe, &KernelRecipe),
+        recipe: &KernelRecipe,
         max_age: Duration,
         reporter: &dyn Reporter,
     ) -> Result<Packages> {
-        let mut inputs = Inputs::new(1);
+        let suite = recipe::tool_root()?.backports;
+        let mut inputs = Inputs::new(2);
         root.add_to(&mut inputs)?;
         inputs.bytes("recipe", KernelRecipe::text().as_bytes());
         let plan = Plan {
@@ -92,8 +100,10 @@ impl Store {
             parents: vec![root.id().clone()],
             inputs: &inputs,
         };
-        let artifact =
-            self.ensure_younger(&plan, max_age, reporter, |build| make(build, root, recipes.0, recipes.1))?;
+        let fixed = self.mirror().is_snapshot();
+        let artifact = self.ensure_younger(&plan, max_age, reporter, |build| {
+            Reading { root, recipe, suite: &suite, fixed }.make(build)
+        })?;
         let choice = Choice::from_manifest(&artifact.manifest)?;
         Ok(Packages { artifact, choice })
     }
@@ -102,14 +112,15 @@ impl Store {
 impl Packages {
     /// apt-get in the root with these lists. It downloads into `dir`, a path inside; `cache` takes what else it writes.
     pub(crate) fn apt_get(&self, root: &ToolRoot, cache: &Path, dir: &str, binds: &[Bind]) -> Command {
-        apt(root, ["apt-get", dir], &self.artifact.dir.join(LISTS), cache, binds)
+        apt(root, ["apt-get", dir], &self.artifact.dir, cache, binds)
     }
 }
 
-/// apt on the backports list alone, with its state outside of the root.
-fn apt(root: &ToolRoot, [program, dir]: [&str; 2], lists: &Path, cache: &Path, binds: &[Bind]) -> Command {
+/// apt on one list of sources alone, which is in `place` with what apt reads by it: outside of the root.
+fn apt(root: &ToolRoot, [program, dir]: [&str; 2], place: &Path, cache: &Path, binds: &[Bind]) -> Command {
     let mut all = vec![
-        Bind::read_write(lists).at("/var/lib/apt/lists"),
+        Bind::read_only(place.join(SOURCES)).at(SOURCES_INSIDE),
+        Bind::read_write(place.join(LISTS)).at("/var/lib/apt/lists"),
         Bind::read_write(cache).at("/var/cache/apt"),
         // For names of servers only; the target is what the host's link points to, since /etc is the root's.
         Bind::read_only(resolv_conf()).at("/etc/resolv.conf"),
@@ -118,7 +129,7 @@ fn apt(root: &ToolRoot, [program, dir]: [&str; 2], lists: &Path, cache: &Path, b
     let mut command = root.command("env", &all);
     command.arg(format!("--chdir={dir}")).arg(program);
     command.args(["-o", "APT::Sandbox::User=root", "-o", "Dir::Etc::SourceParts=/dev/null"]);
-    command.args(["-o", "Dir::Etc::SourceList=/etc/apt/sources.list.d/backports.list"]);
+    command.arg("-o").arg(format!("Dir::Etc::SourceList={SOURCES_INSIDE}"));
     command.args(["-o", "Acquire::Retries=3"]);
     command
 }
@@ -128,38 +139,80 @@ fn resolv_conf() -> PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-fn make(build: &mut Build<'_>, root: &ToolRoot, suite: &ToolRootRecipe, recipe: &KernelRecipe) -> Result<()> {
-    let lists = build.dir.join(LISTS);
-    let cache = build.dir.join("cache");
-    for dir in [lists.join("partial"), cache.join("archives/partial")] {
-        std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
-    }
-    build.reporter.step("kernel: reading package lists");
-    let apt = |program| apt(root, [program, "/"], &lists, &cache, &[]);
-    // Without Error-Mode apt-get takes a missing server for a warning, and the next command finds no package.
-    let mut update = apt("apt-get");
-    update.args(["-o", "APT::Update::Error-Mode=any", "update"]);
-    build.log.run("update of the package lists", &mut update, UPDATE_LIMIT)?;
-    let mut madison = |pattern: &str| {
-        let mut search = apt("apt-cache");
-        search.args(["search", "--names-only", pattern]);
-        let found = build.log.capture("search for kernel packages", &mut search, QUERY_LIMIT)?;
-        let names = search_names(&found);
-        if names.is_empty() {
-            return Ok(Vec::new());
+/// Package lists being read, for a choice from them.
+struct Reading<'a> {
+    root: &'a ToolRoot,
+    recipe: &'a KernelRecipe,
+    /// For people.
+    suite: &'a str,
+    /// The user has chosen the time: no other is looked at.
+    fixed: bool,
+}
+
+impl Reading<'_> {
+    fn make(&self, build: &mut Build<'_>) -> Result<()> {
+        build.reporter.step("kernel: reading package lists");
+        let path = self.root.path().join(ROOT_SOURCES);
+        let sources = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let choice = match self.choose(build, &sources) {
+            // The suite keeps one version of the kernel, and has moved on.
+            Err(Error::NoKernel { found, .. }) if !self.fixed && found != NONE => {
+                let time = &self.recipe.snapshot;
+                let series = self.recipe.series.join(" or ");
+                build.reporter.note(&format!(
+                    "{} has no whole kernel of Linux {series}, for which the driver is (it has {found}); taking one \
+                     from the archive as it was at {time}",
+                    self.suite
+                ));
+                let sources = mirror::line_at(&sources, time).ok_or_else(|| Error::Unreadable {
+                    what: path.display().to_string(),
+                    problem: "it has no line of a package source".to_owned(),
+                    remedy: "build the tool root again: longpin image gc --all",
+                })?;
+                self.choose(build, &sources)?
+            }
+            choice => choice?,
+        };
+        for (fact, value) in Choice::FACTS.iter().zip(choice.values()) {
+            build.facts.insert((*fact).to_owned(), value.to_owned());
         }
-        let mut madison = apt("apt-cache");
-        madison.arg("madison").args(&names);
-        let table = build.log.capture("versions of kernel packages", &mut madison, QUERY_LIMIT)?;
-        Ok::<_, Error>(versions(&table))
-    };
-    let sources = madison(&format!("^{}", literal(&recipe.source)))?;
-    let binaries = madison(&format!("^{}$", literal(&recipe.binary).replace("\\{release\\}", ".*")))?;
-    let choice = choose(recipe, &suite.backports, &sources, &binaries)?;
-    for (fact, value) in Choice::FACTS.iter().zip(choice.values()) {
-        build.facts.insert((*fact).to_owned(), value.to_owned());
+        Ok(())
     }
-    crate::tree::remove(&cache)
+
+    /// Reads the lists of these sources and chooses from them.
+    fn choose(&self, build: &mut Build<'_>, sources: &str) -> Result<Choice> {
+        let place = build.dir;
+        let (lists, cache, list) = (place.join(LISTS), place.join("cache"), place.join(SOURCES));
+        crate::tree::remove(&lists)?;
+        for dir in [lists.join("partial"), cache.join("archives/partial")] {
+            std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        }
+        std::fs::write(&list, sources).map_err(Error::io("write", &list))?;
+        let apt = |program| apt(self.root, [program, "/"], place, &cache, &[]);
+        // Without Error-Mode apt-get takes a missing server for a warning, and the next command finds no package.
+        let mut update = apt("apt-get");
+        update.args(["-o", "APT::Update::Error-Mode=any", "update"]);
+        build.log.run("update of the package lists", &mut update, UPDATE_LIMIT)?;
+        let mut madison = |pattern: &str| {
+            let mut search = apt("apt-cache");
+            search.args(["search", "--names-only", pattern]);
+            let found = build.log.capture("search for kernel packages", &mut search, QUERY_LIMIT)?;
+            let names = search_names(&found);
+            if names.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut madison = apt("apt-cache");
+            madison.arg("madison").args(&names);
+            let table = build.log.capture("versions of kernel packages", &mut madison, QUERY_LIMIT)?;
+            Ok::<_, Error>(versions(&table))
+        };
+        let every =
+            |pattern: &str, name: &str| format!("^{}$", literal(pattern).replace(&literal(name), ".*"));
+        let sources = madison(&every(&self.recipe.source, "{series}"))?;
+        let binaries = madison(&every(&self.recipe.binary, "{release}"))?;
+        crate::tree::remove(&cache)?;
+        choose(self.recipe, self.suite, &sources, &binaries)
+    }
 }
 
 /// Package names are compared as text; apt-cache takes a regular expression.
@@ -193,7 +246,10 @@ fn versions(output: &str) -> Vec<Offer> {
     output.lines().filter_map(row).collect()
 }
 
-/// The newest source whose binary is there in the same version.
+/// What was found where nothing was.
+const NONE: &str = "none";
+
+/// Of the sources that the driver builds on, the newest whose binary is there in the same version.
 fn choose(recipe: &KernelRecipe, suite: &str, sources: &[Offer], binaries: &[Offer]) -> Result<Choice> {
     let no_kernel = |wanted: String, found: String, remedy| Error::NoKernel {
         wanted,
@@ -201,14 +257,19 @@ fn choose(recipe: &KernelRecipe, suite: &str, sources: &[Offer], binaries: &[Off
         found,
         remedy,
     };
-    let mut sources: Vec<&Offer> =
-        sources.iter().filter(|offer| offer.name.starts_with(&recipe.source)).collect();
-    sources.sort_by_cached_key(|offer| std::cmp::Reverse(numbers(&offer.version)));
-    if sources.is_empty() {
-        let remedy = "the driver needs Linux 7: give a kernel build directory with --kernel DIR, \
-                      or a mirror that has it with LONGPIN_MIRROR";
-        return Err(no_kernel(format!("{}*", recipe.source), "none".to_owned(), remedy));
+    let list = |offers: &[&Offer]| {
+        let words: Vec<_> = offers.iter().map(|offer| format!("{} {}", offer.name, offer.version)).collect();
+        if words.is_empty() { NONE.to_owned() } else { words.join(", ") }
+    };
+    let wanted: Vec<String> = recipe.sources().collect();
+    let mut fit: Vec<&Offer> = sources.iter().filter(|offer| wanted.contains(&offer.name)).collect();
+    fit.sort_by_cached_key(|offer| std::cmp::Reverse(numbers(&offer.version)));
+    if fit.is_empty() {
+        let remedy = "name a mirror that has it with LONGPIN_MIRROR, or a time when the archive had it with \
+                      LONGPIN_SNAPSHOT";
+        return Err(no_kernel(wanted.join(" or "), list(&sources.iter().collect::<Vec<_>>()), remedy));
     }
+    let sources = fit;
     let (prefix, suffix) = recipe.binary.split_once("{release}").unwrap_or((&recipe.binary, ""));
     let release = |offer: &Offer| {
         let release = offer.name.strip_prefix(prefix)?.strip_suffix(suffix)?;
@@ -233,11 +294,10 @@ fn choose(recipe: &KernelRecipe, suite: &str, sources: &[Offer], binaries: &[Off
         }
     }
     let wanted = sources.iter().map(|offer| format!("{}*-{} {}", prefix, recipe.flavour, offer.version));
-    let found = binaries.iter().filter(|offer| release(offer).is_some());
-    let found: Vec<String> = found.map(|offer| format!("{} {}", offer.name, offer.version)).collect();
-    let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-    let remedy = "the suite is being updated: try again in some hours, or give --kernel DIR";
-    Err(no_kernel(wanted.collect::<Vec<_>>().join(" or "), found, remedy))
+    let found: Vec<&Offer> = binaries.iter().filter(|offer| release(offer).is_some()).collect();
+    let remedy = "the suite is being updated: try again in some hours, or name a time when it was whole with \
+                  LONGPIN_SNAPSHOT";
+    Err(no_kernel(wanted.collect::<Vec<_>>().join(" or "), list(&found), remedy))
 }
 
 /// Numbers of a version in order: enough to compare versions of one source package (7.10.1-1 after 7.3.4-1).
@@ -255,8 +315,14 @@ mod tests {
         rows.iter().map(|(n, v)| Offer { name: (*n).into(), version: (*v).into() }).collect()
     }
 
+    fn chosen_of(series: &[&str], sources: &[(&str, &str)], binaries: &[(&str, &str)]) -> Result<Choice> {
+        let series = series.iter().map(|series| (*series).to_owned()).collect();
+        let recipe = KernelRecipe { series, ..recipe::kernel().unwrap() };
+        choose(&recipe, "trixie-backports", &offers(sources), &offers(binaries))
+    }
+
     fn chosen(sources: &[(&str, &str)], binaries: &[(&str, &str)]) -> Result<Choice> {
-        choose(&recipe::kernel().unwrap(), "trixie-backports", &offers(sources), &offers(binaries))
+        chosen_of(&["7.3"], sources, binaries)
     }
 
     #[test]
@@ -277,7 +343,8 @@ linux-source-7.10 | 7.10.1-1~bpo13+1 | https://mirror.example/debian trixie-back
 
     #[test]
     fn the_newest_source_is_chosen_by_number_and_not_by_letter() {
-        let choice = chosen(
+        let choice = chosen_of(
+            &["7.3", "7.10"],
             &[("linux-source-7.3", "7.3.4-1~bpo13+1"), ("linux-source-7.10", "7.10.1-1~bpo13+1")],
             &[
                 ("linux-binary-7.3.4+deb13-amd64", "7.3.4-1~bpo13+1"),
@@ -308,7 +375,8 @@ linux-source-7.10 | 7.10.1-1~bpo13+1 | https://mirror.example/debian trixie-back
 
     #[test]
     fn an_older_source_is_taken_when_the_newest_has_no_binary_yet() {
-        let choice = chosen(
+        let choice = chosen_of(
+            &["7.2", "7.3"],
             &[("linux-source-7.3", "7.3.5-1"), ("linux-source-7.2", "7.2.9-1")],
             &[("linux-binary-7.2.9+deb13-amd64", "7.2.9-1")],
         );
@@ -316,10 +384,24 @@ linux-source-7.10 | 7.10.1-1~bpo13+1 | https://mirror.example/debian trixie-back
     }
 
     #[test]
+    fn a_series_that_the_driver_does_not_build_on_is_not_taken_however_new() {
+        let newer = ("linux-source-7.4", "7.4.1-1~bpo13+1");
+        let newer_binary = ("linux-binary-7.4.1+deb13-amd64", "7.4.1-1~bpo13+1");
+        let binaries = [newer_binary, ("linux-binary-7.3.9+deb13-amd64", "7.3.9-1~bpo13+1")];
+        let choice = chosen(&[newer, ("linux-source-7.3", "7.3.9-1~bpo13+1")], &binaries);
+        assert_eq!(choice.unwrap().release, "7.3.9+deb13-amd64");
+        // 7.30 is not 7.3.
+        let error = chosen(&[newer, ("linux-source-7.30", "7.30.1-1")], &binaries).unwrap_err().to_string();
+        assert!(error.contains("looked for linux-source-7.3 in trixie-backports"), "{error}");
+        assert!(error.contains("found linux-source-7.4 7.4.1-1~bpo13+1"), "{error}");
+        assert!(error.contains("LONGPIN_SNAPSHOT"), "{error}");
+    }
+
+    #[test]
     fn no_source_and_no_binary_say_what_was_looked_for() {
         let error = chosen(&[], &[]).unwrap_err().to_string();
         assert!(
-            error.starts_with("no guest kernel: looked for linux-source-7.* in trixie-backports"),
+            error.starts_with("no guest kernel: looked for linux-source-7.3 in trixie-backports"),
             "{error}"
         );
         let error =

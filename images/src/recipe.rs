@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::key::Inputs;
+use crate::mirror::Mirror;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -29,6 +30,8 @@ pub(crate) struct ToolRootRecipe {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct KernelRecipe {
+    pub series: Vec<String>,
+    pub snapshot: String,
     pub source: String,
     pub binary: String,
     pub modules: String,
@@ -77,18 +80,29 @@ fn parse<T: for<'de> Deserialize<'de>>(name: &'static str, text: &str) -> Result
 
 impl ToolRootRecipe {
     /// What the root's key covers. Counted up with the format: what `tool_root.rs` makes of the recipe.
-    pub(crate) fn inputs(&self, mirror: Option<&str>) -> Inputs {
+    pub(crate) fn inputs(&self, mirror: &Mirror) -> Inputs {
         let mut inputs = Inputs::new(1);
         inputs.bytes("recipe", TOOL_ROOT.as_bytes()).bytes("hook", BACKPORTS_HOOK.as_bytes());
-        inputs.value("mirror", mirror.unwrap_or("default"));
+        inputs.value("mirror", &mirror.label());
         inputs
     }
 }
 
 impl KernelRecipe {
-    /// Text for the key.
+    /// Text for the key of the package lists and of what is chosen from them.
     pub(crate) fn text() -> &'static str {
         KERNEL
+    }
+
+    /// What it has a say in of a kernel whose packages are chosen. The rest of it decides which are: a new series in the
+    /// list makes no finished kernel another one.
+    pub(crate) fn add_to(&self, inputs: &mut Inputs) {
+        inputs.value("overrides", &self.overrides.join("\n")).value("required", &self.required.join("\n"));
+    }
+
+    /// Names of the source packages that the driver builds on.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = String> {
+        self.series.iter().map(|series| self.source.replace("{series}", series))
     }
 }
 
@@ -132,8 +146,23 @@ mod tests {
     #[test]
     fn the_mirror_is_part_of_the_root_s_key() {
         let recipe = tool_root().unwrap();
-        let keys = [None, Some("m"), Some("n")].map(|mirror| recipe.inputs(mirror).key());
+        let key = |mirror: Option<&str>| {
+            let given = |name: &str| mirror.filter(|_| name == "LONGPIN_MIRROR").map(str::to_owned);
+            recipe.inputs(&Mirror::from_variables(given).unwrap())
+        };
+        let keys = [None, Some("m"), Some("n")].map(|mirror| key(mirror).key());
         assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2]);
+        let recorded = key(Some("https://me:secret@m/debian"));
+        assert_eq!(recorded.recorded()["mirror"], "https://m/debian");
+    }
+
+    #[test]
+    fn the_kernels_that_are_looked_for_are_those_that_the_driver_accepts() {
+        let kbuild = include_str!("../../guest-driver/Kbuild");
+        let line = kbuild.lines().find_map(|line| line.strip_prefix("ifneq ($(VERSION).$(PATCHLEVEL),"));
+        let accepted =
+            line.and_then(|line| line.strip_suffix(')')).expect("Kbuild says for which kernel it is");
+        assert_eq!(kernel().unwrap().series, [accepted]);
     }
 
     #[test]

@@ -71,6 +71,11 @@ impl Sandbox {
         Ok(Self { bwrap, root: root.to_owned(), superuser: is_superuser() })
     }
 
+    #[cfg(test)]
+    pub(crate) fn played_by(player: &Path, root: &Path) -> Self {
+        Self { bwrap: player.to_owned(), root: root.to_owned(), superuser: true }
+    }
+
     /// `program` in the root, with a clean environment; arguments, directory and more variables are the caller's.
     /// The command ends with its parent process, and takes along all that it started.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>, binds: &[Bind]) -> Command {

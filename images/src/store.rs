@@ -3,8 +3,11 @@
 //! stale is decided here, from manifests alone.
 
 use crate::error::{Error, Result};
+use crate::kernel;
+use crate::key::Inputs;
 use crate::lock::{Lock, Mode};
 use crate::manifest::{ArtifactId, Kind, Manifest};
+use crate::mirror::Mirror;
 use crate::recipe;
 use crate::tree;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +26,7 @@ const LOCK_LIMIT: Duration = Duration::from_secs(45 * 60);
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
-    mirror: Option<String>,
+    mirror: Mirror,
 }
 
 /// Whether an artifact would be used again.
@@ -75,11 +78,11 @@ impl Entry {
 
 impl Store {
     /// `$LONGPIN_CACHE`, else `$XDG_CACHE_HOME/longpin`, else `~/.cache/longpin`; made if it is not there.
-    /// `LONGPIN_MIRROR` replaces the package mirror.
+    /// `LONGPIN_MIRROR` replaces the package mirror, `LONGPIN_SNAPSHOT` takes packages as they were at a time.
     pub fn open_default() -> Result<Self> {
         let place = default_place(|name| std::env::var_os(name).map(PathBuf::from));
         let mut store = Self::open(place.ok_or(Error::NoCacheDirectory)?)?;
-        store.mirror = std::env::var("LONGPIN_MIRROR").ok().filter(|mirror| !mirror.is_empty());
+        store.mirror = Mirror::from_variables(|name| std::env::var(name).ok())?;
         Ok(store)
     }
 
@@ -91,7 +94,7 @@ impl Store {
         }
         // bubblewrap and mmdebstrap are run with other working directories.
         let root = fs::canonicalize(root).map_err(Error::io("resolve", root))?;
-        Ok(Self { root, mirror: None })
+        Ok(Self { root, mirror: Mirror::default() })
     }
 
     /// Where it is.
@@ -99,8 +102,8 @@ impl Store {
         &self.root
     }
 
-    pub(crate) fn mirror(&self) -> Option<&str> {
-        self.mirror.as_deref()
+    pub(crate) fn mirror(&self) -> &Mirror {
+        &self.mirror
     }
 
     pub(crate) fn dir(&self, id: &ArtifactId) -> PathBuf {
@@ -135,9 +138,18 @@ impl Store {
             entries.push(Entry { id, path, manifest, last_used, used_by: vec![], state: State::Current });
         }
         entries.sort_by_key(|entry| (entry.id.kind, std::cmp::Reverse(entry.manifest.created_unix_s)));
-        let current_root = recipe::tool_root()?.inputs(self.mirror()).key();
-        judge(&mut entries, &ArtifactId { kind: Kind::ToolRoot, key: current_root });
+        let roots = entries.iter().filter(|entry| entry.id.kind == Kind::ToolRoot);
+        let chosen =
+            roots.filter_map(|root| Some((root.id.clone(), self.chosen(&root.id)?.kernel))).collect();
+        judge(&mut entries, &recipe::tool_root()?.inputs(self.mirror()), &chosen);
         Ok(entries)
+    }
+
+    /// Directory of the tool root that would be used, if it is built.
+    pub fn built_tool_root(&self) -> Result<Option<PathBuf>> {
+        let key = recipe::tool_root()?.inputs(self.mirror()).key();
+        let dir = self.dir(&ArtifactId { kind: Kind::ToolRoot, key });
+        Ok(Manifest::read(&dir)?.map(|_| dir))
     }
 
     /// Removes stale artifacts (`all`: every artifact), interrupted builds and their logs. What another process uses or
@@ -157,6 +169,7 @@ impl Store {
             done.removed.push(entry);
         }
         self.remove_leftovers(all, &mut done)?;
+        self.forget_chosen()?;
         Ok(done)
     }
 
@@ -227,9 +240,20 @@ fn default_place(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
         .or_else(|| absolute("HOME").map(|path| path.join(".cache/longpin")))
 }
 
-/// Fills in `used_by` and `state`. Current is the tool root of today's recipe, and of each series the artifact that was
-/// used last, if all that it was made from is current.
-fn judge(entries: &mut [Entry], current_root: &ArtifactId) {
+/// Whether a tool root is of today's recipe. From which mirror it came does not matter: a mirror may be named in one shell
+/// and not in the next.
+fn is_of_today(root: &Manifest, today: &Inputs) -> bool {
+    let without_mirror = |inputs: &BTreeMap<String, String>| {
+        let mut inputs = inputs.clone();
+        inputs.remove("mirror");
+        inputs
+    };
+    without_mirror(&root.inputs) == without_mirror(today.recorded())
+}
+
+/// Fills in `used_by` and `state`. Current are the tool roots of today's recipe, the kernel that was chosen for each, and
+/// of each other series the artifact that was used last, if all that it was made from is current.
+fn judge(entries: &mut [Entry], today: &Inputs, chosen: &BTreeMap<ArtifactId, ArtifactId>) {
     let present: BTreeSet<ArtifactId> = entries.iter().map(|entry| entry.id.clone()).collect();
     let mut children: BTreeMap<ArtifactId, Vec<ArtifactId>> = BTreeMap::new();
     for entry in entries.iter() {
@@ -241,18 +265,27 @@ fn judge(entries: &mut [Entry], current_root: &ArtifactId) {
     let mut order: Vec<usize> = (0..entries.len()).collect();
     // Parents before children, and of one series the last used first.
     order.sort_by_key(|&i| (entries[i].id.kind, std::cmp::Reverse(entries[i].last_used)));
-    let mut taken: BTreeMap<(Kind, String), ArtifactId> = BTreeMap::new();
+    let mut taken: BTreeMap<(Kind, String, Option<ArtifactId>), ArtifactId> = BTreeMap::new();
+    for (root, kernel) in chosen.iter().filter(|(_, kernel)| present.contains(kernel)) {
+        taken.insert((Kind::Kernel, kernel::SERIES.to_owned(), Some(root.clone())), kernel.clone());
+    }
     for i in order {
         let entry = &mut entries[i];
         entry.used_by = children.remove(&entry.id).unwrap_or_default();
         let bad_parent = entry.manifest.parents.iter().find(|id| stale.contains(id) || !present.contains(id));
-        let series = (entry.id.kind, entry.manifest.series.clone());
-        let reason = if entry.id.kind == Kind::ToolRoot && entry.id != *current_root {
-            Some("the recipe or the mirror has changed".to_owned())
+        let root = entry.manifest.parents.iter().find(|id| id.kind == Kind::ToolRoot).cloned();
+        let series = (entry.id.kind, entry.manifest.series.clone(), root);
+        let reason = if entry.id.kind == Kind::ToolRoot {
+            let old = !is_of_today(&entry.manifest, today);
+            old.then(|| "the recipe has changed".to_owned())
         } else if let Some(parent) = bad_parent {
             Some(format!("made from {parent}, which is stale or gone"))
         } else {
-            taken.get(&series).map(|newer| format!("{newer} was used later"))
+            let other = taken.get(&series).filter(|other| **other != entry.id);
+            other.map(|other| match chosen.values().any(|kernel| kernel == other) {
+                true => format!("{other} is the one that was kept"),
+                false => format!("{other} was used later"),
+            })
         };
         match reason {
             Some(reason) => {
@@ -281,7 +314,7 @@ mod tests {
             id,
             series: series.to_owned(),
             parents: parents.iter().copied().cloned().collect(),
-            inputs: BTreeMap::new(),
+            inputs: BTreeMap::from([("recipe".to_owned(), series.to_owned())]),
             versions: BTreeMap::new(),
             facts: BTreeMap::new(),
             created_unix_s: 1,
@@ -301,6 +334,14 @@ mod tests {
         }
     }
 
+    /// Today's recipe makes roots of series "r".
+    fn judge_roots(entries: &mut [Entry], chosen: &[(&ArtifactId, &ArtifactId)]) {
+        let mut today = Inputs::default();
+        today.value("recipe", "r").value("mirror", "default");
+        let chosen = chosen.iter().map(|(root, kernel)| ((*root).clone(), (*kernel).clone()));
+        judge(entries, &today, &chosen.collect());
+    }
+
     fn stale(entries: &[Entry]) -> Vec<&ArtifactId> {
         entries.iter().filter(|entry| entry.state != State::Current).map(|entry| &entry.id).collect()
     }
@@ -312,10 +353,10 @@ mod tests {
         let mut entries = [
             entry(&module, "m", &[&kernel], 9),
             entry(&kernel, "k", &[&old], 9),
-            entry(&old, "r", &[], 9),
+            entry(&old, "yesterday's", &[], 9),
             entry(&new, "r", &[], 1),
         ];
-        judge(&mut entries, &new);
+        judge_roots(&mut entries, &[]);
         assert_eq!(stale(&entries), [&module, &kernel, &old]);
         assert_eq!(entries[2].used_by.iter().collect::<Vec<_>>(), [&kernel]);
         assert_eq!(entries[1].used_by.iter().collect::<Vec<_>>(), [&module]);
@@ -331,16 +372,55 @@ mod tests {
             entry(&b, "debian", &[&root], 7),
             entry(&own, "dir", &[&root], 2),
         ];
-        judge(&mut entries, &root);
+        judge_roots(&mut entries, &[]);
         assert_eq!(stale(&entries), [&a]);
         assert_eq!(entries[1].state, State::Stale(format!("{b} was used later")));
+    }
+
+    #[test]
+    fn the_kernel_that_was_kept_is_current_also_when_another_was_used_later() {
+        let root = id(Kind::ToolRoot, "r");
+        let (good, newer, module) =
+            (id(Kind::Kernel, "good"), id(Kind::Kernel, "new"), id(Kind::Module, "m"));
+        let mut entries = [
+            entry(&root, "r", &[], 1),
+            entry(&good, "debian", &[&root], 5),
+            entry(&newer, "debian", &[&root], 7),
+            entry(&module, "m", &[&root, &good], 5),
+        ];
+        judge_roots(&mut entries, &[(&root, &good)]);
+        assert_eq!(stale(&entries), [&newer]);
+        assert_eq!(entries[2].state, State::Stale(format!("{good} is the one that was kept")));
+        let gone = id(Kind::Kernel, "gone");
+        entries.iter_mut().for_each(|entry| entry.state = State::Current);
+        judge_roots(&mut entries, &[(&root, &gone)]);
+        assert_eq!(
+            stale(&entries),
+            [&good, &module],
+            "a record of a kernel that is not there decides nothing"
+        );
+    }
+
+    #[test]
+    fn sets_of_two_mirrors_stand_beside_each_other() {
+        let (here, there) = (id(Kind::ToolRoot, "here"), id(Kind::ToolRoot, "there"));
+        let (a, b) = (id(Kind::Kernel, "a"), id(Kind::Kernel, "b"));
+        let mut entries = [
+            entry(&here, "r", &[], 1),
+            entry(&there, "r", &[], 2),
+            entry(&a, "debian", &[&here], 5),
+            entry(&b, "debian", &[&there], 7),
+        ];
+        entries[1].manifest.inputs.insert("mirror".to_owned(), "http://m/debian".to_owned());
+        judge_roots(&mut entries, &[]);
+        assert!(stale(&entries).is_empty(), "{:?}", stale(&entries));
     }
 
     #[test]
     fn an_artifact_whose_parent_is_gone_is_stale() {
         let (root, kernel) = (id(Kind::ToolRoot, "r"), id(Kind::Kernel, "k"));
         let mut entries = [entry(&kernel, "debian", &[&root], 1)];
-        judge(&mut entries, &root);
+        judge_roots(&mut entries, &[]);
         assert_eq!(stale(&entries), [&kernel]);
     }
 
@@ -376,9 +456,11 @@ mod tests {
     fn gc_of_all_takes_the_current_too_and_old_logs() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let key = recipe::tool_root().unwrap().inputs(None).key();
-        let current = ArtifactId { kind: Kind::ToolRoot, key };
+        let inputs = recipe::tool_root().unwrap().inputs(&Mirror::default());
+        let current = ArtifactId { kind: Kind::ToolRoot, key: inputs.key() };
         put(&store, &current);
+        let whole = Manifest { inputs: inputs.recorded().clone(), ..manifest(current.clone(), "s", &[]) };
+        whole.write(&store.dir(&current)).unwrap();
         let failed = id(Kind::Kernel, "failed");
         fs::write(store.log_path(&failed), "why").unwrap();
         assert!(store.gc(false).unwrap().removed.is_empty());

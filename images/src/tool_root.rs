@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::job::{self, Watch};
 use crate::key::{Inputs, Key};
 use crate::manifest::{ArtifactId, Kind, Manifest};
+use crate::mirror::Mirror;
 use crate::recipe::{self, ToolRootRecipe};
 use crate::report::Reporter;
 use crate::sandbox::{Bind, Sandbox, find_program, is_superuser};
@@ -77,6 +78,12 @@ impl ToolRoot {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(crate) fn played_by(artifact: Artifact, player: &Path) -> Self {
+        let sandbox = Sandbox::played_by(player, &artifact.dir.join(ROOT));
+        Self { artifact, sandbox }
+    }
+
     /// `program` inside the root: `/usr` and `/etc` are the root's and read-only, the rest is empty but for `binds`.
     /// The environment is clean; it ends when the calling process ends.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, binds: &[Bind]) -> Command {
@@ -103,7 +110,7 @@ impl Store {
     }
 }
 
-fn make(build: &mut Build<'_>, recipe: &ToolRootRecipe, mirror: Option<&str>) -> Result<()> {
+fn make(build: &mut Build<'_>, recipe: &ToolRootRecipe, mirror: &Mirror) -> Result<()> {
     let root = build.dir.join(ROOT);
     // Before minutes of work: without it the root could not be entered.
     let sandbox = Sandbox::new(&root)?;
@@ -121,8 +128,8 @@ fn make(build: &mut Build<'_>, recipe: &ToolRootRecipe, mirror: Option<&str>) ->
     record(build, recipe, &sandbox)
 }
 
-/// The line for both ways, without target and mirror.
-fn bootstrap(mmdebstrap: &Path, recipe: &ToolRootRecipe, mode: &str) -> Result<Command> {
+/// The line for both ways, without target and address.
+fn bootstrap(mmdebstrap: &Path, recipe: &ToolRootRecipe, mirror: &Mirror, mode: &str) -> Result<Command> {
     // mmdebstrap is told to end when we are gone, or it would go on in the background for a minute.
     let mut words =
         vec![find_program("setpriv", "util-linux", "end mmdebstrap with longpin")?.into_os_string()];
@@ -139,6 +146,8 @@ fn bootstrap(mmdebstrap: &Path, recipe: &ToolRootRecipe, mode: &str) -> Result<C
     command
         .arg(format!("--mode={mode}"))
         .args(["--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""])
+        // It stays in the root, for what is downloaded there later.
+        .args(mirror.is_snapshot().then_some("--aptopt=Acquire::Check-Valid-Until \"false\""))
         .arg(format!("--architectures={}", recipe.architecture))
         .arg(format!("--include={}", recipe.packages.join(",")))
         .args(recipe.dpkg_options.iter().map(|option| format!("--dpkgopt={option}")))
@@ -158,11 +167,11 @@ fn make_in_place(
     build: &mut Build<'_>,
     mmdebstrap: &Path,
     recipe: &ToolRootRecipe,
-    mirror: Option<&str>,
+    mirror: &Mirror,
     root: &Path,
 ) -> Result<()> {
-    let mut command = bootstrap(mmdebstrap, recipe, ROOT_MODE)?;
-    command.arg("--format=directory").arg(&recipe.suite).arg(root).args(mirror);
+    let mut command = bootstrap(mmdebstrap, recipe, mirror, ROOT_MODE)?;
+    command.arg("--format=directory").arg(&recipe.suite).arg(root).args(mirror.address());
     // What it leaves there when it is killed goes with the rest of the build.
     let scratch = build.dir.join("tmp");
     std::fs::create_dir(&scratch).map_err(Error::io("create", &scratch))?;
@@ -179,7 +188,7 @@ fn make_by_tar(
     build: &mut Build<'_>,
     mmdebstrap: &Path,
     recipe: &ToolRootRecipe,
-    mirror: Option<&str>,
+    mirror: &Mirror,
     root: &Path,
 ) -> Result<()> {
     std::fs::create_dir(root).map_err(Error::io("create", root))?;
@@ -192,8 +201,8 @@ fn make_by_tar(
     let pipe = std::io::pipe().map_err(Error::io("make pipe for", root));
     let (source, writer) = pipe.inspect_err(|_| job::end(&mut unpack))?;
 
-    let mut command = bootstrap(mmdebstrap, recipe, USER_MODE)?;
-    command.arg("--format=tar").arg(&recipe.suite).arg("-").args(mirror);
+    let mut command = bootstrap(mmdebstrap, recipe, mirror, USER_MODE)?;
+    command.arg("--format=tar").arg(&recipe.suite).arg("-").args(mirror.address());
     command.stdin(Stdio::null()).stdout(writer);
     let reporter = build.reporter;
     reporter.step("tool root: starting mmdebstrap");
@@ -293,8 +302,15 @@ mod tests {
     #[test]
     fn the_bootstrap_line_has_every_package_and_no_server() {
         let recipe = recipe::tool_root().unwrap();
-        let command = bootstrap(Path::new("/usr/bin/mmdebstrap"), &recipe, USER_MODE).unwrap();
-        let line = format!("{command:?}");
+        let line = |mirror: &Mirror| {
+            let command = bootstrap(Path::new("/usr/bin/mmdebstrap"), &recipe, mirror, USER_MODE).unwrap();
+            format!("{command:?}")
+        };
+        let date = |name: &str| (name == "LONGPIN_SNAPSHOT").then(|| "20261126T000000Z".to_owned());
+        let old = line(&Mirror::from_variables(date).unwrap());
+        assert!(old.contains("Check-Valid-Until"), "lists of a snapshot are over their time: {old}");
+        let line = line(&Mirror::default());
+        assert!(!line.contains("Check-Valid-Until"), "{line}");
         assert!(recipe.packages.iter().all(|package| line.contains(package.as_str())));
         assert!(line.contains("--mode=unshare") && line.contains("--variant=minbase"));
         assert!(!line.contains("://"), "{line}");
