@@ -15,6 +15,15 @@ Exit codes:
   3  wrong usage, or a fault in a scenario file
   4  every case was skipped";
 
+/// What `image build` takes from the environment.
+const PACKAGE_SOURCES: &str = "\
+Environment:
+  LONGPIN_MIRROR    address of a Debian mirror to take packages from
+  LONGPIN_SNAPSHOT  packages as the archive had them at this time, as 20261126T000000Z; with
+                    LONGPIN_MIRROR from there, below ADDRESS/TIME/
+  LONGPIN_CACHE     where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
+  http_proxy, https_proxy, no_proxy are honoured";
+
 /// Laboratory for long-term DMA pins on page-cache pages.
 #[derive(Debug, Parser)]
 #[command(name = "longpin", version, max_term_width = 110)]
@@ -50,8 +59,10 @@ pub enum Command {
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Build what is missing
+    #[command(after_help = PACKAGE_SOURCES)]
     Build {
-        /// Ask the distribution for a newer kernel, instead of keeping the one that was chosen before
+        /// Ask the distribution for a newer kernel; it replaces the present one once a guest has booted it and loaded
+        /// the driver
         #[arg(long)]
         refresh: bool,
     },
@@ -171,6 +182,13 @@ pub struct MachineArgs {
     pub cpus: u32,
 }
 
+impl MachineArgs {
+    /// As if nothing had been typed.
+    pub fn usual() -> Self {
+        Self { accel: Wish::Auto, qemu: None, disk: DiskKind::Audited, disk_dir: None, memory: 1024, cpus: 2 }
+    }
+}
+
 /// Options of `run`.
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
@@ -240,6 +258,11 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_usual_machine_is_that_of_an_empty_command_line() {
+        assert_eq!(format!("{:?}", run(&[]).machine), format!("{:?}", MachineArgs::usual()));
     }
 
     #[test]

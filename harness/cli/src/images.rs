@@ -11,6 +11,7 @@ const AGENT: &[u8] = include_bytes!(env!("LONGPIN_AGENT"));
 
 /// A complete set, kept from removal as long as this lives.
 pub struct Images {
+    store: Store,
     /// Programs of the guest and QEMU.
     pub tool_root: Arc<ToolRoot>,
     /// Guest kernel.
@@ -25,12 +26,21 @@ impl Images {
     /// Take what is there, build the rest; an initramfs for each set of extra programs. Progress goes to standard
     /// error.
     pub fn ensure(programs: impl IntoIterator<Item = BTreeSet<String>>) -> anyhow::Result<Self> {
-        Self::with_kernel(Store::kernel, programs)
+        let images = Self::with_kernel(Store::kernel, programs)?;
+        images.keep()?;
+        Ok(images)
     }
 
-    /// The same without extra programs, with the newest kernel that the distribution has now.
-    pub fn refresh() -> anyhow::Result<Self> {
+    /// The same without extra programs, with the newest kernel that the distribution has now. It is used by others only
+    /// after [`Self::keep`].
+    pub fn newest() -> anyhow::Result<Self> {
         Self::with_kernel(Store::refresh_kernel, [BTreeSet::new()])
+    }
+
+    /// This kernel works: it is the one to use from now on.
+    pub fn keep(&self) -> anyhow::Result<()> {
+        let kept = self.store.keep_kernel(&self.tool_root, &self.kernel);
+        kept.context("the choice of the kernel cannot be recorded")
     }
 
     /// What a guest with these extra programs boots into.
@@ -59,6 +69,6 @@ impl Images {
             };
             initramfs.insert(programs, store.initramfs(&tool_root, &kernel, &spec, &*reporter)?);
         }
-        Ok(Self { tool_root: Arc::new(tool_root), kernel, module, initramfs })
+        Ok(Self { store, tool_root: Arc::new(tool_root), kernel, module, initramfs })
     }
 }

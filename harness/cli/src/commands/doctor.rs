@@ -11,7 +11,7 @@ use crate::vm::qemu::Qemu;
 use anyhow::Context as _;
 use io_uring::IoUring;
 use longpin_core::exit_code::ExitCode;
-use longpin_images::{Kind, State, Store};
+use longpin_images::Store;
 use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -204,8 +204,7 @@ fn serve_disk() -> anyhow::Result<()> {
 
 /// Directory of the tool root that would be used, if it is built.
 fn tool_root(store: &Store) -> Option<PathBuf> {
-    let mut entries = store.list().ok()?.into_iter();
-    entries.find(|e| e.id.kind == Kind::ToolRoot && e.state == State::Current).map(|e| e.path)
+    store.built_tool_root().ok()?
 }
 
 /// Each file system's own, for the host's look at an image.

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `longpin image build|list|gc`.
 
-use crate::args::{Format, ImageCommand};
-use crate::error::Result;
+use crate::args::{Format, ImageCommand, MachineArgs};
+use crate::error::{Error, Result};
+use crate::guest::{self, BootError, Guest};
 use crate::images::Images;
 use crate::output;
+use crate::run::{self, Prepared};
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
+use longpin_core::scenario::MachineNeeds;
 use longpin_images::{Entry, State, Store};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -22,7 +25,10 @@ pub fn image(command: ImageCommand) -> Result<ExitCode> {
 
 fn build(refresh: bool) -> Result<ExitCode> {
     let usual = BTreeSet::new();
-    let images = if refresh { Images::refresh()? } else { Images::ensure([usual.clone()])? };
+    let images = match refresh {
+        true => newest().map_err(kept_as_it_was)?,
+        false => Images::ensure([usual.clone()])?,
+    };
     output::text(&format!(
         "tool root  {}\nkernel     {} ({})\nmodule     {}\ninitramfs  {}\n",
         images.tool_root.path().display(),
@@ -32,6 +38,36 @@ fn build(refresh: bool) -> Result<ExitCode> {
         images.initramfs(&usual)?.path().display()
     ))?;
     Ok(ExitCode::Good)
+}
+
+/// The newest kernel, once a guest has booted it and loaded the driver.
+fn newest() -> Result<Images> {
+    let Prepared { machine, notice, interrupt } = run::machine(&MachineArgs::usual(), Images::newest()?)?;
+    notice.iter().for_each(|text| eprintln!("{text}"));
+    eprintln!("booting kernel {} once", machine.images.kernel.release());
+    let dir = tempfile::Builder::new().prefix("longpin-image-").tempdir().context("no directory for logs")?;
+    let needs = MachineNeeds::default();
+    let mut guest = Guest::boot(&machine, &needs, dir.path(), false, &interrupt).map_err(boot_error)?;
+    guest.load_module(guest::DRIVER).map_err(boot_error)?;
+    guest.power_off();
+    machine.images.keep()?;
+    Ok(machine.images)
+}
+
+fn kept_as_it_was(error: Error) -> Error {
+    match error {
+        Error::Infra(error) => {
+            Error::Infra(error.context("no other kernel is taken, and what was used before stays in use"))
+        }
+        other => other,
+    }
+}
+
+fn boot_error(error: BootError) -> Error {
+    match error {
+        BootError::Interrupted => Error::Interrupted,
+        BootError::Failed(error) => Error::Infra(error),
+    }
 }
 
 fn list(format: Format) -> Result<ExitCode> {

@@ -109,7 +109,11 @@ pub fn prepare<'a>(
     needs: impl IntoIterator<Item = &'a MachineNeeds>,
 ) -> Result<Prepared> {
     let programs: BTreeSet<_> = needs.into_iter().map(|needs| needs.programs.clone()).collect();
-    let images = Images::ensure(programs)?;
+    machine(args, Images::ensure(programs)?)
+}
+
+/// The rest of [`prepare`], where the images are there.
+pub fn machine(args: &MachineArgs, images: Images) -> Result<Prepared> {
     let interrupt = Interrupt::install()?;
     let qemu = Qemu::choose(args.qemu.as_deref(), &images.tool_root)?;
     let scratch = tempfile::tempdir().context("no scratch directory")?;
