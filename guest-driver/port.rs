@@ -157,7 +157,6 @@ pub(crate) struct Quiesced(());
 
 /// What probe makes and remove takes away.
 struct Bound {
-    // Dropped first: nobody can open a device that is going away.
     chardev: Pin<KBox<Chardev>>,
     device: Arc<Device>,
 }
@@ -196,9 +195,11 @@ unsafe extern "C" fn longpin_rust_remove(bound: *mut c_void) {
     // SAFETY: By the safety requirements.
     let bound = unsafe { KBox::<Bound>::from_foreign(bound) };
     let Bound { chardev, device } = KBox::into_inner(bound);
-    drop(chardev);
     device.shut_down();
     device.revoke_regions();
+    // Last, so that its absence says that all pages are back. Who opens it before finds a device
+    // that is down, and can pin nothing.
+    drop(chardev);
 }
 
 /// # Safety
