@@ -27,6 +27,9 @@ pub enum RegionError {
     /// The last part is still to come.
     #[error("region {0} is still incomplete")]
     Incomplete(u32),
+    /// Being unmapped already; its DMA may still run.
+    #[error("region {0} is being unmapped already")]
+    Closing(u32),
     /// Length, offset, label or mode differ from the first part.
     #[error("a part of region {0} contradicts its first part")]
     Contradiction(u32),
@@ -293,7 +296,7 @@ impl<T> RegionTable<T> {
             }
             Some(closing @ State::Closing { .. }) => {
                 self.regions.insert(id, closing);
-                Err((RegionError::NotFound(id), then))
+                Err((RegionError::Closing(id), then))
             }
             None => Err((RegionError::NotFound(id), then)),
         }

@@ -104,6 +104,18 @@ pub enum Fault {
     SilentControl,
     /// DMA programs run but never complete.
     SilentDma,
+    /// Answers carry the tag of another request.
+    WrongTag,
+    /// The used ring says that less than an answer was written.
+    ShortAnswer,
+    /// Each chain is used twice.
+    AnswerTwice,
+    /// A program's end uses a descriptor that the driver did not give.
+    BadUsedId,
+    /// An interrupt before each answer, with nothing behind it.
+    StrayInterrupt,
+    /// A region that is to be unmapped is denied, and its programs go on.
+    DeniedRegion,
 }
 
 /// Device to harness.

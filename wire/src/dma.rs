@@ -202,7 +202,7 @@ pub const STATUS_INVALID: u32 = 1;
 pub const STATUS_NOT_FOUND: u32 = 2;
 /// [`Response::status`]: a segment is not in the guest's memory, or the range is not in the region.
 pub const STATUS_BAD_ADDRESS: u32 = 3;
-/// [`Response::status`]: the region (or tag) exists already, or is still incomplete.
+/// [`Response::status`]: the region (or tag) exists already, is still incomplete, or is being unmapped already.
 pub const STATUS_BUSY: u32 = 4;
 /// [`Response::status`]: the program was ended early by stop, unmap or reset. Its counts are valid.
 pub const STATUS_STOPPED: u32 = 5;

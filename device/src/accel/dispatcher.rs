@@ -7,7 +7,7 @@ use super::ring::Reply;
 use crate::chain::Request;
 use crate::counters::Counters;
 use crate::engine::{Engine, ProgramEnd, Refusal};
-use longpin_wire::dma::{STATUS_OK, STATUS_STOPPED};
+use longpin_wire::dma::{STATUS_NOT_FOUND, STATUS_OK, STATUS_STOPPED};
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -69,6 +69,7 @@ impl Executor {
             _ if self.faults.silent_control() => reply.abandon(),
             Request::Map(part) => self.answer(reply, self.engine.map(&part)),
             Request::Stop { program } => self.answer(reply, self.engine.stop(program)),
+            Request::Unmap { .. } if self.faults.denied_region() => reply.status(STATUS_NOT_FOUND),
             Request::Unmap { region, release } => {
                 let counters = self.counters.clone();
                 let done =

@@ -1,36 +1,69 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Misbehaviour on demand: a driver must survive a device that falls silent. A fault stays until it is replaced,
-//! also across a reset by the driver, as broken hardware would.
+//! Misbehaviour on demand: a driver must survive a device that falls silent or lies. A fault stays until it is
+//! replaced, also across a reset by the driver, as broken hardware would.
 
 use longpin_proto::control::Fault;
-use std::sync::atomic::{AtomicU8, Ordering};
-
-const NONE: u8 = 0;
-const SILENT_CONTROL: u8 = 1;
-const SILENT_DMA: u8 = 2;
+use longpin_wire::dma;
+use parking_lot::Mutex;
 
 /// The fault of the moment.
-#[derive(Debug, Default)]
-pub struct Faults(AtomicU8);
+#[derive(Debug)]
+pub struct Faults(Mutex<Fault>);
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self(Mutex::new(Fault::None))
+    }
+}
 
 impl Faults {
     /// Replace the fault.
     pub fn set(&self, fault: Fault) {
-        let value = match fault {
-            Fault::None => NONE,
-            Fault::SilentControl => SILENT_CONTROL,
-            Fault::SilentDma => SILENT_DMA,
-        };
-        self.0.store(value, Ordering::Relaxed);
+        *self.0.lock() = fault;
+    }
+
+    fn is(&self, fault: Fault) -> bool {
+        *self.0.lock() == fault
     }
 
     /// Requests on the control queue are taken, not executed and not answered.
     pub(super) fn silent_control(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == SILENT_CONTROL
+        self.is(Fault::SilentControl)
     }
 
     /// Programs run, and their end is not told.
     pub(super) fn silent_dma(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == SILENT_DMA
+        self.is(Fault::SilentDma)
     }
+
+    /// Unmaps are answered with "not found" and not executed.
+    pub(super) fn denied_region(&self) -> bool {
+        self.is(Fault::DeniedRegion)
+    }
+
+    /// What is wrong with an answer on a queue.
+    pub(super) fn lie(&self, queue: u32) -> Option<Lie> {
+        match *self.0.lock() {
+            Fault::WrongTag => Some(Lie::WrongTag),
+            Fault::ShortAnswer => Some(Lie::Short),
+            Fault::AnswerTwice => Some(Lie::Twice),
+            Fault::StrayInterrupt => Some(Lie::StrayInterrupt),
+            Fault::BadUsedId if queue == dma::QUEUE_DMA => Some(Lie::BadUsedId),
+            Fault::BadUsedId
+            | Fault::None
+            | Fault::SilentControl
+            | Fault::SilentDma
+            | Fault::DeniedRegion => None,
+        }
+    }
+}
+
+/// See [`Fault`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lie {
+    WrongTag,
+    Short,
+    Twice,
+    BadUsedId,
+    StrayInterrupt,
 }

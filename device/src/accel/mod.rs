@@ -43,6 +43,7 @@ pub struct Accelerator {
     counters: Arc<Counters>,
     dispatcher: Dispatcher,
     heads: Arc<Heads>,
+    faults: Arc<Faults>,
     /// Held while chains are taken, and while a queue is being stopped: what was taken is known to the stop.
     turn: Mutex<()>,
     complaints: LogLimit,
@@ -52,10 +53,11 @@ impl Accelerator {
     /// A front for `engine`.
     pub fn new(engine: Arc<Engine>, counters: Arc<Counters>, faults: Arc<Faults>) -> io::Result<Self> {
         Ok(Self {
-            dispatcher: Dispatcher::start(engine.clone(), counters.clone(), faults)?,
+            dispatcher: Dispatcher::start(engine.clone(), counters.clone(), faults.clone())?,
             engine,
             counters,
             heads: Arc::default(),
+            faults,
             turn: Mutex::new(()),
             complaints: LogLimit::default(),
         })
@@ -100,7 +102,8 @@ impl Accelerator {
             }
             let Parsed { slot, tag, request } = chain::parse(chain, queue, &view);
             let place = Place { vring: vring.clone(), queue, head, slot };
-            let reply = Reply::new(self.engine.ram().clone(), self.heads.clone(), place, tag);
+            let (ram, heads, faults) = (self.engine.ram().clone(), self.heads.clone(), self.faults.clone());
+            let reply = Reply::new(ram, heads, faults, place, tag);
             match request {
                 Ok(request) => requests.push((reply, request)),
                 Err(error) => {

@@ -4,6 +4,7 @@
 //! A [`Reply`] is the duty to answer one chain. It is used up by an answer or, on purpose, by [`Reply::abandon`];
 //! one that is dropped is a bug, which is logged and answered as a device error so that the driver does not hang.
 
+use super::faults::{Faults, Lie};
 use crate::chain::ResponseSlot;
 use crate::clock;
 use crate::duties::Duties;
@@ -62,6 +63,12 @@ impl Heads {
         self.taken.lock()[queue as usize][head as usize] = false;
     }
 
+    /// A head that is not with the device, for a fault.
+    fn not_taken(&self, queue: u32) -> Option<u16> {
+        let taken = self.taken.lock();
+        taken[queue as usize].iter().rposition(|taken| !taken).map(|head| head as u16)
+    }
+
     /// Nothing more will be done about one chain.
     fn settled(&self) {
         self.duties.done(1);
@@ -94,13 +101,20 @@ pub(super) struct Place {
 pub(super) struct Reply {
     ram: Arc<GuestRam>,
     heads: Arc<Heads>,
+    faults: Arc<Faults>,
     tag: u64,
     place: Option<Place>,
 }
 
 impl Reply {
-    pub(super) fn new(ram: Arc<GuestRam>, heads: Arc<Heads>, place: Place, tag: u64) -> Self {
-        Self { ram, heads, tag, place: Some(place) }
+    pub(super) fn new(
+        ram: Arc<GuestRam>,
+        heads: Arc<Heads>,
+        faults: Arc<Faults>,
+        place: Place,
+        tag: u64,
+    ) -> Self {
+        Self { ram, heads, faults, tag, place: Some(place) }
     }
 
     /// Answer a request of the control queue.
@@ -130,7 +144,8 @@ impl Reply {
 
     fn put(&self, place: &Place, end: ProgramEnd) {
         let ProgramEnd { status, crc32c, cells_done, last_generation, started_ns, finished_ns } = end;
-        let tag = self.tag;
+        let lie = self.faults.lie(place.queue);
+        let tag = if lie == Some(Lie::WrongTag) { !self.tag } else { self.tag };
         let response = Response { status, crc32c, tag, cells_done, last_generation, started_ns, finished_ns };
         {
             // The view also covers the ring: `virtio-queue` takes the map of the moment by itself.
@@ -140,17 +155,30 @@ impl Reply {
                 log::debug!("queue {}: response not written: {error}", place.queue);
                 0
             });
-            self.make_used(place, written);
+            self.make_used(place, written, lie);
         }
         self.heads.settled();
     }
 
-    fn make_used(&self, place: &Place, written: u32) {
+    fn make_used(&self, place: &Place, written: u32, lie: Option<Lie>) {
         let mut vring = place.vring.get_mut();
+        if lie == Some(Lie::StrayInterrupt)
+            && let Err(error) = vring.signal_used_queue()
+        {
+            log::warn!("queue {}: cannot interrupt the driver: {error}", place.queue);
+        }
+        let head = match lie {
+            Some(Lie::BadUsedId) => self.heads.not_taken(place.queue).unwrap_or(place.head),
+            _ => place.head,
+        };
+        let written = if lie == Some(Lie::Short) { written.min(8) } else { written };
         self.heads.give_back(place.queue, place.head);
-        if let Err(error) = vring.add_used(place.head, written) {
-            log::debug!("queue {}: used ring is unusable: {error}", place.queue);
-            return;
+        let times = if lie == Some(Lie::Twice) { 2 } else { 1 };
+        for _ in 0..times {
+            if let Err(error) = vring.add_used(head, written) {
+                log::debug!("queue {}: used ring is unusable: {error}", place.queue);
+                return;
+            }
         }
         if vring.needs_notification().unwrap_or(true)
             && let Err(error) = vring.signal_used_queue()

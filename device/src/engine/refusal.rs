@@ -51,7 +51,9 @@ impl Refusal {
     /// The `dma::STATUS_` constant for the driver.
     pub fn status(&self) -> u32 {
         match self {
-            Self::Region(RegionError::Exists(_) | RegionError::Incomplete(_)) => dma::STATUS_BUSY,
+            Self::Region(RegionError::Exists(_) | RegionError::Incomplete(_) | RegionError::Closing(_)) => {
+                dma::STATUS_BUSY
+            }
             Self::Region(RegionError::NotFound(_)) | Self::NoProgram(_) => dma::STATUS_NOT_FOUND,
             Self::Region(RegionError::Contradiction(_) | RegionError::Length { .. }) => dma::STATUS_INVALID,
             Self::Region(RegionError::Limit) | Self::TooManyPrograms => dma::STATUS_LIMIT,

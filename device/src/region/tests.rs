@@ -82,7 +82,7 @@ fn a_close_waits_for_the_last_user() {
     table.enter(1).unwrap();
     assert_eq!(table.close(1, "done"), Ok(Closed::Waiting));
     assert_eq!(table.enter(1), Err(RegionError::NotFound(1)), "nobody enters a closing region");
-    assert_eq!(table.close(1, "again"), Err((RegionError::NotFound(1), "again")));
+    assert_eq!(table.close(1, "again"), Err((RegionError::Closing(1), "again")));
     assert_eq!(table.leave(1), None);
     assert!(matches!(table.leave(1), Some(("done", _))));
     assert!(table.is_empty());
