@@ -229,9 +229,13 @@ unsafe extern "C" fn fops_poll(
     // SAFETY: The file is valid, and the VFS does not use its position meanwhile.
     let file = unsafe { File::from_raw_file(file) };
     // SAFETY: The table is null or valid for this call.
-    if open_file.poll(file, &unsafe { PollTable::from_raw(table) }) {
-        bindings::POLLIN | bindings::POLLRDNORM
-    } else {
-        0
+    let ready = open_file.poll(file, &unsafe { PollTable::from_raw(table) });
+    let mut mask = 0;
+    if ready.ended {
+        mask |= bindings::POLLIN | bindings::POLLRDNORM;
     }
+    if ready.down {
+        mask |= bindings::POLLERR | bindings::POLLHUP;
+    }
+    mask
 }

@@ -6,8 +6,8 @@
 //! region can always be taken away from the device, also when memory is short. One at a time, so
 //! that the queue is never full; the device answers control requests one after the other anyway.
 //!
-//! Waiting takes no notice of signals. It is bounded by the deadline, and the device's state would
-//! be unknown if a request were given up half-way.
+//! Waiting takes no notice of signals. It is bounded by the caller's [`Patience`], and the device's
+//! state would be unknown if a request were given up half-way.
 
 use crate::{
     dma::{
@@ -42,6 +42,11 @@ pub(crate) const SEGMENTS_PER_REQUEST: u32 =
 
 /// A message on the control queue.
 pub(crate) type ControlMessage = Message<()>;
+
+/// How long the device may still take for the requests of one operation, all together: else one
+/// that answers each of them at the last moment would hold its callers for minutes. The wait for
+/// the turn is not counted, it depends on what others do.
+pub(crate) struct Patience(Jiffies);
 
 struct Channel {
     // None only while a request is under way, and after one that was never given back.
@@ -82,6 +87,11 @@ impl Control {
         }))
     }
 
+    /// For an operation that begins.
+    pub(crate) fn patience(&self) -> Patience {
+        Patience(self.timeout)
+    }
+
     /// Sends the request `op`, with the body that `fill` appends, and waits for the answer.
     ///
     /// Errors: [`ENODEV`] if the device is down; [`ETIMEDOUT`] if it did not answer in time: then
@@ -90,6 +100,7 @@ impl Control {
     pub(crate) fn call(
         &self,
         op: u32,
+        patience: &mut Patience,
         fill: impl FnOnce(&mut ControlMessage) -> Result,
         give_up: impl FnOnce(),
     ) -> Result<Response> {
@@ -112,10 +123,12 @@ impl Control {
             channel.idle = Some(message);
             return Err(error);
         }
-        let in_time = self.signal.wait(self.timeout);
-        if !in_time {
-            give_up();
+        let left = self.signal.wait(patience.0).or_else(|| self.last_look());
+        match left {
+            Some(left) => patience.0 = left,
+            None => give_up(),
         }
+        let in_time = left.is_some();
         let (message, written) = self.returned.lock().take().ok_or(ENODEV)?;
         let result = match written {
             Some(written) => message.answer(written, tag),
@@ -126,11 +139,23 @@ impl Control {
         result
     }
 
+    /// The answer may be on the ring while its interrupt is still on the way, or the work behind
+    /// the interrupt waits for a CPU.
+    fn last_look(&self) -> Option<Jiffies> {
+        self.drain();
+        self.signal.wait(1)
+    }
+
     /// Looks for an answer. Process context.
     pub(crate) fn drain(&self) {
         while let Some((message, written)) = self.queue.next_answered() {
             self.hand_back(message, Some(written));
         }
+    }
+
+    /// See [`VirtQueue::is_broken`].
+    pub(crate) fn is_broken(&self) -> bool {
+        self.queue.is_broken()
     }
 
     /// Ends the use of the queue.

@@ -3,8 +3,8 @@
 //! The accelerator: its limits, its queues, all regions that it may write to, and the one way down.
 //!
 //! A device is up from probe until [`Device::shut_down`], which resets it. That happens when it is
-//! removed, or when it is broken: it did not answer a control request in time, or answered nonsense
-//! where the safety of memory depends on it. A device that went down stays down until the next
+//! removed, or when it is broken: it did not answer control requests in time, answered nonsense
+//! where the safety of memory depends on it, or spoiled a ring. A device that went down stays down until the next
 //! probe; files that are open see [`ENODEV`], and give their pages back without asking the device,
 //! since a device in reset does no DMA.
 //!
@@ -14,19 +14,24 @@ use crate::{
     control::{
         Control,
         ControlMessage,
+        Patience,
         SEGMENTS_PER_REQUEST, //
     },
     dma,
     mapping::DmaDevice,
     module_parameters,
-    port::Port,
+    port::{
+        Port,
+        Quiesced, //
+    },
     program::ProgramQueue,
     region::Region, //
 };
 use kernel::{
     device,
     fmt::Arguments,
-    new_mutex,
+    fs::File,
+    new_mutex, new_poll_condvar,
     prelude::*,
     rbtree::{
         RBTree,
@@ -39,6 +44,10 @@ use kernel::{
             Atomic,
             Relaxed,
             Release, //
+        },
+        poll::{
+            PollCondVar,
+            PollTable, //
         },
         Arc,
         Mutex, //
@@ -54,6 +63,12 @@ pub(crate) struct Limits {
     pub(crate) regions: u32,
     pub(crate) segments_per_map: u32,
     pub(crate) region_bytes: u64,
+}
+
+/// The way to the device.
+enum Link {
+    Up(Port),
+    Down(Quiesced),
 }
 
 struct Regions {
@@ -72,10 +87,13 @@ pub(crate) struct Device {
     control: Control,
     #[pin]
     pub(crate) programs: ProgramQueue,
-    // None before `connect()` and after `shut_down()`.
     #[pin]
-    link: Mutex<Option<Port>>,
+    link: Mutex<Link>,
+    // Set while `link` is locked.
     down: Atomic<bool>,
+    // Notified when the device has gone down.
+    #[pin]
+    gone: PollCondVar,
     #[pin]
     regions: Mutex<Regions>,
     pages_pinned: Atomic<u64>,
@@ -85,7 +103,7 @@ impl Device {
     /// Reads and checks the configuration space and makes the queues' objects.
     ///
     /// Errors: [`ENODEV`] if this is not an accelerator of our protocol.
-    pub(crate) fn new(port: &Port) -> Result<Arc<Self>> {
+    pub(crate) fn new(port: Port) -> Result<Arc<Self>> {
         let dev = port.dev();
         let limits = Self::check_config(&dev, &port.config())?;
         let dma_dev = port.dma_dev()?;
@@ -103,8 +121,9 @@ impl Device {
                 limits,
                 control <- control,
                 programs <- programs,
-                link <- new_mutex!(None, "longpin_link"),
+                link <- new_mutex!(Link::Up(port), "longpin_link"),
                 down: Atomic::new(false),
+                gone <- new_poll_condvar!("longpin_gone"),
                 regions <- new_mutex!(regions, "longpin_regions"),
                 pages_pinned: Atomic::new(0),
             }),
@@ -148,9 +167,11 @@ impl Device {
         )
     }
 
-    /// Takes the handle of the started device; requests work from now on.
-    pub(crate) fn connect(&self, port: Port) {
-        *self.link.lock() = Some(port);
+    /// Lets the device work. Call it once.
+    pub(crate) fn start(self: &Arc<Self>) {
+        if let Link::Up(port) = &*self.link.lock() {
+            port.start(self.clone());
+        }
     }
 
     /// The device to map DMA for.
@@ -184,45 +205,74 @@ impl Device {
         self.pages_pinned.fetch_sub(u64::from(nr_pages), Relaxed);
     }
 
-    /// Sends a control request and waits for the answer, see [`Control::call`]. A device that does
-    /// not answer in time is reset. Must not be called with a leaf lock held.
+    /// Proof that the device does no DMA any more, if it is down.
+    pub(crate) fn quiesced(&self) -> Option<Quiesced> {
+        if !self.is_down() {
+            return None;
+        }
+        match &*self.link.lock() {
+            Link::Up(_) => None,
+            Link::Down(reset) => Some(*reset),
+        }
+    }
+
+    /// Has `table` told when the device goes down.
+    pub(crate) fn poll(&self, file: &File, table: &PollTable<'_>) {
+        table.register_wait(file, &self.gone);
+    }
+
+    /// For the control requests of an operation that begins.
+    pub(crate) fn patience(&self) -> Patience {
+        self.control.patience()
+    }
+
+    /// Sends a control request and waits for the answer, see [`Control::call`]. A device that uses
+    /// up `patience` is reset. Must not be called with a leaf lock held.
     pub(crate) fn call(
         &self,
         op: u32,
+        patience: &mut Patience,
         fill: impl FnOnce(&mut ControlMessage) -> Result,
     ) -> Result<dma::Response> {
-        self.control.call(op, fill, || {
-            self.declare_broken(fmt!("no answer to control request {op} in time"))
+        self.control.call(op, patience, fill, || {
+            self.declare_broken(fmt!("no answer to control request {op} in time"));
         })
     }
 
     /// Resets a device that cannot be trusted any more.
-    pub(crate) fn declare_broken(&self, why: Arguments<'_>) {
-        if self.shut_down() {
+    pub(crate) fn declare_broken(&self, why: Arguments<'_>) -> Quiesced {
+        let (reset, was_up) = self.shut_down();
+        if was_up {
             dev_err!(self.dev, "{}: device is broken and was reset\n", why);
         }
+        reset
     }
 
     /// Resets the device. When this returns, whoever called it first, the device does no DMA, and
     /// every message was handed back. Returns whether this call did it.
-    pub(crate) fn shut_down(&self) -> bool {
+    pub(crate) fn shut_down(&self) -> (Quiesced, bool) {
         let mut link = self.link.lock();
-        let Some(port) = link.take() else {
-            return false;
+        let port = match &*link {
+            Link::Up(port) => port,
+            Link::Down(reset) => return (*reset, false),
         };
         let control = self.control.close();
         let programs = self.programs.close();
         let reset = port.reset();
+        *link = Link::Down(reset);
         self.down.store(true, Release);
         self.control.abandon(control, &reset);
         self.programs.abandon(programs, &reset);
-        true
+        self.gone.notify_all();
+        (reset, true)
     }
 
-    /// Handles what the device has answered. Process context.
-    pub(crate) fn drain(&self) {
+    /// Handles what the device has answered. Returns false if a ring is broken: the device must be
+    /// reset then, but not by the caller, for whom the reset waits. Process context.
+    pub(crate) fn drain(&self) -> bool {
         self.control.drain();
         self.programs.drain();
+        !self.control.is_broken() && !self.programs.is_broken()
     }
 
     /// A new number for a region; never the same twice.
@@ -264,9 +314,9 @@ impl Device {
 
     /// Gives back the pages of all regions of a device that is down and about to be unbound:
     /// nothing may stay mapped for a device without a driver. Files keep the empty regions.
-    pub(crate) fn revoke_regions(&self) {
+    pub(crate) fn revoke_regions(&self, reset: &Quiesced) {
         while let Some(region) = self.first_region() {
-            region.revoke(self);
+            region.revoke(self, reset);
         }
     }
 

@@ -61,6 +61,14 @@ impl Regions {
     }
 }
 
+/// What `poll(2)` finds.
+pub(crate) struct Readiness {
+    /// WAIT would find a program that has ended.
+    pub(crate) ended: bool,
+    /// The device is gone or broken.
+    pub(crate) down: bool,
+}
+
 /// See the module.
 #[pin_data(PinnedDrop)]
 pub(crate) struct OpenFile {
@@ -89,14 +97,17 @@ impl OpenFile {
 
     /// `LONGPIN_IOC_INFO`.
     pub(crate) fn info(&self, arg: UserArg) -> Result {
-        arg.write(&uapi::Info {
+        // Not in the expression that writes: the lock would be held until its end.
+        let nr_regions = self.regions.lock().len;
+        let info = uapi::Info {
             version: uapi::VERSION,
             device_alive: u32::from(!self.device.is_down()),
             max_region_bytes: self.device.limits().region_bytes,
-            nr_regions: self.regions.lock().len,
+            nr_regions,
             nr_programs: self.programs.len(),
             pages_pinned: self.device.pages_pinned(),
-        })
+        };
+        arg.write(&info)
     }
 
     /// `LONGPIN_IOC_PIN`.
@@ -187,7 +198,9 @@ impl OpenFile {
         };
         let answer = self
             .device
-            .call(OP_STOP, |message| message.push(&request))?;
+            .call(OP_STOP, &mut self.device.patience(), |message| {
+                message.push(&request)
+            })?;
         match answer.status {
             // Not found: it has ended by itself in the meantime.
             STATUS_OK | STATUS_NOT_FOUND => Ok(()),
@@ -214,9 +227,13 @@ impl OpenFile {
         arg.write(&query)
     }
 
-    /// `poll(2)`: whether WAIT would find a program that has ended.
-    pub(crate) fn poll(&self, file: &File, table: &PollTable<'_>) -> bool {
-        self.programs.poll(file, table)
+    /// `poll(2)`. `table` is told when the answer may change.
+    pub(crate) fn poll(&self, file: &File, table: &PollTable<'_>) -> Readiness {
+        self.device.poll(file, table);
+        Readiness {
+            ended: self.programs.poll(file, table),
+            down: self.device.is_down(),
+        }
     }
 
     fn take_first(&self) -> Option<Arc<Region>> {

@@ -13,6 +13,7 @@
 //! * [`file`]: one open file, the owner of regions and programs;
 //! * [`program`]: DMA programs of an open file, waiting for them and polling;
 //! * [`region`]: a pinned, mapped and announced range, and the order in which it is given back;
+//! * [`quiet`]: the proof that the device does not write to a region any more;
 //! * [`pins`], [`mapping`], [`accounting`]: GUP; the DMA mapping; RLIMIT_MEMLOCK;
 //! * [`device`]: the device: limits, regions, the one way down;
 //! * [`control`], [`queue`]: requests with an answer; virtqueues and messages;
@@ -40,6 +41,7 @@ mod pins;
 mod port;
 mod program;
 mod queue;
+mod quiet;
 mod region;
 
 #[allow(
@@ -69,8 +71,8 @@ module! {
     params: {
         device_timeout_ms: u32 {
             default: 10_000,
-            description: "Milliseconds (1 to 60000) that the device may take to answer a control \
-                          request before it is declared broken and reset",
+            description: "Milliseconds (1 to 60000) that the device may take to answer the control \
+                          requests of one operation before it is declared broken and reset",
         },
     },
 }

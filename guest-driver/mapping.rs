@@ -3,18 +3,24 @@
 //! The DMA mapping of pinned pages.
 //!
 //! [`MappedPages`] owns the pages below it, and gives everything back in the right order: first
-//! unmapped, then unpinned. Neighbouring pages become one segment, so a huge page is one.
+//! unmapped, then unpinned. Neighbouring pages become one segment, so a huge page is one. Before
+//! the device hears of them they become [`AnnouncedPages`], which takes a [`Quiet`] to undo.
 //!
 //! Mapping asks for `DMA_ATTR_REQUIRE_COHERENT`: CPU and device look at the same bytes while the
 //! mapping lives, so bounce buffers would break every promise, and are refused.
 
 use crate::{
     dma::MAX_REGION_BYTES,
-    pins::PinnedPages, //
+    pins::PinnedPages,
+    quiet::Quiet, //
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    mem::ManuallyDrop,
+    ops::Deref,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 use kernel::{
     bindings,
@@ -203,10 +209,9 @@ impl MappedPages {
         &self.pinned
     }
 
-    /// Unmaps the pages and gives the references back, setting the dirty bits first if `dirty`.
-    /// The device must not use them any more.
-    pub(crate) fn release(mut self, dirty: bool) {
-        self.pinned.set_dirty(dirty);
+    /// To be told to the device, which may write to them from then on.
+    pub(crate) fn for_device(self) -> AnnouncedPages {
+        AnnouncedPages(ManuallyDrop::new(self))
     }
 }
 
@@ -222,5 +227,25 @@ impl Drop for MappedPages {
                 MAP_ATTRS,
             )
         };
+    }
+}
+
+/// Mapped pages that the device may write to at any time. Without proof that it does not they are
+/// never given back: to drop them is to lose them, which harms nobody else's memory.
+pub(crate) struct AnnouncedPages(ManuallyDrop<MappedPages>);
+
+impl AnnouncedPages {
+    /// Unmaps the pages and gives the references back, setting the dirty bits first if `dirty`.
+    pub(crate) fn release(self, _quiet: Quiet, dirty: bool) {
+        let mut pages = ManuallyDrop::into_inner(self.0);
+        pages.pinned.set_dirty(dirty);
+    }
+}
+
+impl Deref for AnnouncedPages {
+    type Target = MappedPages;
+
+    fn deref(&self) -> &MappedPages {
+        &self.0
     }
 }

@@ -2,9 +2,8 @@
 
 //! The virtio driver: registration, probe and remove, and the handle of the bound device.
 //!
-//! Rust's side of `virtio_glue.c`. A [`Port`] exists from probe until the device is reset, and the
-//! only way to reset the device consumes it, so code that holds one may talk to the device, and
-//! code that holds a [`Quiesced`] knows that the device touches no memory any more.
+//! Rust's side of `virtio_glue.c`. Code that holds a [`Port`] may talk to the device; code that
+//! holds a [`Quiesced`] knows that it was reset, and touches no memory any more.
 
 use crate::{
     chardev::Chardev,
@@ -78,7 +77,7 @@ impl Drop for Driver {
 ///
 /// # Invariants
 ///
-/// The pointer is valid, and the device was not reset since probe.
+/// The pointer is valid; nothing uses it after `longpin_rust_remove()`.
 pub(crate) struct Port(NonNull<RawPort>);
 
 // SAFETY: The functions of `virtio_glue.c` may be called from any thread.
@@ -135,24 +134,25 @@ impl Port {
         Ok(unsafe { VirtQueue::new(raw.ok_or(ENODEV)?) })
     }
 
-    /// Lets the device work: requests may be added, and completions reach `device`.
-    fn start(&self, device: &Arc<Device>) {
-        // The C side only borrows the device; `Bound` keeps it alive until after the reset.
-        let device: *const Device = &**device;
-        // SAFETY: The port is valid by the type invariant.
-        unsafe { longpin_port_ready(self.0.as_ptr(), device.cast_mut().cast()) };
+    /// Lets the device work: requests may be added, and completions reach `device`. Call it once.
+    pub(crate) fn start(&self, device: Arc<Device>) {
+        let device = Arc::into_raw(device).cast_mut().cast();
+        // SAFETY: The port is valid by the type invariant. The C side gets a reference of its own,
+        // which `longpin_rust_put()` gives up.
+        unsafe { longpin_port_ready(self.0.as_ptr(), device) };
     }
 
     /// Resets the device. May sleep. After this the device touches no memory and
     /// `longpin_rust_drain()` is neither running nor called again. The queues must be closed.
-    pub(crate) fn reset(self) -> Quiesced {
-        // SAFETY: The port is valid by the type invariant, which ends here.
+    pub(crate) fn reset(&self) -> Quiesced {
+        // SAFETY: The port is valid by the type invariant.
         unsafe { longpin_port_reset(self.0.as_ptr()) };
         Quiesced(())
     }
 }
 
-/// Proof that the device was reset.
+/// Proof that the device was reset, or had gone.
+#[derive(Clone, Copy)]
 pub(crate) struct Quiesced(());
 
 /// What probe makes and remove takes away.
@@ -163,9 +163,8 @@ struct Bound {
 
 fn probe(port: Port) -> Result<KBox<Bound>> {
     let bound = KBox::<Bound>::new_uninit(GFP_KERNEL)?;
-    let device = Device::new(&port)?;
-    port.start(&device);
-    device.connect(port);
+    let device = Device::new(port)?;
+    device.start();
     match Chardev::register(&device) {
         Ok(chardev) => Ok(KBox::write(bound, Bound { chardev, device })),
         Err(error) => {
@@ -195,21 +194,40 @@ unsafe extern "C" fn longpin_rust_remove(bound: *mut c_void) {
     // SAFETY: By the safety requirements.
     let bound = unsafe { KBox::<Bound>::from_foreign(bound) };
     let Bound { chardev, device } = KBox::into_inner(bound);
-    device.shut_down();
-    device.revoke_regions();
+    let (reset, _) = device.shut_down();
+    device.revoke_regions(&reset);
     // Last, so that its absence says that all pages are back. Who opens it before finds a device
     // that is down, and can pin nothing.
     drop(chardev);
 }
 
+/// Returns false if the device must be given up: `longpin_rust_fail()` is to be called.
+///
 /// # Safety
 ///
-/// Called by `virtio_glue.c` in process context with the pointer that [`Port::start`] gave it, and
-/// not after the reset.
+/// Called by `virtio_glue.c` in process context with the reference that [`Port::start`] gave it.
 #[no_mangle]
-unsafe extern "C" fn longpin_rust_drain(device: *mut c_void) {
-    // SAFETY: By the safety requirements the device was not reset, so `Bound` or `probe()` holds
-    // a reference to it.
+unsafe extern "C" fn longpin_rust_drain(device: *mut c_void) -> bool {
+    // SAFETY: By the safety requirements.
     let device = unsafe { &*device.cast::<Device>() };
-    device.drain();
+    device.drain()
+}
+
+/// # Safety
+///
+/// As for [`longpin_rust_drain`], and not from there.
+#[no_mangle]
+unsafe extern "C" fn longpin_rust_fail(device: *mut c_void) {
+    // SAFETY: By the safety requirements.
+    let device = unsafe { &*device.cast::<Device>() };
+    device.declare_broken(fmt!("it used a descriptor that it was not given"));
+}
+
+/// # Safety
+///
+/// Called by `virtio_glue.c` with the reference that [`Port::start`] gave it, once, in the end.
+#[no_mangle]
+unsafe extern "C" fn longpin_rust_put(device: *mut c_void) {
+    // SAFETY: By the safety requirements; it came from `Arc::into_raw()`.
+    drop(unsafe { Arc::from_raw(device.cast_const().cast::<Device>()) });
 }

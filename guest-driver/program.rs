@@ -84,6 +84,11 @@ impl ProgramQueue {
         }
     }
 
+    /// See [`VirtQueue::is_broken`].
+    pub(crate) fn is_broken(&self) -> bool {
+        self.queue.is_broken()
+    }
+
     /// Ends the use of the queue.
     pub(crate) fn close(&self) -> ClosedQueue<Owner> {
         self.queue.close()

@@ -48,6 +48,7 @@ extern "C" {
     ) -> c_int;
     fn virtqueue_get_buf(vq: *mut RawQueue, len: *mut c_uint) -> *mut c_void;
     fn virtqueue_detach_unused_buf(vq: *mut RawQueue) -> *mut c_void;
+    fn virtqueue_is_broken(vq: *const RawQueue) -> bool;
 }
 
 /// A request and its answer. `C` is for the sender.
@@ -172,6 +173,14 @@ impl<C> VirtQueue<C> {
         Some((message, written as usize))
     }
 
+    /// Whether the virtio core has given the queue up, because the device has put nonsense into the
+    /// used ring. Nothing will ever come back from it. False for a closed queue.
+    pub(crate) fn is_broken(&self) -> bool {
+        let guard = self.raw.lock();
+        // SAFETY: `raw` is valid by the type invariant and its users are serialized by the mutex.
+        guard.is_some_and(|raw| unsafe { virtqueue_is_broken(raw.as_ptr()) })
+    }
+
     /// Ends the use of the queue: every later [`VirtQueue::submit`] fails, none is under way.
     pub(crate) fn close(&self) -> ClosedQueue<C> {
         ClosedQueue {
@@ -233,11 +242,12 @@ impl Signal {
         unsafe { bindings::complete(self.inner.get()) };
     }
 
-    /// Waits, without regard to signals, until [`Signal::raise`] was called. Returns false if that
-    /// did not happen within `timeout`.
-    pub(crate) fn wait(&self, timeout: Jiffies) -> bool {
+    /// Waits, without regard to signals, until [`Signal::raise`] was called. Returns what is left
+    /// of `timeout`, at least one; None if it was not called in that time.
+    pub(crate) fn wait(&self, timeout: Jiffies) -> Option<Jiffies> {
         // SAFETY: `inner` was initialized in `new()`. The callers are in process context: they
         // hold a mutex.
-        unsafe { bindings::wait_for_completion_timeout(self.inner.get(), timeout) != 0 }
+        let left = unsafe { bindings::wait_for_completion_timeout(self.inner.get(), timeout) };
+        (left != 0).then_some(left)
     }
 }

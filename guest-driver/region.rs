@@ -3,8 +3,9 @@
 //! A region: pages that are pinned, mapped for DMA and announced to the device.
 //!
 //! The life of a region goes one way: pinned, mapped, announced; then taken from the device, which
-//! acknowledges that its DMA has ended, unmapped, unpinned. [`Region::release`] does not unpin
-//! before the device acknowledged or was reset. Nothing on that way allocates memory or can fail.
+//! acknowledges that its DMA has ended, unmapped, unpinned. Announced pages are given back for a
+//! [`Quiet`] only, which is the device's acknowledgement or its reset. Nothing on that way
+//! allocates memory or can fail.
 //!
 //! Two may come to release a region: its file, and the device's removal. Whoever gets the pages out
 //! of the region's slot gives them back, with the slot locked all the while: removal must not end
@@ -17,22 +18,27 @@ use crate::{
     dma::{
         MapRequest,
         Segment,
-        UnmapRequest,
         MAP_FIRST,
         MAP_LAST,
         OP_MAP,
-        OP_UNMAP,
         STATUS_LIMIT,
-        STATUS_NOT_FOUND,
         STATUS_OK, //
     },
-    mapping::MappedPages,
+    mapping::{
+        AnnouncedPages,
+        MappedPages, //
+    },
     pins::{
         killed,
         Access,
         Mode,
         PageFacts,
         PinnedPages, //
+    },
+    port::Quiesced,
+    quiet::{
+        Announcement,
+        Quiet, //
     },
     uapi, //
 };
@@ -100,7 +106,7 @@ pub(crate) struct Region {
     request: PinRequest,
     // None before the pages are mapped, and after they were given back.
     #[pin]
-    slot: Mutex<Option<MappedPages>>,
+    slot: Mutex<Option<AnnouncedPages>>,
 }
 
 impl Region {
@@ -145,20 +151,22 @@ impl Region {
         if device.is_down() {
             return Err(ENODEV);
         }
-        let mapped = MappedPages::new(pinned, device.dma_dev())?;
-        if let Err(error) = self.announce(device, &mapped) {
-            self.take_from_device(device, uapi::RELEASE_CLEAN);
+        let pages = MappedPages::new(pinned, device.dma_dev())?.for_device();
+        if let Err(error) = self.announce(device, &pages) {
+            let (failed, clean) = (Announcement::Failed, uapi::RELEASE_CLEAN);
+            pages.release(Quiet::after_unmap(device, self.id, failed, clean), false);
             return Err(error);
         }
         device.count_pinned(nr_pages);
-        *slot = Some(mapped);
+        *slot = Some(pages);
         Ok(())
     }
 
     /// Tells the device of all segments, in as many requests as it takes.
-    fn announce(&self, device: &Device, mapped: &MappedPages) -> Result {
-        let mut segments = mapped.segments();
-        let mut left = mapped.nr_segments();
+    fn announce(&self, device: &Device, pages: &AnnouncedPages) -> Result {
+        let mut segments = pages.segments();
+        let mut left = pages.nr_segments();
+        let mut patience = device.patience();
         let mut flags = MAP_FIRST;
         while left > 0 {
             if killed() {
@@ -170,7 +178,7 @@ impl Region {
                 flags |= MAP_LAST;
             }
             let map = self.map_request(flags, nr_segments);
-            let answer = device.call(OP_MAP, |message| {
+            let answer = device.call(OP_MAP, &mut patience, |message| {
                 message.push(&map)?;
                 segments
                     .by_ref()
@@ -198,39 +206,17 @@ impl Region {
         }
     }
 
-    /// Returns when the device does no DMA to the region any more: because it said so, or because
-    /// it had to be reset.
-    fn take_from_device(&self, device: &Device, how: u32) {
-        if device.is_down() {
-            return;
-        }
-        let unmap = UnmapRequest {
-            region: self.id,
-            release: how,
-        };
-        match device.call(OP_UNMAP, |message| message.push(&unmap)) {
-            Ok(answer) if matches!(answer.status, STATUS_OK | STATUS_NOT_FOUND) => {}
-            Ok(answer) => {
-                let (id, status) = (self.id, answer.status);
-                device.declare_broken(fmt!("region {id}: unmap answered with status {status}"));
-            }
-            Err(error) => {
-                let id = self.id;
-                device.declare_broken(fmt!("region {id}: unmap failed: {error:?}"));
-            }
-        }
-    }
-
     /// Stops all DMA to the region, waits for the device, and gives the pages back. `how` is one
     /// of the `RELEASE_` constants.
     pub(crate) fn release(&self, device: &Device, how: u32) {
-        self.take_from_device(device, how);
-        self.give_back(device, self.makes_dirty(how));
+        let quiet = Quiet::after_unmap(device, self.id, Announcement::Complete, how);
+        self.give_back(device, quiet, self.makes_dirty(how));
     }
 
-    /// Gives the pages back without asking the device, which must be down.
-    pub(crate) fn revoke(&self, device: &Device) {
-        self.give_back(device, self.makes_dirty(uapi::RELEASE_CLOSE));
+    /// Gives the pages back without asking the device, which was reset.
+    pub(crate) fn revoke(&self, device: &Device, reset: &Quiesced) {
+        let dirty = self.makes_dirty(uapi::RELEASE_CLOSE);
+        self.give_back(device, Quiet::after_reset(reset), dirty);
     }
 
     /// An owner who went away said nothing of dirty pages: they are dirty if they were pinned for
@@ -243,10 +229,10 @@ impl Region {
         }
     }
 
-    fn give_back(&self, device: &Device, dirty: bool) {
+    fn give_back(&self, device: &Device, quiet: Quiet, dirty: bool) {
         let mut slot = self.slot.lock();
-        if let Some(mapped) = slot.take() {
-            mapped.release(dirty);
+        if let Some(pages) = slot.take() {
+            pages.release(quiet, dirty);
             device.count_unpinned(self.nr_pages());
         }
         drop(slot);
@@ -260,11 +246,11 @@ impl Region {
         }
         let index = page_index as usize;
         let slot = self.slot.lock();
-        let mapped = slot.as_ref().ok_or(ENODEV)?;
+        let pages = slot.as_ref().ok_or(ENODEV)?;
         Ok(PageQuery {
-            facts: mapped.pinned().facts(index).ok_or(ERANGE)?,
-            dma_addr: mapped.dma_addr(index).ok_or(ERANGE)?,
-            nr_segments: mapped.nr_segments(),
+            facts: pages.pinned().facts(index).ok_or(ERANGE)?,
+            dma_addr: pages.dma_addr(index).ok_or(ERANGE)?,
+            nr_segments: pages.nr_segments(),
         })
     }
 

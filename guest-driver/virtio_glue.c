@@ -6,6 +6,11 @@
  * Both queues share one interrupt. Its handler only queues a work item, so that
  * completions are handled in process context: the Rust side may then use
  * mutexes, and drop the last reference to an object that sleeps when it dies.
+ *
+ * The work is disabled before longpin_port_ready() and after the reset, so an
+ * interrupt that a device raises out of turn does nothing. It runs on a queue of
+ * our own, which makes progress when memory is short: regions are taken back
+ * from the device by it.
  */
 #include <linux/dma-mapping.h>
 #include <linux/module.h>
@@ -24,13 +29,19 @@
 /* Largest region, so that a region of one piece may be one DMA segment. */
 #define LONGPIN_MAX_SEGMENT	SZ_1G
 
+/* All bits of a register that nobody answers for: the device has gone. */
+#define LONGPIN_NO_STATUS	0xff
+
 struct longpin_port {
 	struct virtio_device *vdev;
 	struct virtqueue *queues[LONGPIN_NUM_QUEUES];
 	struct work_struct drain;
-	void *device;		/* what longpin_rust_drain() gets */
+	struct work_struct fail;
+	void *device;		/* a reference, for drain and fail */
 	void *bound;		/* what longpin_rust_remove() gets */
 };
+
+static struct workqueue_struct *longpin_wq;
 
 struct device *longpin_port_dev(struct longpin_port *port)
 {
@@ -67,21 +78,35 @@ struct virtqueue *longpin_port_queue(struct longpin_port *port,
 	return index < LONGPIN_NUM_QUEUES ? port->queues[index] : NULL;
 }
 
-/* From here on requests may be added and completions arrive. */
+/*
+ * From here on requests may be added and completions arrive. Takes over a
+ * reference to the device, which longpin_rust_put() gets in the end.
+ */
 void longpin_port_ready(struct longpin_port *port, void *device)
 {
 	port->device = device;
+	enable_work(&port->drain);
 	virtio_device_ready(port->vdev);
 }
 
 /*
- * After this the device touches no memory, and neither the interrupt handler nor
- * the drain work runs or will run. Nobody may add requests any more.
+ * After this the device touches no memory, and the drain work neither runs nor
+ * will run. Nobody may add requests any more.
+ *
+ * A device that was pulled out answers every read with ones. It does no DMA, and
+ * vp_reset() would wait for its status to be zero for ever.
  */
 void longpin_port_reset(struct longpin_port *port)
 {
-	virtio_reset_device(port->vdev);
-	cancel_work_sync(&port->drain);
+	struct virtio_device *vdev = port->vdev;
+
+	if (vdev->config->get_status(vdev) == LONGPIN_NO_STATUS) {
+		virtio_break_device(vdev);
+		dev_warn(&vdev->dev, "device has gone, it was not reset\n");
+	} else {
+		virtio_reset_device(vdev);
+	}
+	disable_work_sync(&port->drain);
 }
 
 /* The caller serializes calls for one queue, with virtqueue_get_buf() too. */
@@ -106,14 +131,43 @@ static void longpin_drain(struct work_struct *work)
 	struct longpin_port *port =
 		container_of(work, struct longpin_port, drain);
 
-	longpin_rust_drain(port->device);
+	if (!longpin_rust_drain(port->device))
+		queue_work(longpin_wq, &port->fail);
+}
+
+/*
+ * Resets the device, which the drain work cannot do: the reset waits for it.
+ */
+static void longpin_fail(struct work_struct *work)
+{
+	struct longpin_port *port =
+		container_of(work, struct longpin_port, fail);
+
+	longpin_rust_fail(port->device);
 }
 
 static void longpin_interrupt(struct virtqueue *vq)
 {
 	struct longpin_port *port = vq->vdev->priv;
 
-	queue_work(system_highpri_wq, &port->drain);
+	queue_work(longpin_wq, &port->drain);
+}
+
+/*
+ * The end of a port. The reset is for a failed probe, and for a device that had
+ * gone when it was to be reset and is there again; else it is the second one.
+ */
+static void longpin_port_free(struct longpin_port *port)
+{
+	struct virtio_device *vdev = port->vdev;
+
+	longpin_port_reset(port);
+	vdev->config->del_vqs(vdev);
+	vdev->priv = NULL;
+	disable_work_sync(&port->fail);
+	if (port->device)
+		longpin_rust_put(port->device);
+	kfree(port);
 }
 
 static int longpin_validate(struct virtio_device *vdev)
@@ -139,28 +193,26 @@ static int longpin_probe(struct virtio_device *vdev)
 		return -ENOMEM;
 	port->vdev = vdev;
 	INIT_WORK(&port->drain, longpin_drain);
+	disable_work(&port->drain);
+	INIT_WORK(&port->fail, longpin_fail);
 	vdev->priv = port;
 
 	err = virtio_find_vqs(vdev, LONGPIN_NUM_QUEUES, port->queues, info, NULL);
-	if (err)
-		goto free_port;
+	if (err) {
+		vdev->priv = NULL;
+		kfree(port);
+		return err;
+	}
 	dma_set_max_seg_size(longpin_port_dma_dev(port, &translates),
 			     LONGPIN_MAX_SEGMENT);
 
 	port->bound = longpin_rust_probe(port);
 	if (IS_ERR(port->bound)) {
 		err = PTR_ERR(port->bound);
-		goto del_vqs;
+		longpin_port_free(port);
+		return err;
 	}
 	return 0;
-
-del_vqs:
-	longpin_port_reset(port);
-	vdev->config->del_vqs(vdev);
-free_port:
-	vdev->priv = NULL;
-	kfree(port);
-	return err;
 }
 
 static void longpin_remove(struct virtio_device *vdev)
@@ -168,9 +220,7 @@ static void longpin_remove(struct virtio_device *vdev)
 	struct longpin_port *port = vdev->priv;
 
 	longpin_rust_remove(port->bound);
-	vdev->config->del_vqs(vdev);
-	vdev->priv = NULL;
-	kfree(port);
+	longpin_port_free(port);
 }
 
 #ifdef CONFIG_PM_SLEEP
@@ -200,10 +250,20 @@ static struct virtio_driver longpin_driver = {
 
 int longpin_driver_register(void)
 {
-	return register_virtio_driver(&longpin_driver);
+	int err;
+
+	longpin_wq = alloc_workqueue("longpin",
+				     WQ_MEM_RECLAIM | WQ_HIGHPRI | WQ_PERCPU, 0);
+	if (!longpin_wq)
+		return -ENOMEM;
+	err = register_virtio_driver(&longpin_driver);
+	if (err)
+		destroy_workqueue(longpin_wq);
+	return err;
 }
 
 void longpin_driver_unregister(void)
 {
 	unregister_virtio_driver(&longpin_driver);
+	destroy_workqueue(longpin_wq);
 }

@@ -37,6 +37,8 @@ int longpin_queue_add(struct virtqueue *vq, const void *request,
 /* Rust, called by C. */
 void *longpin_rust_probe(struct longpin_port *port);
 void longpin_rust_remove(void *bound);
-void longpin_rust_drain(void *device);
+bool longpin_rust_drain(void *device);
+void longpin_rust_fail(void *device);
+void longpin_rust_put(void *device);
 
 #endif

@@ -34,6 +34,15 @@ static struct busy start_busy(int fd, unsigned char *memory, size_t len, unsigne
 	return busy;
 }
 
+/* What poll() says at once, whether anything was asked for or not. */
+static short polled(int fd)
+{
+	struct pollfd poll_fd = { .fd = fd };
+
+	CHECK(poll(&poll_fd, 1, SOON_MS) == 1);
+	return poll_fd.revents;
+}
+
 /* An open file whose device has gone. */
 static void check_orphaned(int fd, const struct busy *busy, unsigned char *memory)
 {
@@ -41,8 +50,9 @@ static void check_orphaned(int fd, const struct busy *busy, unsigned char *memor
 	struct longpin_pin region;
 	struct longpin_wait end;
 
-	CHECK(poll(&poll_fd, 1, SOON_MS) == 1);
+	CHECK(poll(&poll_fd, 1, SOON_MS) == 1 && (poll_fd.revents & POLLIN));
 	CHECK_ERRNO(wait_for(fd, busy->program.program, SOON_MS, &end), ENODEV);
+	CHECK(polled(fd) == (POLLERR | POLLHUP));
 	CHECK_ERRNO(wait_for(fd, busy->program.program, 0, &end), ENOENT);
 	CHECK_ERRNO(pin(fd, memory, PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), ENODEV);
 }
@@ -247,6 +257,139 @@ void test_silent_device(void)
 	silent_at_pin(memory, len, before);
 	silent_about_programs(memory, len, before);
 	killed_while_silent(len, before);
+}
+
+static void *poll_forever(void *fd)
+{
+	struct pollfd poll_fd = { .fd = *(int *)fd, .events = POLLIN };
+
+	CHECK(poll(&poll_fd, 1, SOON_MS) == 1);
+	CHECK(poll_fd.revents == (POLLERR | POLLHUP));
+	return NULL;
+}
+
+/* A file without programs hears of the end of its device, also one that polls already. */
+static void lying_about_the_ring(unsigned char *memory, size_t len, int64_t before, const char *fault)
+{
+	int fd = open_device(), other = open_device();
+	struct longpin_submit program;
+	struct longpin_pin refused;
+	struct longpin_wait end;
+	struct busy busy = start_busy(fd, memory, len, LONGPIN_MODE_LONGTERM);
+	pthread_t poller;
+
+	CHECK(pthread_create(&poller, NULL, poll_forever, &other) == 0);
+	ask_host(fault);
+	program = fill_program(busy.region.region, 0, CELL, 1);
+	CHECK(submit(fd, &program) == 0);
+	/* Nobody asks the device for anything: the ring alone gives it away. */
+	EVENTUALLY(info(fd).device_alive == 0);
+	CHECK(pthread_join(poller, NULL) == 0);
+	CHECK_ERRNO(wait_for(fd, busy.program.program, SOON_MS, &end), ENODEV);
+	CHECK_ERRNO(submit(fd, &program), ENODEV);
+	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &refused), ENODEV);
+	CHECK(release(fd, busy.region.region, LONGPIN_RELEASE_CLEAN) == 0);
+	check_balance(fd, before);
+	close(fd);
+	close(other);
+	revive();
+	check_quiet(memory, len);
+}
+
+/* Whatever the device says of a region, its pages come back only when nobody writes into them. */
+static void lying_at_release(unsigned char *memory, size_t len, int64_t before, const char *fault)
+{
+	int fd = open_device();
+	struct longpin_pin refused;
+	struct busy busy = start_busy(fd, memory, len, LONGPIN_MODE_PIN);
+
+	ask_host(fault);
+	CHECK(release(fd, busy.region.region, LONGPIN_RELEASE_DIRTY) == 0);
+	CHECK(info(fd).device_alive == 0);
+	check_balance(fd, before);
+	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &refused), ENODEV);
+	close(fd);
+	revive();
+	check_quiet(memory, len);
+}
+
+static void lying_at_pin(unsigned char *memory, size_t len, int64_t before, const char *fault)
+{
+	int fd = open_device();
+	struct longpin_pin region;
+
+	ask_host(fault);
+	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), EIO);
+	CHECK(info(fd).device_alive == 0);
+	check_balance(fd, before);
+	close(fd);
+	revive();
+}
+
+/* Only what is safe without them is taken from such an answer: the program is over, and the device stays. */
+static void lying_about_programs(unsigned char *memory, size_t len, int64_t before, const char *fault)
+{
+	int fd = open_device();
+	struct longpin_submit program;
+	struct longpin_pin region;
+	struct longpin_wait end;
+
+	CHECK(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
+	ask_host(fault);
+	program = fill_program(region.region, 0, len, 9);
+	CHECK(submit(fd, &program) == 0);
+	CHECK_ERRNO(wait_for(fd, program.program, SOON_MS, &end), EIO);
+	CHECK_ERRNO(wait_for(fd, program.program, 0, &end), ENOENT);
+	ask_host("fault none");
+	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0 && info(fd).device_alive == 1);
+	check_balance(fd, before);
+	close(fd);
+}
+
+void test_lying_device(void)
+{
+	static const char *const answers[] = { "fault wrong-tag", "fault short-answer" };
+	size_t len = 64 * PAGE;
+	unsigned char *memory = map_anonymous(len);
+	int64_t before = pins_held();
+
+	memset(memory, 1, len);
+	for (size_t i = 0; i < sizeof(answers) / sizeof(*answers); i++) {
+		lying_at_pin(memory, len, before, answers[i]);
+		lying_at_release(memory, len, before, answers[i]);
+		lying_about_programs(memory, len, before, answers[i]);
+	}
+	lying_at_release(memory, len, before, "fault denied-region");
+	lying_about_the_ring(memory, len, before, "fault bad-used-id");
+	lying_about_the_ring(memory, len, before, "fault answer-twice");
+	/* Interrupts out of turn change nothing. */
+	ask_host("fault stray-interrupt");
+	check_quiet(memory, len);
+	ask_host("fault none");
+}
+
+/*
+ * A device that answers every read with ones, as one that was pulled out does: it no longer decodes addresses and is
+ * no bus master. The release waits for its answer in vain, and must not wait for the end of its reset as well.
+ */
+void test_pulled_out(void)
+{
+	size_t len = 64 * PAGE;
+	unsigned char *memory = map_anonymous(len);
+	int64_t before = pins_held();
+	int fd = open_device();
+	struct busy busy = start_busy(fd, memory, len, LONGPIN_MODE_LONGTERM);
+	uint16_t command = swap_pci_command(0);
+
+	CHECK(release(fd, busy.region.region, LONGPIN_RELEASE_DIRTY) == 0);
+	CHECK(info(fd).device_alive == 0);
+	check_balance(fd, before);
+	close(fd);
+	/* It is back in its place: the driver resets it before it goes. */
+	swap_pci_command(command);
+	unbind();
+	bind();
+	check_quiet(memory, len);
 }
 
 /*

@@ -101,6 +101,8 @@ void write_file(const char *path, const char *text);
 /* The virtio device. */
 void unbind(void);
 void bind(void);
+/* Sets the command register of its PCI function and returns what was there. */
+uint16_t swap_pci_command(uint16_t command);
 
 /* Nothing of a test may be left: pins as before, none of the process, none of the file. */
 void check_balance(int fd, int64_t before);
@@ -131,6 +133,8 @@ void test_racing_threads(void);
 void test_unbind(void);
 void test_racing_unbind(void);
 void test_silent_device(void);
+void test_lying_device(void);
+void test_pulled_out(void);
 void test_hot_removal(void);
 void test_dead_daemon(void);
 

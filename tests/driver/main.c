@@ -42,6 +42,8 @@ static const struct {
 	{ "unbind", test_unbind },
 	{ "racing-unbind", test_racing_unbind },
 	{ "silent-device", test_silent_device },
+	{ "lying-device", test_lying_device },
+	{ "pulled-out", test_pulled_out },
 	{ "hot-removal", test_hot_removal },
 	{ "dead-daemon", test_dead_daemon },
 };

@@ -5,6 +5,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/pci_regs.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -202,6 +203,21 @@ void unbind(void)
 void bind(void)
 {
 	write_file(DRIVER "bind", virtio_device());
+}
+
+uint16_t swap_pci_command(uint16_t command)
+{
+	char path[512];
+	uint16_t before;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/virtio/devices/%s/../config", virtio_device());
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	CHECK(fd >= 0);
+	CHECK(pread(fd, &before, sizeof(before), PCI_COMMAND) == sizeof(before));
+	CHECK(pwrite(fd, &command, sizeof(command), PCI_COMMAND) == sizeof(command));
+	close(fd);
+	return before;
 }
 
 void check_balance(int fd, int64_t before)

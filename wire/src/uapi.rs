@@ -3,7 +3,7 @@
 //! this file.
 //!
 //! Every structure is `repr(C)`, little-endian, and ends with nothing implicit. Reserved fields must be zero
-//! (EINVAL). Regions and programs belong to the open file that made them; closing it stops the programs, waits for
+//! (EINVAL); a structure that cannot be read or written is EFAULT. Regions and programs belong to the open file that made them; closing it stops the programs, waits for
 //! the device's acknowledgement, and only then unpins.
 //!
 //! This file is compiled into the kernel module as well: `core`, zerocopy derives and Rust 1.85 only.
@@ -142,8 +142,10 @@ const _: () = assert!(size_of::<Submit>() == 104);
 
 /// `LONGPIN_IOC_WAIT`: wait for a program's end and collect its result; the handle is then gone.
 ///
-/// Errors: ENOENT, ETIMEDOUT (the program still runs, the handle stays), EINTR, ENODEV (device gone; handle gone).
-/// `poll(2)` says POLLIN as long as an ended program has not been collected.
+/// Errors: EINVAL, ENOENT, ETIMEDOUT (the program still runs, the handle stays), EINTR, ENODEV (device gone; handle
+/// gone), EIO (the device's answer makes no sense; handle gone).
+/// `poll(2)` says POLLIN as long as an ended program has not been collected, and POLLERR and POLLHUP from when the
+/// device is gone or broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Wait {
@@ -168,7 +170,8 @@ pub struct Wait {
 }
 const _: () = assert!(size_of::<Wait>() == 56);
 
-/// `LONGPIN_IOC_STOP`: ask a program to end. Collect it with `LONGPIN_IOC_WAIT`. Errors: ENOENT, ENODEV, ETIMEDOUT.
+/// `LONGPIN_IOC_STOP`: ask a program to end. Collect it with `LONGPIN_IOC_WAIT`. Errors: ENOENT, ENODEV, ETIMEDOUT,
+/// EIO (the device refused, or its answer makes no sense).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Stop {
@@ -177,7 +180,8 @@ pub struct Stop {
 }
 const _: () = assert!(size_of::<Stop>() == 8);
 
-/// `LONGPIN_IOC_QUERY`: what the driver knows of a region. Errors: ENOENT, ERANGE (`page_index`).
+/// `LONGPIN_IOC_QUERY`: what the driver knows of a region. Errors: ENOENT, ERANGE (`page_index`), ENODEV (its
+/// pages were given back when the device was removed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Query {

@@ -107,6 +107,18 @@ fn pages_come_back_from_a_device_that_falls_silent() {
 }
 
 #[test]
+fn pages_come_back_from_a_device_that_lies() {
+    let told = driver_guest::run(&["lying-device", "anonymous"], &["device_timeout_ms=2000"]);
+    all_are_ok(&told, &["lying-device", "anonymous"]);
+}
+
+#[test]
+fn pages_come_back_from_a_device_that_is_pulled_out() {
+    let told = driver_guest::run(&["pulled-out", "anonymous"], &["device_timeout_ms=2000"]);
+    all_are_ok(&told, &["pulled-out", "anonymous"]);
+}
+
+#[test]
 fn pages_come_back_from_a_device_that_is_unplugged() {
     all_are_ok(&driver_guest::run(&["hot-removal"], &[]), &["hot-removal"]);
 }
