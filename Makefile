@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # make demo    from nothing to a table of verdicts
+# make check   formatting, clippy and every test that boots nothing: minutes, for each commit
 # make test    the whole check, the same on a laptop and in CI
 # make bench   speed, side by side with what one would use otherwise: tables of ratios
 # make build   target/release/longpin and target/release/longpin-device
@@ -12,7 +13,7 @@ export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 PROFILE := --release --locked
 LONGPIN := target/release/longpin
 
-.PHONY: all setup build demo test bench lint clean
+.PHONY: all setup build demo check test bench lint clean
 
 all: build
 
@@ -31,11 +32,15 @@ lint: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(PROFILE) --workspace --all-targets -- --deny warnings
 
+# All tests but those that boot a guest.
+check: lint
+	$(CARGO) test $(PROFILE) --workspace --exclude longpin-e2e --no-fail-fast
+
 # The end-to-end tests boot the built program: it must be there before them. A browser opens the report.
-test: lint build
+test: check build
 	@scripts/setup --test
 	$(LONGPIN) image build
-	$(CARGO) test $(PROFILE) --workspace --no-fail-fast
+	$(CARGO) test $(PROFILE) --package longpin-e2e --no-fail-fast
 
 # Disk against qemu-storage-daemon, DMA engine against memcpy, what the audit's looks cost. Best on an idle machine.
 bench: build
