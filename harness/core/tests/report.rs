@@ -4,7 +4,9 @@
 use longpin_core::events::{EventKind, RunEvent};
 use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::{self, Case, Filter};
-use longpin_core::report::{BootResult, CaseResult, Environment, RunResult, TableStyle, table};
+use longpin_core::report::{
+    BootResult, CaseResult, Environment, RESULT_SCHEMA, RunResult, TableStyle, table,
+};
 use longpin_core::scenario::Scenario;
 use longpin_core::verdict::{
     Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, Judgement, Observation, Observed,
@@ -115,7 +117,7 @@ fn controls_are_kept_apart_from_cases() {
 fn the_document_has_the_fields_that_are_documented() {
     let run = RunResult::from_events(&story(intact));
     let json = serde_json::to_value(&run).expect("json");
-    assert_eq!(json["schema"], 1);
+    assert_eq!(json["schema"], RESULT_SCHEMA);
     assert_eq!(json["environment"]["accel"], "tcg");
     for key in ["kernel", "qemu", "accel", "module", "tool_root", "seed", "host"] {
         assert!(json["environment"].get(key).is_some(), "environment.{key}");

@@ -11,8 +11,9 @@ use crate::verdict::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Version of the document.
-pub const RESULT_SCHEMA: u32 = 1;
+/// Version of the document. 2: `detected` means an errno, `warned` a line of the kernel log, and neither hides what became
+/// of the bytes.
+pub const RESULT_SCHEMA: u32 = 2;
 
 /// A whole run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -113,7 +113,8 @@ fn against_snapshot(before: &CellState, now: &CellState) -> Option<Observation> 
 /// After a remount both read what is on the disk; if they differ, one of the two readings is wrong.
 pub fn disagreement(story: &Story<'_>) -> Option<String> {
     for host in story.readings.iter().filter(|reading| reading.host && reading.after_remount) {
-        let guest = story.readings.iter().find(|reading| !reading.host && reading.path == host.path)?;
+        let guest = story.readings.iter().find(|reading| !reading.host && reading.path == host.path);
+        let Some(guest) = guest else { continue };
         let guest: BTreeMap<u64, &CellState> = guest.cells.iter().collect();
         for (offset, state) in host.cells.iter() {
             let blind = host.blind.iter().any(|(from, to)| (*from..*to).contains(&offset));

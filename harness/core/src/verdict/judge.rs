@@ -48,7 +48,7 @@ pub fn judge(seen: &Observed, expected: &Expectation) -> Judgement {
         (true, false) => of(Outcome::Pass, seen.reason.clone()),
         (true, true) => of(Outcome::Xfail, format!("{}; known: {}", seen.reason, expected.reason)),
         (false, true) if seen.headline().is_some_and(|word| !word.is_bad()) => {
-            of(Outcome::Xpass, format!("{}; expected {wanted}: mend the scenario", seen.reason))
+            of(Outcome::Xpass, format!("{}; expected {wanted}: correct the scenario", seen.reason))
         }
         (false, _) => of(Outcome::Fail, format!("{}; expected {wanted}: {}", seen.reason, expected.reason)),
     }

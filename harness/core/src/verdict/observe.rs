@@ -10,7 +10,7 @@ use super::fsck::{Fsck, Structure};
 use super::log::log;
 use super::refusal::Refusal;
 use super::story::{Story, Told, Wanted};
-use super::words::{Cause, Observation};
+use super::words::{Cause, Kind, Observation};
 use crate::dmesg;
 use crate::record::{CaseRecord, Trouble};
 use longpin_proto::facts::CellState;
@@ -156,18 +156,14 @@ pub fn observe(record: &CaseRecord) -> Observed {
     pins(&story, &mut seen);
     checked(&mut seen);
     in_flight(&story, &mut seen);
-    if seen.observations.contains(&Observation::Detected) {
-        seen.observations.remove(&Observation::Lost);
-    }
+    only_logged(&mut seen);
     seen.generations = generations(&story, key);
     let agreement = agreement(&story, &seen.log);
     seen.problem = problem(&story, &seen, agreement.as_ref());
     if let Some(Agreement::Same(sentence)) = agreement {
         seen.agreement = Some(sentence);
     }
-    if seen.observations.is_empty() && seen.problem.is_none() && seen.skip.is_none() {
-        seen.observations.insert(Observation::Intact);
-    }
+    intact(&mut seen);
     finish(&story, seen)
 }
 
@@ -176,7 +172,28 @@ fn logged(seen: &mut Observed) {
     let has = |class| seen.log.iter().any(|line| line.class == class);
     let (splat, detector) = (has(dmesg::Class::Splat), has(dmesg::Class::Detector));
     seen.observations.extend(splat.then_some(Observation::Splat));
-    seen.observations.extend(detector.then_some(Observation::Detected));
+    seen.observations.extend(detector.then_some(Observation::Warned));
+}
+
+/// Whoever had an errno needs no log to know.
+fn only_logged(seen: &mut Observed) {
+    if seen.observations.contains(&Observation::Detected) {
+        seen.observations.remove(&Observation::Warned);
+    }
+}
+
+/// The bytes are right unless something says otherwise; whether somebody was told does not matter.
+fn intact(seen: &mut Observed) {
+    let content = seen.observations.iter().any(|word| word.kind() == Kind::Content);
+    if !content && all_readable(seen) && seen.problem.is_none() && seen.skip.is_none() {
+        seen.observations.insert(Observation::Intact);
+    }
+}
+
+/// A cell that a reader or the checker could not read is no right cell.
+fn all_readable(seen: &Observed) -> bool {
+    let checked = seen.fsck.as_ref().is_none_or(|fsck| fsck.state != Structure::DataDamaged);
+    checked && seen.findings.iter().all(|finding| finding.word != Observation::Detected)
 }
 
 /// What the file system's own checker says. A checksum of data that does not match is a detector's word.
@@ -190,8 +207,9 @@ fn checked(seen: &mut Observed) {
 
 /// Pages that DMA changed on their way, where the bytes that arrived are nevertheless right.
 fn in_flight(story: &Story<'_>, seen: &mut Observed) {
-    let wrong = [Observation::Lost, Observation::Torn, Observation::Detected, Observation::Bleed];
-    if audit::changed_by_dma(story) && !wrong.iter().any(|word| seen.observations.contains(word)) {
+    let wrong = [Observation::Lost, Observation::Torn, Observation::Bleed];
+    let right = all_readable(seen) && !wrong.iter().any(|word| seen.observations.contains(word));
+    if right && audit::changed_by_dma(story) {
         seen.observations.insert(Observation::Unstable);
     }
 }

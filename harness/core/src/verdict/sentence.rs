@@ -37,15 +37,14 @@ fn clause(word: Observation, story: &Story<'_>, seen: &Observed) -> Option<Strin
             let told = story.refusals.iter().find(|told| told.refusal == wanted);
             let told =
                 told.map(|told| format!("{}: {} gave {}", told.step, told.errno.call, told.errno.name));
-            told.or_else(|| finding(word, seen))
-                .or_else(|| logged(dmesg::Class::Detector, seen))
-                .or_else(|| seen.fsck.as_ref().map(complaint))
+            told.or_else(|| finding(word, seen)).or_else(|| seen.fsck.as_ref().map(complaint))
         }
         Observation::Orphaned => {
             let (path, offset) = story.orphans.first()?;
             let pages = story.orphans.len();
             Some(format!("the device wrote {pages} pages that had left {path}, the first at byte {offset}"))
         }
+        Observation::Warned => logged(dmesg::Class::Detector, seen),
         Observation::Splat => logged(dmesg::Class::Splat, seen),
         Observation::Leak => {
             let (before, after) = (story.pins_before?, story.pins_after?);

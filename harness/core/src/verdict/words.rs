@@ -2,16 +2,19 @@
 //! The words of a result, once. `docs/verdicts.md` is generated from the comments of this file.
 
 vocabulary! {
-    /// What became of the bytes and of the kernel. A case has a set of these; they stand in the order of their
-    /// gravity, and the headline of a case is its gravest.
+    /// What became of the bytes and of the kernel, and who was told. A case has a set of these; they stand in the order
+    /// of their gravity, and the headline of a case is its gravest. Whether bytes are right and whether somebody was told
+    /// are independent of each other: see [`Kind`].
     pub enum Observation {
         /// Every file holds, in each cell, the last write that was completed before the pages were released, by CPU
         /// or by DMA; read by the guest after a remount with dropped caches, and by the host from the raw image.
         Intact = "intact",
         /// The kernel denied the pin, or denied an operation because of the pin, with an errno. Nothing was harmed.
         Refused = "refused",
-        /// A completed write is absent: the file holds an older content of its own (or zeros, or ends too early), and
-        /// nobody was told: no call returned an error and the kernel log is silent.
+        /// Only the kernel log has a line that speaks of bad or lost data. No system call of the case and no later read
+        /// had an error: the application was told nothing.
+        Warned = "warned",
+        /// A completed write is absent: the file holds an older content of its own (or zeros, or ends too early).
         Lost = "lost",
         /// The device wrote to pages that had left the file between pin and DMA, by truncate, hole punch or direct
         /// I/O. The driver's query shows that the folio has no mapping any more. The bytes went nowhere.
@@ -23,8 +26,10 @@ vocabulary! {
         /// audit saw it come about, within a page; or bytes that nobody wrote; or a program that checks its data
         /// itself and says that it is wrong.
         Torn = "torn",
-        /// The file system or the block layer noticed and said so: EIO, EUCLEAN or another error of fsync, unmount,
-        /// mount or read, or a line of the kernel log. A loss that was told is `detected` and not `lost`.
+        /// A system call of the case or a later read had an errno that speaks of bad or lost data: EIO, EUCLEAN or
+        /// another error of fsync, unmount, mount or read; or the file system's own checker, reading the data
+        /// afterwards, finds that it does not match its checksum. A cell that cannot be read shows nothing of its
+        /// bytes, so this word can stand alone.
         Detected = "detected",
         /// Bytes are where nobody put them: in another file than the pinned one, in a snapshot or clone, in a part
         /// of the file that was cut off or punched, or bytes of an earlier case.
@@ -42,7 +47,32 @@ vocabulary! {
     }
 }
 
+/// Two kinds of observations, independent of each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What became of the bytes.
+    Content,
+    /// Who was told.
+    Telling,
+}
+
 impl Observation {
+    /// Which kind of word it is.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Warned | Self::Detected | Self::Splat | Self::Panic | Self::Hang => Kind::Telling,
+            Self::Intact
+            | Self::Refused
+            | Self::Lost
+            | Self::Orphaned
+            | Self::Unstable
+            | Self::Torn
+            | Self::Bleed
+            | Self::Damaged
+            | Self::Leak => Kind::Content,
+        }
+    }
+
     /// Worse than what a safe kernel shows.
     pub fn is_bad(self) -> bool {
         self > Self::Refused
@@ -58,7 +88,8 @@ vocabulary! {
         Fail = "fail",
         /// The case showed exactly the known-bad set that the scenario expects.
         Xfail = "xfail",
-        /// A known-bad set was expected and the case showed nothing bad: the kernel got better, mend the scenario.
+        /// A known-bad set was expected and the case showed nothing bad: the kernel got better, so the scenario
+        /// wants a new expectation.
         Xpass = "xpass",
         /// The case cannot be tried here; the reason says what is missing.
         Skip = "skip",
@@ -88,13 +119,27 @@ pub fn documentation() -> String {
          A result has two layers. *Observations* say what became of the bytes and of the kernel. The *outcome* says\n\
          what continuous integration does, by comparing the observations with what the scenario expects.\n",
     );
-    let observations = Observation::ALL.iter().map(|word| (word.as_str(), word.doc()));
+    let of_kind = |kind| {
+        let words = Observation::ALL.iter().filter(move |word| word.kind() == kind);
+        words.map(|word| (word.as_str(), word.doc()))
+    };
     section(
         &mut page,
-        "Observations",
-        "In the order of gravity; the headline of a case is its gravest.",
-        observations,
+        "Observations: what became of the bytes",
+        "Content words. Who was told of it is another matter.",
+        of_kind(Kind::Content),
     );
+    section(
+        &mut page,
+        "Observations: who was told",
+        "Telling words. An application that got 0 from fsync was told nothing, whatever the kernel log says.",
+        of_kind(Kind::Telling),
+    );
+    page.push_str(&format!(
+        "\nThe headline of a case is its gravest word, in this order: {}. So a loss that was told by an errno heads as\n\
+         `detected`, one that only the kernel log knows as `lost`.\n",
+        Observation::ALL.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+    ));
     let outcomes = Outcome::ALL.iter().map(|word| (word.as_str(), word.doc()));
     section(&mut page, "Outcomes", "One for each case.", outcomes);
     let causes = Cause::ALL.iter().map(|word| (word.as_str(), word.doc()));

@@ -33,7 +33,7 @@ pub fn lead(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> St
 /// Words for which the bytes and their way are the story.
 fn is_about_bytes(word: Observation) -> bool {
     use Observation::*;
-    matches!(word, Intact | Lost | Orphaned | Unstable | Torn | Detected | Bleed)
+    matches!(word, Intact | Warned | Lost | Orphaned | Unstable | Torn | Detected | Bleed)
 }
 
 fn in_flight(
@@ -141,8 +141,12 @@ fn by_device(
                 format!("{wrote}{after}.{clean}"),
                 lost(walk, last, dirty, released),
                 format!(
-                    "Afterwards {}; no call returned an error.",
-                    found.unwrap_or_else(|| "they were gone".into())
+                    "Afterwards {}; no call returned an error{}.",
+                    found.unwrap_or_else(|| "they were gone".into()),
+                    match result.observations.contains(&Observation::Warned) {
+                        true => ", only the kernel log speaks of it",
+                        false => "",
+                    }
                 ),
             ]
         }
@@ -174,15 +178,20 @@ fn by_device(
             format!("{released}."),
             format!(
                 "The bytes did not get through as written, but it was said: {}.",
-                result
-                    .errno
-                    .as_deref()
-                    .map_or("in the kernel log".to_owned(), |errno| format!("a call gave {errno}"))
+                result.errno.as_deref().map_or("by the file system's checker".to_owned(), |errno| format!(
+                    "a call gave {errno}"
+                ))
             ),
         ],
         Observation::Torn | Observation::Unstable => {
             vec![format!("{wrote}{after}."), format!("{released}."), format!("{}.", capital(&result.reason))]
         }
+        Observation::Warned => vec![
+            format!("{wrote}{after}."),
+            format!("{released}."),
+            intact(result),
+            "The kernel log warns of bad or lost data all the same.".to_owned(),
+        ],
         _ => vec![format!("{wrote}{after}."), format!("{released}."), intact(result)],
     }
 }

@@ -95,17 +95,30 @@ fn a_file_that_ends_too_early_or_reads_zeros_is_lost() {
 }
 
 #[test]
-fn a_loss_that_was_told_is_detected() {
-    let mut by_errno = Tale::of_an_update();
-    by_errno.refused(fsync(), "EIO");
-    by_errno.compare("a", |_| by_dma(100));
-    let seen = verdict(by_errno);
-    assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["detected"], Some("EIO")));
+fn what_became_of_the_bytes_and_who_was_told_are_independent() {
+    for (content, word) in [(100, "lost"), (101, "intact")] {
+        let mut by_errno = Tale::of_an_update();
+        by_errno.refused(fsync(), "EIO");
+        by_errno.compare("a", |_| by_dma(content));
+        let seen = verdict(by_errno);
+        assert_eq!((words(&seen), seen.errno.as_deref()), (vec![word, "detected"], Some("EIO")));
+        assert_eq!(seen.headline(), Some(Observation::Detected));
+    }
 
     let mut by_log = Tale::of_an_update();
     by_log.log.push("EXT4-fs warning (device vda): page 0 does not have buffers attached".into());
     by_log.compare("a", |_| by_dma(100));
-    assert_eq!(words(&verdict(by_log)), ["detected"]);
+    let seen = verdict(by_log);
+    assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["warned", "lost"], None));
+    assert_eq!(seen.headline(), Some(Observation::Lost));
+    assert!(seen.reason.starts_with("guest and host find DMA generation 100"), "{}", seen.reason);
+    assert!(seen.reason.contains("kernel log: EXT4-fs warning"), "{}", seen.reason);
+
+    let mut by_both = Tale::of_an_update();
+    by_both.log.push("BTRFS warning (device vda): csum failed root 5 ino 257 off 0".into());
+    by_both.refused(fsync(), "EIO");
+    by_both.compare("a", |_| by_dma(101));
+    assert_eq!(words(&verdict(by_both)), ["intact", "detected"], "who has an errno needs no log");
 
     let mut by_read = Tale::of_an_update();
     by_read.guest_reads(Role::CompareWrites, "a", |_| CellState::Unreadable { errno: 5 });
@@ -252,7 +265,7 @@ fn a_warning_in_the_log_is_a_splat() {
         .push("WARNING: fs/ext4/inode.c:3937 at ext4_dirty_folio+0x6c/0xa0 [ext4], CPU#0: longpin/1".into());
     tale.compare("a", |_| by_dma(101));
     let seen = verdict(tale);
-    assert_eq!(words(&seen), ["splat"]);
+    assert_eq!(words(&seen), ["intact", "splat"]);
     assert!(seen.reason.starts_with("kernel log: WARNING"), "{}", seen.reason);
 }
 
@@ -288,7 +301,7 @@ fn a_panic_and_a_hang_end_the_case_with_their_words() {
 fn the_console_of_an_earlier_case_is_no_evidence() {
     for (text, wanted) in [
         ("[    9.999999] BTRFS error (device vda): x", vec!["hang"]),
-        ("[   10.000001] BTRFS error (device vda): x", vec!["detected", "hang"]),
+        ("[   10.000001] BTRFS error (device vda): x", vec!["warned", "hang"]),
     ] {
         let mut tale = Tale::of_a_pin();
         let line = KernelLine { seq: 1, level: 6, time_us: 10_000_000, text: "mounted".into() };
@@ -305,7 +318,7 @@ fn several_things_are_several_words_and_the_gravest_leads() {
     tale.log.push("EXT4-fs warning (device vda): page 0 does not have buffers attached".into());
     tale.compare("a", |_| by_dma(100));
     let seen = verdict(tale);
-    assert_eq!(words(&seen), ["detected", "splat"]);
+    assert_eq!(words(&seen), ["warned", "lost", "splat"]);
     assert_eq!(seen.headline(), Some(Observation::Splat));
 }
 
@@ -332,11 +345,29 @@ fn a_place_that_the_host_cannot_see_is_not_judged_by_the_host() {
 }
 
 #[test]
+fn a_file_that_only_the_host_reads_does_not_end_the_comparison_of_the_others() {
+    let mut tale = Tale::of_a_pin().create("b", 2);
+    tale.dma(100);
+    tale.release();
+    tale.remount();
+    tale.host_reads(Role::CompareWrites, "b", true, |_| cpu(2));
+    tale.guest_reads(Role::CompareWrites, "a", |_| by_dma(100));
+    tale.host_reads(Role::CompareWrites, "a", true, |_| cpu(1));
+    let problem = verdict(tale).problem.expect("the readers of /mnt/a differ");
+    assert!(
+        problem.message.starts_with("guest and host read different bytes of /mnt/a"),
+        "{}",
+        problem.message
+    );
+}
+
+#[test]
 fn the_order_of_gravity_is_the_documented_one() {
     let order = Observation::list();
     assert_eq!(
         order,
-        "intact, refused, lost, orphaned, unstable, torn, detected, bleed, damaged, splat, leak, panic, hang"
+        "intact, refused, warned, lost, orphaned, unstable, torn, detected, bleed, damaged, splat, leak, panic, \
+         hang"
     );
     let good = Observation::ALL.iter().filter(|word| !word.is_bad());
     assert_eq!(good.count(), 2);
