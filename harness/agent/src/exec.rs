@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Programs of the initramfs: run with a deadline, in a process group of their own, with their output kept.
+//! Programs of the initramfs: run with a deadline, in a process group of their own, with their output kept. All of this
+//! happens in the launcher (see `launcher`); steps ask for it there.
 
 use crate::error::{OrRefused, StepError, failed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -8,8 +9,6 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicI32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Where programs are looked for.
@@ -17,10 +16,15 @@ const SEARCH_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// What programs find in their environment. The device mapper's would leave the nodes in /dev/mapper to udev, which the
 /// guest has not.
 pub const ENVIRONMENT: [(&str, &str); 3] = [("PATH", SEARCH_PATH), ("HOME", "/"), ("DM_DISABLE_UDEV", "1")];
+/// Reads of output between two looks at the deadline: a program may write faster than it is read, and for ever.
+const READS: usize = 8;
 /// Output that is kept: the last bytes, as the contract says.
 const OUTPUT_BYTES: usize = 64 * 1024;
 /// How long a killed program may take to go; a task in uninterruptible sleep may not go at all.
-const KILL_GRACE: Duration = Duration::from_secs(10);
+pub const KILL_GRACE: Duration = Duration::from_secs(10);
+
+/// See signal(7).
+const KILL_SIGNAL: i32 = Signal::KILL.as_raw();
 
 /// What a program left behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,52 +48,23 @@ pub fn find_program(name: &str) -> Result<PathBuf, StepError> {
     }
 }
 
-/// Run a program to its end. At the deadline its process group is killed; the output then says so.
-/// Failed if it cannot be started, or does not go when killed.
-pub fn run(argv: &[String], timeout: Duration) -> Result<Finished, StepError> {
-    run_watched(argv, timeout, &AtomicI32::new(0))
-}
-
-/// As [`run`]; `leader` has the program's process number while it runs, else 0.
-pub fn run_watched(argv: &[String], timeout: Duration, leader: &AtomicI32) -> Result<Finished, StepError> {
+/// Run a program to its end; `started` is told its process number. At the deadline its process group is killed.
+///
+/// Failed if it cannot be started, if it was killed, by us or for lack of memory, since its exit code then says nothing
+/// about what it looked at, or if it does not go when killed.
+pub fn run(argv: &[String], timeout: Duration, started: impl FnOnce(Pid)) -> Result<Finished, StepError> {
     let Some((name, arguments)) = argv.split_first() else {
         return failed!("no program to run: argv is empty");
     };
     let program = find_program(name)?;
-    let _awaited = Awaited::one_more();
     let (output, child) = spawn(&program, arguments).or_failed(&program.display().to_string())?;
-    leader.store(Pid::from_child(&child).as_raw_nonzero().get(), Ordering::Relaxed);
-    Running { output: Some(output), kept: Vec::new(), child, leader }.finish(timeout)
+    started(Pid::from_child(&child));
+    Running { name, output: Some(output), kept: Vec::new(), child }.finish(timeout)
 }
 
-/// Children that somebody waits for.
-static AWAITED: Mutex<usize> = Mutex::new(0);
-
-fn awaited() -> MutexGuard<'static, usize> {
-    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Counts a child as awaited from before its start until after its end.
-struct Awaited;
-
-impl Awaited {
-    fn one_more() -> Self {
-        *awaited() += 1;
-        Self
-    }
-}
-
-impl Drop for Awaited {
-    fn drop(&mut self) {
-        *awaited() -= 1;
-    }
-}
-
-/// Collect children that nobody waits for: PID 1 inherits every orphan. While a job has a child of its own none is
-/// collected, since its status would be taken away from the job; a later call does it.
+/// Collect children that have ended: PID 1 inherits every orphan, and waits for none.
 pub fn reap_orphans() {
-    let awaited = awaited();
-    while *awaited == 0 && matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
+    while matches!(rustix::process::wait(WaitOptions::NOHANG), Ok(Some(_))) {}
 }
 
 fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Child)> {
@@ -108,11 +83,11 @@ fn spawn(program: &Path, arguments: &[String]) -> std::io::Result<(OwnedFd, Chil
 
 /// A program under way.
 struct Running<'a> {
+    name: &'a str,
     /// None after its end.
     output: Option<OwnedFd>,
     kept: Vec<u8>,
     child: Child,
-    leader: &'a AtomicI32,
 }
 
 impl Running<'_> {
@@ -123,18 +98,32 @@ impl Running<'_> {
         // Before the leader is collected, so that its number still means this group.
         let _ = rustix::process::kill_process_group(pid, Signal::KILL);
         if !in_time && !self.ended_by(&pidfd, Instant::now() + KILL_GRACE)? {
-            return failed!("process {pid:?} does not go when killed, it sleeps in {}", sleeping_in(pid));
+            return failed!(
+                "`{}`, process {pid:?}, does not go when killed, it sleeps in {}",
+                self.name,
+                sleeping_in(pid)
+            );
         }
-        // From the wait on the number may be another process'.
-        self.leader.store(0, Ordering::Relaxed);
         let status = self.child.wait().or_failed("waitpid")?;
         self.drain();
-        if !in_time {
-            let note = format!("\n(killed: still running after {} ms)\n", timeout.as_millis());
-            self.kept.extend(note.as_bytes());
+        let output = String::from_utf8_lossy(&self.kept).into_owned();
+        match status.signal() {
+            _ if !in_time => {
+                let waited = timeout.as_millis();
+                failed!("`{}` was killed, still running after {waited} ms{}", self.name, Tail(&output))
+            }
+            // Nobody else sends it: who is out of memory is killed so.
+            Some(KILL_SIGNAL) => {
+                failed!(
+                    "`{}` was killed by SIGKILL, as the kernel does when memory is short{}",
+                    self.name,
+                    Tail(&output)
+                )
+            }
+            signal => {
+                Ok(Finished { code: status.code().unwrap_or_else(|| 128 + signal.unwrap_or(0)), output })
+            }
         }
-        let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
-        Ok(Finished { code, output: String::from_utf8_lossy(&self.kept).into_owned() })
     }
 
     /// Read output until the leader has ended (true) or the deadline has come.
@@ -152,21 +141,23 @@ impl Running<'_> {
             let ended = !fds[0].revents().is_empty();
             drop(fds);
             self.drain();
-            if ended {
-                return Ok(true);
+            if ended || left.is_zero() {
+                return Ok(ended);
             }
         }
     }
 
-    /// Take what is in the pipe now; a background process that keeps it open is not waited for.
+    /// Take what is in the pipe now, up to a bound: neither who never stops writing nor a background process that keeps
+    /// the pipe open is waited for.
     fn drain(&mut self) {
         let mut chunk = [0; 16384];
-        while let Some(output) = &self.output {
+        for _ in 0..READS {
+            let Some(output) = &self.output else { return };
             match rustix::io::read(output, &mut chunk) {
                 Ok(0) => self.output = None,
                 Ok(n) => self.keep(&chunk[..n]),
                 Err(rustix::io::Errno::INTR) => {}
-                Err(_) => break,
+                Err(_) => return,
             }
         }
     }
@@ -175,6 +166,18 @@ impl Running<'_> {
         self.kept.extend(bytes);
         let surplus = self.kept.len().saturating_sub(OUTPUT_BYTES);
         self.kept.drain(..surplus);
+    }
+}
+
+/// The last line of output, as the end of a sentence.
+struct Tail<'a>(&'a str);
+
+impl std::fmt::Display for Tail<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.lines().next_back() {
+            Some(last) => write!(f, "; it said last: {last}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -190,7 +193,15 @@ mod tests {
 
     fn sh(script: &str, timeout: Duration) -> Finished {
         let argv = ["sh", "-c", script].map(String::from);
-        run(&argv, timeout).expect("sh runs")
+        run(&argv, timeout, |_| ()).expect("sh runs to its end")
+    }
+
+    fn killed(script: &str, timeout: Duration) -> String {
+        let argv = ["sh", "-c", script].map(String::from);
+        match run(&argv, timeout, |_| ()) {
+            Err(StepError::Failed(message)) => message,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -212,11 +223,13 @@ mod tests {
     #[test]
     fn the_deadline_kills_the_whole_group() {
         let begin = Instant::now();
-        let finished = sh("sleep 1000 & echo $!; wait", Duration::from_millis(300));
+        let message = killed("sleep 1000 & echo $!; wait", Duration::from_millis(300));
         assert!(begin.elapsed() < Duration::from_secs(20));
-        assert_eq!(finished.code, 128 + 9);
-        assert!(finished.output.contains("killed: still running after 300 ms"), "{}", finished.output);
-        let sleeper = finished.output.lines().next().unwrap();
+        let Some(sleeper) =
+            message.strip_prefix("`sh` was killed, still running after 300 ms; it said last: ")
+        else {
+            panic!("{message}")
+        };
         let gone = || match std::fs::read_to_string(format!("/proc/{sleeper}/stat")) {
             Err(_) => true,
             Ok(stat) => stat.contains(") Z "),
@@ -226,6 +239,30 @@ mod tests {
             assert!(Instant::now() < deadline, "background process {sleeper} survived its group");
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn who_never_stops_writing_is_killed_at_the_deadline() {
+        let begin = Instant::now();
+        let message = killed("exec yes", Duration::from_millis(300));
+        assert!(message.starts_with("`sh` was killed, still running after 300 ms"), "{message}");
+        assert!(begin.elapsed() < Duration::from_secs(20));
+    }
+
+    #[test]
+    fn who_writes_on_in_a_session_of_its_own_does_not_hold_the_answer() {
+        let finished = sh("setsid yes & echo $!", Duration::from_secs(100));
+        let writer = finished.output.lines().find_map(|line| line.parse().ok()).and_then(Pid::from_raw);
+        rustix::process::kill_process(writer.expect("a number"), Signal::KILL).unwrap();
+    }
+
+    #[test]
+    fn who_is_killed_for_want_of_memory_has_no_exit_code() {
+        let message = killed("echo verifying; kill -KILL $$", Duration::from_secs(20));
+        assert_eq!(
+            message,
+            "`sh` was killed by SIGKILL, as the kernel does when memory is short; it said last: verifying"
+        );
     }
 
     #[test]
@@ -244,10 +281,10 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named() {
-        let Err(StepError::Failed(message)) = run(&["no-such-tool".into()], Duration::ZERO) else {
+        let Err(StepError::Failed(message)) = run(&["no-such-tool".into()], Duration::ZERO, |_| ()) else {
             panic!("ran")
         };
         assert!(message.contains("`no-such-tool` is not in the initramfs"), "{message}");
-        assert!(matches!(run(&[], Duration::ZERO), Err(StepError::Failed(_))));
+        assert!(matches!(run(&[], Duration::ZERO, |_| ()), Err(StepError::Failed(_))));
     }
 }

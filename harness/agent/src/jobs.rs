@@ -6,11 +6,13 @@
 //! A job that waits inside a page fault holds the process' mmap lock for reading: the kernel takes it for every fault
 //! of `copy_to_user` and of GUP (arch/x86/mm/fault.c: do_user_addr_fault() has its lock-free path for user mode only,
 //! 7.3). Whoever then asks for the lock for writing sleeps too, and everybody's faults queue up behind him. So while
-//! jobs run the agent neither maps nor unmaps memory for itself: threads are made before they are needed, and the heap
-//! never gives back (`sys::keep_heap`). What remains are steps that change mappings by their nature: `map`, `unmap`,
-//! and `exec`, which maps a stack for its child.
+//! jobs run the agent neither maps nor unmaps memory for itself: threads are made before they are needed, and have begun
+//! (a thread maps a stack for its signals first); the heap never gives back (`sys::keep_heap`); programs are started by
+//! another process (`launcher`). Steps that change mappings by their nature are refused while a job works on one
+//! ([`Jobs::may_change_mappings`]).
 
 use crate::error::{OrRefused, StepError, failed};
+use crate::launcher::LAUNCHING;
 use crate::thread_state::ThreadState;
 use crate::work::{End, Work};
 use longpin_proto::facts::JobState;
@@ -26,6 +28,9 @@ use std::time::{Duration, Instant};
 /// Jobs at one time: a scenario has two or three.
 const MAX_RUNNING: usize = 8;
 
+/// How a mapping is named among the objects of a job.
+pub const MAPPING: &str = "mapping ";
+
 /// How long a job took, and what came of it.
 type Ended = (Duration, Result<End, StepError>);
 
@@ -35,7 +40,7 @@ struct Progress {
     began: Instant,
     /// Thread that does it; 0 until one has taken it up.
     thread: AtomicI32,
-    /// Program that the thread runs and waits for; 0 if none.
+    /// Program that the thread waits for, as [`crate::launcher::run`] numbers it.
     program: AtomicI32,
     ended: Mutex<Option<Ended>>,
     end: Condvar,
@@ -70,6 +75,8 @@ impl Progress {
         let unborn = ThreadState { state: 'R', stack: vec![] };
         let dir = match (self.program.load(Ordering::Relaxed), self.thread.load(Ordering::Relaxed)) {
             (0, 0) => return unborn,
+            // The thread sleeps then, but for a while only.
+            (LAUNCHING, _) => return unborn,
             (0, thread) => PathBuf::from(format!("/proc/self/task/{thread}")),
             (program, _) => PathBuf::from(format!("/proc/{program}")),
         };
@@ -156,6 +163,11 @@ impl Jobs {
         Ok(())
     }
 
+    /// Start the threads: with the agent, long before a job can hold the mmap lock.
+    pub fn start(&mut self) -> Result<(), StepError> {
+        self.tasks().map(|_| ())
+    }
+
     fn tasks(&mut self) -> Result<&SyncSender<Task>, StepError> {
         match &mut self.tasks {
             Some(tasks) => Ok(tasks),
@@ -194,6 +206,21 @@ impl Jobs {
         }
     }
 
+    /// May mappings come and go? A job that works on one may be asleep with the mmap lock; see the module's
+    /// documentation.
+    pub fn may_change_mappings(&self) -> Result<(), StepError> {
+        let holder =
+            |job: &&Job| job.progress.is_running() && job.uses.iter().any(|used| used.starts_with(MAPPING));
+        match self.jobs.iter().find(|(_, job)| holder(job)) {
+            None => Ok(()),
+            Some((name, job)) => failed!(
+                "job `{name}` still works on a mapping and may hold the mmap lock: {}; wait for it before mappings \
+                 change",
+                job.progress.place()
+            ),
+        }
+    }
+
     /// Is a job going to make a region of this name, or has it made one that nobody has taken yet?
     pub fn claim_region(&self, region: &str) -> Result<(), StepError> {
         match self.jobs.iter().find(|(_, job)| job.makes.as_deref() == Some(region)) {
@@ -214,14 +241,22 @@ impl Jobs {
     }
 }
 
-/// All of them at once, and for ever: see the module's documentation.
+/// All of them at once, and for ever: see the module's documentation. Each has begun when this returns.
 fn start_threads() -> std::io::Result<SyncSender<Task>> {
     let (sender, receiver) = sync_channel(MAX_RUNNING);
+    let (begun, begins) = sync_channel(MAX_RUNNING);
     let receiver = Arc::new(Mutex::new(receiver));
     for _ in 0..MAX_RUNNING {
         let tasks = receiver.clone();
-        std::thread::Builder::new().name("job".to_owned()).spawn(move || serve(&tasks))?;
+        let begun = begun.clone();
+        std::thread::Builder::new().name("job".to_owned()).spawn(move || {
+            let _ = begun.send(());
+            drop(begun);
+            serve(&tasks);
+        })?;
     }
+    // Not one more than there are threads: each says it once.
+    begins.iter().take(MAX_RUNNING).count();
     Ok(sender)
 }
 
@@ -256,6 +291,26 @@ mod tests {
         drop(finish);
         assert_eq!(jobs.wait("j", SOON).unwrap(), done());
         jobs.release_check("file `a`").unwrap();
+    }
+
+    #[test]
+    fn mappings_stay_as_they_are_while_a_job_works_on_one() {
+        let mut jobs = Jobs::default();
+        let (on_file, finish_file) = Work::endless();
+        jobs.spawn("f".into(), on_file).unwrap();
+        jobs.may_change_mappings().unwrap();
+        let (work, finish) = Work::endless();
+        jobs.spawn("j".into(), work.on_mapping("m")).unwrap();
+        let Err(StepError::Failed(message)) = jobs.may_change_mappings() else { panic!("they may") };
+        assert!(
+            message.starts_with("job `j` still works on a mapping and may hold the mmap lock: "),
+            "{message}"
+        );
+        drop(finish);
+        assert_eq!(jobs.wait("j", SOON).unwrap(), done());
+        jobs.may_change_mappings().unwrap();
+        drop(finish_file);
+        assert_eq!(jobs.wait("f", SOON).unwrap(), done());
     }
 
     #[test]

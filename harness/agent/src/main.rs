@@ -15,6 +15,7 @@ mod fsops;
 mod init;
 mod jobs;
 mod kmsg;
+mod launcher;
 mod link;
 mod mapping;
 mod modules;
@@ -45,6 +46,9 @@ const PORT_DEADLINE: Duration = Duration::from_secs(30);
 const STACK_BYTES: usize = 8 << 20;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(launcher::ARGUMENT) {
+        return serve_programs();
+    }
     if !rustix::process::getpid().is_init() {
         eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));
         return ExitCode::from(2);
@@ -54,6 +58,14 @@ fn main() -> ExitCode {
         kmsg::last_words(&format!("cannot go on: {error}"));
     }
     init::power_off()
+}
+
+/// The life of the launcher's process. The agent finds its socket closed after that and says so.
+fn serve_programs() -> ExitCode {
+    if let Err(error) = launcher::serve_stdin() {
+        kmsg::note(&format!("launcher: {error}"));
+    }
+    ExitCode::FAILURE
 }
 
 /// [`run`] in a thread, whose stack is there from the start: that of a process' first thread grows on demand, under the
@@ -75,6 +87,7 @@ fn run_apart() -> Result<(), StepError> {
 
 fn run() -> Result<(), StepError> {
     init::mount_all()?;
+    launcher::start()?;
     let modules = Modules::read()?;
     // Only what the port needs; the rest is loaded by the steps that use it.
     for driver in ["virtio_pci", "virtio_console"].into_iter().filter(|driver| modules.has(driver)) {

@@ -2,11 +2,12 @@
 //! File systems: made by the distribution's own tools, mounted with their module loaded on demand.
 
 use crate::error::{OrRefused, StepError, failed};
-use crate::exec;
+use crate::launcher;
 use crate::modules::Modules;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::atomic::AtomicI32;
 use std::time::{Duration, Instant};
 
 /// A mkfs that takes longer hangs: under TCG the slowest of them takes about a second.
@@ -23,7 +24,7 @@ pub fn mkfs(modules: &Modules, fs: &str, device: &str, arguments: &[String]) -> 
     let mut argv = vec![format!("mkfs.{fs}"), force_flag(fs).to_owned()];
     argv.extend_from_slice(arguments);
     argv.push(device.to_owned());
-    let finished = exec::run(&argv, MKFS_DEADLINE)?;
+    let finished = launcher::run(&argv, MKFS_DEADLINE, &AtomicI32::new(0))?;
     if finished.code != 0 {
         return failed!("`{}` ended with {}: {}", argv.join(" "), finished.code, finished.output.trim_end());
     }

@@ -137,6 +137,7 @@ impl Objects {
     /// Unmap.
     pub fn unmap(&mut self, name: &str) -> Result<(), StepError> {
         self.jobs.release_check(&format!("mapping `{name}`"))?;
+        self.jobs.may_change_mappings()?;
         self.maps.remove(name).map(drop)
     }
 

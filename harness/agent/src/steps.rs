@@ -9,7 +9,7 @@ use crate::objects::Objects;
 use crate::sys::MapSource;
 use crate::work::Work;
 use crate::{cachestat, fiemap, fsops, mounts, shell, vmstat};
-use longpin_proto::agent::{Backing, Fact, OpenFlags, Outcome, Step};
+use longpin_proto::agent::{Advice, Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
@@ -32,7 +32,9 @@ impl Agent {
     /// An agent that has made nothing yet.
     pub fn new(modules: Modules) -> Result<Self, StepError> {
         let all_cpus = rustix::thread::sched_getaffinity(None).or_failed("sched_getaffinity")?;
-        Ok(Self { objects: Objects::default(), modules, log: None, all_cpus })
+        let mut objects = Objects::default();
+        objects.jobs.start()?;
+        Ok(Self { objects, modules, log: None, all_cpus })
     }
 
     /// Carry out one step, in the calling thread. Blocks as long as the kernel does.
@@ -67,6 +69,10 @@ impl Agent {
             }
             Step::Unmap { map } => objects.unmap(&map).map(nothing),
             Step::Advise { map, offset, len, advice } => {
+                // The others take the mmap lock for reading, if at all.
+                if advice == Advice::Hugepage {
+                    objects.jobs.may_change_mappings()?;
+                }
                 objects.maps.get(&map)?.advise(offset, len, advice).map(nothing)
             }
             Step::QueryRegion { region } => {
@@ -167,6 +173,7 @@ impl Agent {
         write: bool,
     ) -> Result<(), StepError> {
         self.objects.maps.claim(&name)?;
+        self.objects.jobs.may_change_mappings()?;
         let source = match backing {
             Backing::File { file, offset } => MapSource::File(self.objects.files.get(file)?, *offset),
             Backing::Anonymous => MapSource::Anonymous,

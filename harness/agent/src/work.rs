@@ -3,9 +3,10 @@
 //! nothing from the tables. The same work is done at once by the step itself and beside others by a job.
 
 use crate::error::{OrRefused, StepError, failed};
+use crate::jobs::MAPPING;
 use crate::objects::Objects;
 use crate::pinner::PinRequest;
-use crate::{exec, fsops, mounts};
+use crate::{fsops, launcher, mounts};
 use longpin_proto::agent::{Fact, Step};
 use longpin_proto::facts::RegionState;
 use std::sync::atomic::AtomicI32;
@@ -112,7 +113,7 @@ impl Work {
             Step::Exec { argv, timeout_ms } => {
                 let timeout = Duration::from_millis(timeout_ms.into());
                 let act = move |leader: &AtomicI32| {
-                    let finished = exec::run_watched(&argv, timeout, leader)?;
+                    let finished = launcher::run(&argv, timeout, leader)?;
                     Ok(End::Fact(Fact::Exec { code: finished.code, output: finished.output }))
                 };
                 Ok(Self { act: Box::new(act), uses: vec![], makes: None })
@@ -145,8 +146,9 @@ impl Work {
         self
     }
 
-    fn on_mapping(mut self, name: &str) -> Self {
-        self.uses.push(format!("mapping `{name}`"));
+    /// The same on a mapping.
+    pub fn on_mapping(mut self, name: &str) -> Self {
+        self.uses.push(format!("{MAPPING}`{name}`"));
         self
     }
 
@@ -160,8 +162,8 @@ impl Work {
         self.makes.as_deref()
     }
 
-    /// Do it, in the calling thread. Blocks as long as the kernel does. While it runs a program, `leader` has the
-    /// program's number, else 0.
+    /// Do it, in the calling thread. Blocks as long as the kernel does. `leader` is as [`launcher::run`] sets it
+    /// while a program runs, else 0.
     pub fn run(self, leader: &AtomicI32) -> Result<End, StepError> {
         (self.act)(leader)
     }
