@@ -6,8 +6,8 @@
 # make build   target/release/longpin and target/release/longpin-device
 # make clean   what cargo built; `target/release/longpin image gc --all` removes the images
 
-CARGO ?= cargo
-export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+# The first cargo that is new enough, wherever it is.
+CARGO ?= scripts/cargo
 
 # One profile for everything: what is tested is what is shipped, and nothing is built twice.
 PROFILE := --release --locked

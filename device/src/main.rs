@@ -47,6 +47,8 @@ impl MainError {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    // Whoever starts us by a descriptor of our file gave us its number for a name.
+    let _ = rustix::thread::set_name(c"longpin-device");
     env_logger::Builder::new().parse_filters(&args.log_level).init();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,13 +28,43 @@ const NO_USER_NAMESPACE: [&str; 7] = [
     "setting up uid map: Permission denied",
 ];
 
+/// util-linux' unshare and bubblewrap, started by root.
+const POWERLESS_ROOT: [&str; 4] = [
+    "unshare: unshare failed: Operation not permitted",
+    "unshare: cannot change root filesystem propagation",
+    "Creating new namespace failed: Operation not permitted",
+    "bwrap: Failed to make / slave: Permission denied",
+];
+
+const UNSIGNED: [&str; 2] = ["NO_PUBKEY", "is not signed"];
+
+/// Where a build keeps its files.
+pub(crate) struct Places<'a> {
+    /// The log's, in the store.
+    pub log: &'a Path,
+    /// Files that its programs make elsewhere, if they do.
+    pub scratch: Option<&'a Path>,
+}
+
 /// The known reason behind a failure, if there is one.
-pub(crate) fn explain(what: &str, lines: &[&str], log: &Path) -> Option<Error> {
+pub(crate) fn explain(what: &str, lines: &[&str], places: &Places<'_>) -> Option<Error> {
     let what = || what.to_owned();
-    let log = || log.to_owned();
-    if lines.iter().any(|line| line.contains("No space left on device")) {
-        let place = log().parent().map(Path::to_owned).unwrap_or_default();
-        return Some(Error::DiskFull { what: what(), place, log: log() });
+    let log = || places.log.to_owned();
+    if let Some(line) = lines.iter().find(|line| line.contains("No space left on device")) {
+        let (place, remedy) = match places.scratch {
+            // Into the store only tar writes then.
+            Some(scratch) if !line.starts_with("tar: ") => {
+                (scratch.to_owned(), "free 2 GiB there, or set TMPDIR to a directory on another disk")
+            }
+            _ => (
+                log().parent().map(Path::to_owned).unwrap_or_default(),
+                "free 6 GiB there, run `longpin image gc`, or set LONGPIN_CACHE to another disk",
+            ),
+        };
+        return Some(Error::DiskFull { what: what(), place, remedy, log: log() });
+    }
+    if let Some(reason) = find(lines, &POWERLESS_ROOT) {
+        return Some(Error::PowerlessRoot { what: what(), reason, log: log() });
     }
     if let Some(reason) = find(lines, &NO_USER_NAMESPACE) {
         return Some(Error::NoUserNamespace { what: what(), reason, log: log() });
@@ -43,6 +73,9 @@ pub(crate) fn explain(what: &str, lines: &[&str], log: &Path) -> Option<Error> {
     if let Some(reason) = find(lines, &UNREACHABLE) {
         let host = server(lines, &reason);
         return Some(Error::NoNetwork { what: what(), host, reason, log: log() });
+    }
+    if let Some(reason) = find(lines, &UNSIGNED) {
+        return Some(Error::Unsigned { what: what(), reason, log: log() });
     }
     let package = lines.iter().find_map(|line| missing_package(line))?;
     Some(Error::NoPackage { what: what(), package: package.to_owned(), log: log() })
@@ -85,7 +118,36 @@ mod tests {
     use super::*;
 
     fn text(lines: &[&str]) -> Option<String> {
-        explain("tool root", lines, Path::new("/c/logs/x.log")).map(|error| error.to_string())
+        let places = Places { log: Path::new("/c/logs/x.log"), scratch: None };
+        explain("tool root", lines, &places).map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_full_scratch_directory_is_not_taken_for_a_full_store() {
+        let places = Places { log: Path::new("/c/logs/x.log"), scratch: Some(Path::new("/scratch")) };
+        let said = |line: &str| explain("tool root", &[line], &places).unwrap().to_string();
+        let dpkg = said("dpkg: error processing archive x.deb: cannot copy: No space left on device");
+        assert!(dpkg.contains("the device of /scratch; ") && dpkg.contains("TMPDIR"), "{dpkg}");
+        let tar = said("tar: ./usr/bin/gcc: Cannot write: No space left on device");
+        assert!(tar.contains("the device of /c/logs; ") && tar.contains("LONGPIN_CACHE"), "{tar}");
+    }
+
+    #[test]
+    fn root_without_rights_reads_that_it_has_none() {
+        let said = text(&["unshare: unshare failed: Operation not permitted"]).unwrap();
+        assert!(said.contains("container") && said.contains("--privileged"), "{said}");
+    }
+
+    #[test]
+    fn lists_that_nobody_can_check_name_the_keyring() {
+        let said = text(&[
+            "W: GPG error: http://m/debian trixie InRelease: The following signatures couldn't be verified because \
+             the public key is not available: NO_PUBKEY 6ED0E7B82643E131",
+            "E: The repository 'http://m/debian trixie InRelease' is not signed.",
+            "E: Unable to locate package gcc-14",
+        ])
+        .unwrap();
+        assert!(said.contains("debian-archive-keyring gpg"), "{said}");
     }
 
     #[test]

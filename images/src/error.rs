@@ -96,14 +96,44 @@ pub enum Error {
     },
     /// The disk is full.
     #[error(
-        "{what} failed: no space left on the device of {}; free 6 GiB there, run `longpin image gc`, or set \
-         LONGPIN_CACHE to another disk; the whole output is in {}", place.display(), log.display()
+        "{what} failed: no space left on the device of {}; {remedy}; the whole output is in {}",
+        place.display(), log.display()
     )]
     DiskFull {
         /// What was being done.
         what: String,
         /// Where.
         place: PathBuf,
+        /// What to do.
+        remedy: &'static str,
+        /// All lines.
+        log: PathBuf,
+    },
+    /// The packages are signed by a key that this host does not know, or nothing there can look.
+    #[error(
+        "{what} failed: the signature of the package lists cannot be checked ({reason}); install the keys and gpg \
+         (apt-get install --yes debian-archive-keyring gpg), or add the mirror's key to /etc/apt/trusted.gpg.d; the whole \
+         output is in {}", log.display()
+    )]
+    Unsigned {
+        /// What was being done.
+        what: String,
+        /// apt's words.
+        reason: String,
+        /// All lines.
+        log: PathBuf,
+    },
+    /// Root without the rights of root, as in most containers.
+    #[error(
+        "{what} failed: {reason}; root here may not make namespaces and mounts, as in a container without rights: start \
+         it with them (--privileged, or --cap-add SYS_ADMIN with seccomp and AppArmor off), or run longpin as an \
+         ordinary user; the whole output is in {}", log.display()
+    )]
+    PowerlessRoot {
+        /// What was being done.
+        what: String,
+        /// The program's words.
+        reason: String,
         /// All lines.
         log: PathBuf,
     },
@@ -131,6 +161,18 @@ pub enum Error {
         limit: Duration,
         /// Its lines.
         log: PathBuf,
+    },
+    /// Something must be built or removed in a store that may only be read.
+    #[error(
+        "cannot write {}: {source}; the image store belongs to another user or is read-only, and something in it has to \
+         be built or removed: let its owner run `longpin image build`, or set LONGPIN_CACHE to a directory of yours",
+        path.display()
+    )]
+    NotOurs {
+        /// Lock or directory.
+        path: PathBuf,
+        /// Reason.
+        source: std::io::Error,
     },
     /// Another process kept the lock.
     #[error(

@@ -3,7 +3,7 @@
 //! that is given up gets SIGTERM, then SIGKILL; what it started is gone with it (mmdebstrap cleans up after itself,
 //! bubblewrap takes its namespace along).
 
-use crate::diagnose;
+use crate::diagnose::{self, Places};
 use crate::error::{Error, Result};
 use crate::mirror::without_credentials;
 use std::fs::File;
@@ -25,6 +25,7 @@ const TAIL_LINES: usize = 12;
 pub(crate) struct Log {
     path: PathBuf,
     file: File,
+    scratch: Option<PathBuf>,
 }
 
 /// What a caller wants to see while a command runs.
@@ -39,7 +40,12 @@ impl Log {
     /// Begins the log anew.
     pub(crate) fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(Error::io("create log", path))?;
-        Ok(Self { path: path.to_owned(), file })
+        Ok(Self { path: path.to_owned(), file, scratch: None })
+    }
+
+    /// From now on the commands write to this directory too, and not only into the store.
+    pub(crate) fn also_writes_to(&mut self, scratch: PathBuf) {
+        self.scratch = Some(scratch);
     }
 
     /// For the standard error of a command that somebody else supervises.
@@ -50,7 +56,8 @@ impl Log {
     /// The known reason for a failure, if the log's end has one.
     pub(crate) fn explain(&self, what: &str) -> Option<Error> {
         let text = self.text();
-        diagnose::explain(what, &last(&text, diagnose::WINDOW_LINES), &self.path)
+        let places = Places { log: &self.path, scratch: self.scratch.as_deref() };
+        diagnose::explain(what, &last(&text, diagnose::WINDOW_LINES), &places)
     }
 
     /// A failure with the log's last lines.
@@ -138,17 +145,22 @@ impl Log {
                 }
             }
         });
+        let mut looked = began;
         let status = loop {
             match lines.recv_timeout(TICK) {
                 Ok(line) => {
                     self.say(&line)?;
                     (watch.line)(&line);
-                    continue;
+                    // As long as it talks only the clock is looked at: lines come faster than anything else is asked.
+                    if looked.elapsed() < TICK {
+                        continue;
+                    }
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 // Every end of the pipe is closed: the command is over, or about to be.
                 Err(RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(2)),
             }
+            looked = Instant::now();
             (watch.tick)();
             if let Some(status) = child.try_wait().map_err(Error::io("wait for", &program))? {
                 break status;
@@ -158,7 +170,11 @@ impl Log {
                 return Err(Error::Deadline { what: what.to_owned(), limit, log: self.path.clone() });
             }
         };
-        for line in lines.try_iter() {
+        // What it said last may still be on its way through the pipe.
+        let ended = Instant::now();
+        while ended.elapsed() < GRACE
+            && let Ok(line) = lines.recv_timeout(TICK)
+        {
             self.say(&line)?;
             (watch.line)(&line);
         }
@@ -265,6 +281,15 @@ mod tests {
         let error = log.run("hang", &mut shell("exec sleep 600"), limit).unwrap_err();
         assert!(matches!(error, Error::Deadline { .. }), "{error}");
         assert!(began.elapsed() < MINUTE, "it was waited for");
+    }
+
+    #[test]
+    fn a_command_that_never_stops_talking_is_ended_too() {
+        let (_dir, mut log) = log();
+        let limit = Duration::from_millis(300);
+        let script = "trap 'exit 1' TERM; while :; do echo word; done";
+        let error = log.run("talk", &mut shell(script), limit).unwrap_err();
+        assert!(matches!(error, Error::Deadline { .. }), "{error}");
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl Work<'_> {
         }
         Err(self.unfit(
             format!("package {} has no vmlinuz where it was looked for", choice.binary),
-            "the package's layout is new to this longpin: give --kernel DIR",
+            "the package's layout is new to this longpin: name an earlier time of the archive with LONGPIN_SNAPSHOT",
         ))
     }
 
@@ -160,7 +160,8 @@ impl Work<'_> {
         }
         Err(self.unfit(
             format!("its configuration has no {} after make olddefconfig", missing.join(", ")),
-            "compilers and kernel no longer fit: see rust_is_available in the log, or give --kernel DIR",
+            "compilers and kernel no longer fit: see rust_is_available in the log, or name an earlier time of the \
+             archive with LONGPIN_SNAPSHOT",
         ))
     }
 

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::report::Reporter;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -32,8 +32,11 @@ pub(crate) struct Lock {
 impl Lock {
     /// Takes the lock if nobody holds it against us.
     pub(crate) fn try_take(path: &Path, mode: Mode) -> Result<Option<Self>> {
-        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-        let file = open.map_err(Error::io("open lock", path))?;
+        let file = match mode {
+            Mode::Shared => open_to_share(path),
+            Mode::Exclusive => open_to_write(path),
+        };
+        let file = file.map_err(|source| not_ours(path, source))?;
         let taken = match mode {
             Mode::Shared => file.try_lock_shared(),
             Mode::Exclusive => file.try_lock(),
@@ -84,9 +87,12 @@ impl Lock {
         }
     }
 
-    /// Remembers that the artifact was used now.
+    /// Remembers that the artifact was used now; in somebody else's store, or a read-only one, nobody needs to know.
     pub(crate) fn touch(&self) -> Result<()> {
-        self.file.set_modified(SystemTime::now()).map_err(Error::io("touch lock", &self.path))
+        match self.file.set_modified(SystemTime::now()) {
+            Err(error) if is_denied(&error) => Ok(()),
+            touched => touched.map_err(Error::io("touch lock", &self.path)),
+        }
     }
 
     fn write_holder(&mut self) -> Result<()> {
@@ -101,6 +107,29 @@ impl Lock {
     /// Removes the lock file with the lock held exclusively, after its artifact went.
     pub(crate) fn unlink(self) -> Result<()> {
         std::fs::remove_file(&self.path).map_err(Error::io("remove lock", &self.path))
+    }
+}
+
+/// A user needs no right to write: the store may be another user's, or on a read-only file system.
+fn open_to_share(path: &Path) -> std::io::Result<File> {
+    match File::open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => open_to_write(path),
+        opened => opened,
+    }
+}
+
+fn open_to_write(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+fn is_denied(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+}
+
+fn not_ours(path: &Path, source: std::io::Error) -> Error {
+    match is_denied(&source) {
+        true => Error::NotOurs { path: path.to_owned(), source },
+        false => Error::io("open lock", path)(source),
     }
 }
 
@@ -149,6 +178,24 @@ mod tests {
         assert!(Lock::try_take(&path, Mode::Shared).unwrap().is_none());
         drop(builder);
         assert!(Lock::try_take(&path, Mode::Shared).unwrap().is_some());
+    }
+
+    #[test]
+    fn to_use_something_needs_no_right_to_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        drop(Lock::try_take(&path, Mode::Exclusive).unwrap().expect("free"));
+        let user = Lock::try_take(&path, Mode::Shared).unwrap().expect("free");
+        let status = rustix::fs::fcntl_getfl(&user.file).unwrap();
+        assert!(!status.intersects(rustix::fs::OFlags::RDWR | rustix::fs::OFlags::WRONLY), "{status:?}");
+        user.touch().unwrap();
+    }
+
+    #[test]
+    fn a_store_that_cannot_be_written_to_says_what_to_do() {
+        let denied = std::io::Error::from(ErrorKind::ReadOnlyFilesystem);
+        let text = not_ours(Path::new("/store/locks/a.lock"), denied).to_string();
+        assert!(text.contains("/store/locks/a.lock") && text.contains("LONGPIN_CACHE"), "{text}");
     }
 
     #[test]

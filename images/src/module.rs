@@ -138,13 +138,13 @@ fn check_buildable(root: &ToolRoot, kernel: &Kernel) -> Result<()> {
         let problem = "it came without a build directory, so no driver can be built for it".to_owned();
         return Err(unfit(
             problem,
-            "give a longpin.ko for it with --module KO, or its build directory with --kernel DIR",
+            "take its build directory (OwnKernel::BuildDir), or a longpin.ko that was built for it (Module::prebuilt)",
         ));
     };
     let path = dir.join(".config");
     let config = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
     if let Some(problem) = rust_problem(&config, root.rustc_version()?) {
-        return Err(unfit(problem, "build that kernel with it, or give a longpin.ko with --module KO"));
+        return Err(unfit(problem, "build that kernel with it and CONFIG_RUST=y"));
     }
     if !dir.join("rust/libkernel.rmeta").is_file() {
         let problem = "its directory has no rust/libkernel.rmeta".to_owned();

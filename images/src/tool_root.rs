@@ -66,6 +66,11 @@ impl ToolRoot {
         self.artifact.manifest.fact("qemu")
     }
 
+    /// Hash of the installed packages and their versions: two roots of one recipe differ in it when the suite has moved.
+    pub fn packages_hash(&self) -> Result<&str> {
+        self.artifact.manifest.fact("packages")
+    }
+
     /// First line of `rustc --version`.
     pub(crate) fn rustc_version(&self) -> Result<&str> {
         self.artifact.manifest.fact("rustc")
@@ -74,7 +79,7 @@ impl ToolRoot {
     /// Makes the root an input: its recipe, and what the suite gave for it at that time.
     pub(crate) fn add_to(&self, inputs: &mut Inputs) -> Result<()> {
         inputs.value("tool root", self.key().as_str());
-        inputs.value("installed", self.artifact.manifest.fact("packages")?);
+        inputs.value("installed", self.packages_hash()?);
         Ok(())
     }
 
@@ -192,9 +197,12 @@ fn make_by_tar(
     root: &Path,
 ) -> Result<()> {
     std::fs::create_dir(root).map_err(Error::io("create", root))?;
+    build.log.also_writes_to(std::env::temp_dir());
     let tar = find_program("tar", "tar", "unpack the tool root")?;
     let mut unpack = Command::new(&tar);
     unpack.args(["--extract", "--file=-", "--exclude=./dev/*", "--delay-directory-restore", "--directory"]);
+    // Its complaints are looked through, and they would come in the user's language.
+    unpack.env("LC_ALL", "C");
     unpack.arg(root).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(build.log.stdio()?);
     let mut unpack = unpack.spawn().map_err(Error::io("start", &tar))?;
     let mut sink = unpack.stdin.take().expect("stdin was asked to be a pipe");

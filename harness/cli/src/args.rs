@@ -247,6 +247,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use std::collections::BTreeSet;
 
     fn run(line: &[&str]) -> RunArgs {
         match Cli::try_parse_from([&["longpin", "run"], line].concat()).unwrap().command {
@@ -263,6 +264,71 @@ mod tests {
     #[test]
     fn the_usual_machine_is_that_of_an_empty_command_line() {
         assert_eq!(format!("{:?}", run(&[]).machine), format!("{:?}", MachineArgs::usual()));
+    }
+
+    /// Files of Rust source below a directory.
+    fn sources(dir: &std::path::Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => sources(&path, found),
+                false if path.extension().is_some_and(|suffix| suffix == "rs") => found.push(path),
+                false => {}
+            }
+        }
+    }
+
+    /// Every option of every command.
+    fn options(command: &clap::Command, found: &mut BTreeSet<String>) {
+        found.extend(command.get_arguments().filter_map(|arg| arg.get_long()).map(str::to_owned));
+        command.get_subcommands().for_each(|command| options(command, found));
+    }
+
+    /// Options that a message recommends: `--OPTION` in a text for people, not in another program's line.
+    fn recommended(source: &str) -> Vec<String> {
+        const OTHERS: [&str; 9] =
+            ["apt-get", "usermod", "cargo ", "sysctl", "rustc", "--privileged", "--version`", "--edit", "dm"];
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let words = lines
+            .filter(|line| !OTHERS.iter().any(|other| line.contains(other)))
+            .filter_map(|line| line.split_once('"'))
+            .flat_map(|(_, text)| {
+                let before = std::iter::once("").chain(text.split_whitespace());
+                before
+                    .zip(text.split_whitespace())
+                    .map(|(a, b)| (a.to_owned(), b.to_owned()))
+                    .collect::<Vec<_>>()
+            });
+        words
+            .filter(|(before, _)| {
+                ["with", "give", "by", "or", "gc", "build", "run", "set"].contains(&before.as_str())
+            })
+            .filter_map(|(_, word)| {
+                let name = word.strip_prefix("--")?;
+                let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(name.len());
+                Some(name[..end].to_owned()).filter(|name| !name.is_empty())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_messages_recommend_can_be_typed() {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut files = Vec::new();
+        sources(&here.join("src"), &mut files);
+        sources(&here.join("../../images/src"), &mut files);
+        let mut known = BTreeSet::from(["help".to_owned(), "version".to_owned()]);
+        options(&Cli::command(), &mut known);
+        let mut seen = 0;
+        for file in files {
+            for option in recommended(&std::fs::read_to_string(&file).unwrap()) {
+                assert!(known.contains(&option), "{}: there is no --{option}", file.display());
+                seen += 1;
+            }
+        }
+        assert!(seen > 0, "no message was found at all");
+        assert_eq!(recommended("    \"try it, or give --kernel DIR\","), ["kernel"]);
     }
 
     #[test]

@@ -119,7 +119,18 @@ fn the_document_has_the_fields_that_are_documented() {
     let json = serde_json::to_value(&run).expect("json");
     assert_eq!(json["schema"], RESULT_SCHEMA);
     assert_eq!(json["environment"]["accel"], "tcg");
-    for key in ["kernel", "qemu", "accel", "module", "tool_root", "seed", "host"] {
+    for key in [
+        "kernel",
+        "qemu",
+        "accel",
+        "module",
+        "tool_root",
+        "tool_root_packages",
+        "longpin",
+        "device",
+        "seed",
+        "host",
+    ] {
         assert!(json["environment"].get(key).is_some(), "environment.{key}");
     }
     let case = &json["cases"][0];

@@ -85,9 +85,20 @@ fn a_run_leaves_all_that_is_needed_to_understand_and_repeat_it() {
     assert!(repeat.ends_with("longpin run lost-update --fs tmpfs --pin pin --seed 7\n"), "{repeat}");
     let result = lab.result();
     assert_eq!(result["environment"]["seed"], 7);
-    for place in
-        ["/kernel/release", "/qemu/version", "/accel", "/disk", "/module/hash", "/tool_root", "/host/kernel"]
-    {
+    for place in [
+        "/kernel/release",
+        "/qemu/version",
+        "/accel",
+        "/disk",
+        "/module/hash",
+        "/tool_root",
+        "/tool_root_packages",
+        "/longpin/version",
+        "/longpin/hash",
+        "/device/version",
+        "/device/hash",
+        "/host/kernel",
+    ] {
         let value = result["environment"].pointer(place).and_then(Value::as_str);
         assert!(value.is_some_and(|text| !text.is_empty()), "{place}: {value:?}");
     }

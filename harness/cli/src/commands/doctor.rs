@@ -162,8 +162,8 @@ fn kvm() -> Finding {
 }
 
 fn daemon() -> Finding {
-    match device::program() {
-        Ok(path) => Fine(path.display().to_string()),
+    match device::Program::open() {
+        Ok(program) => Fine(program.path().display().to_string()),
         Err(error) => {
             Required { problem: format!("{error:#}"), remedy: "cargo build --release --workspace".into() }
         }
@@ -198,7 +198,7 @@ fn serve_disk() -> anyhow::Result<()> {
         log: at("log"),
         disks,
     };
-    device::Device::start(&paths)?.stop();
+    device::Device::start(&device::Program::open()?, &paths)?.stop();
     Ok(())
 }
 

@@ -2,13 +2,15 @@
 //! The device daemon of one boot: its process, its control socket, its ledger.
 
 mod control;
+mod program;
 
 pub use control::{ControlError, Ends};
+pub use program::Program;
 
 use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::ledger::LedgerReader;
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use control::Control;
 use crossbeam_channel::{Receiver, never};
 use longpin_proto::control::{Answer, Request, VERSION};
@@ -16,12 +18,10 @@ use longpin_wire::ledger::Entry;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-/// Program name.
-const PROGRAM: &str = "longpin-device";
 /// The daemon binds its sockets at once; a loaded machine may be slow to start anything.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// A ledger of millions of entries is written out in this time.
@@ -84,14 +84,15 @@ pub struct Device {
     child: Child,
     control: Control,
     ledger: LedgerReader,
+    version: String,
 }
 
 impl Device {
     /// Start it and shake hands. When this returns, QEMU can connect.
     ///
     /// Errors: what the daemon said before it ended, if it did.
-    pub fn start(paths: &Paths) -> anyhow::Result<Self> {
-        let mut child = Child::spawn("longpin-device", command(&program()?, paths), &paths.log)?;
+    pub fn start(program: &Program, paths: &Paths) -> anyhow::Result<Self> {
+        let mut child = Child::spawn("longpin-device", command(program, paths), &paths.log)?;
         let connected = Deadline::after(START_TIMEOUT).poll(|| match UnixStream::connect(&paths.control) {
             Ok(stream) => Some(Ok(stream)),
             Err(_) if child.ended().is_some() => Some(Err(child.obituary_by(complaint))),
@@ -103,9 +104,12 @@ impl Device {
             None => bail!("longpin-device does not serve {} in time", paths.control.display()),
         };
         let ledger = LedgerReader::new(&paths.ledger);
-        let mut device = Self { child, control: Control::new(stream)?, ledger };
+        let mut device = Self { child, control: Control::new(stream)?, ledger, version: String::new() };
         match device.hello() {
-            Ok(()) => Ok(device),
+            Ok(version) => {
+                device.version = version;
+                Ok(device)
+            }
             // It serves the control socket first: its end is the reason, the broken connection only shows it.
             Err(_) if device.ends_by(Deadline::after(GOODBYE)) => Err(anyhow::anyhow!(device.obituary())),
             Err(error) => Err(error),
@@ -115,6 +119,11 @@ impl Device {
     /// Becomes ready (disconnected) when the daemon has ended.
     pub fn exited(&self) -> &Receiver<()> {
         self.child.exited()
+    }
+
+    /// Its program's own word, as `0.1.0`: it greets with its name before it.
+    pub fn version(&self) -> &str {
+        self.version.rsplit(' ').next().unwrap_or_default()
     }
 
     /// How it ended.
@@ -150,10 +159,10 @@ impl Device {
         self.child.stop(END_TIMEOUT);
     }
 
-    fn hello(&mut self) -> anyhow::Result<()> {
+    fn hello(&mut self) -> anyhow::Result<String> {
         let nothing_else = Ends { qemu: never(), interrupt: never() };
         match self.ask(&Request::Hello, ANSWER_TIMEOUT, &nothing_else)? {
-            Answer::Hello { version: VERSION, .. } => Ok(()),
+            Answer::Hello { version: VERSION, program } => Ok(program),
             Answer::Hello { version, program } => bail!(
                 "longpin-device {program} speaks control version {version}, this harness speaks {VERSION}; build both from one source"
             ),
@@ -162,8 +171,8 @@ impl Device {
     }
 }
 
-fn command(program: &Path, paths: &Paths) -> Command {
-    let mut command = Command::new(program);
+fn command(program: &Program, paths: &Paths) -> Command {
+    let mut command = program.command();
     command.arg("--socket-path").arg(&paths.accelerator);
     command.arg("--control").arg(&paths.control);
     command.arg("--ledger").arg(&paths.ledger);
@@ -177,16 +186,6 @@ fn command(program: &Path, paths: &Paths) -> Command {
 fn complaint(line: &str) -> Option<&str> {
     let (head, text) = line.split_once("] ")?;
     head.contains(" ERROR ").then_some(text)
-}
-
-/// The daemon that was built with us lies beside us.
-pub fn program() -> anyhow::Result<PathBuf> {
-    let here = std::env::current_exe().context("our own path is unknown")?;
-    let beside = here.with_file_name(PROGRAM);
-    if !beside.is_file() {
-        bail!("{} is missing; build it with `cargo build --release -p longpin-device`", beside.display());
-    }
-    Ok(beside)
 }
 
 #[cfg(test)]

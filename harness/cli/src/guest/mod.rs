@@ -8,7 +8,7 @@ mod processes;
 use crate::args::DiskKind;
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device::{Device, Ends};
+use crate::device::{Device, Ends, Program};
 use crate::disk;
 use crate::fsck;
 use crate::images::Images;
@@ -53,6 +53,8 @@ pub struct Machine {
     pub images: Images,
     /// Emulator.
     pub qemu: Qemu,
+    /// The device daemon.
+    pub device: Program,
     /// Execution.
     pub accel: Accel,
     /// What is under the file systems.
@@ -106,7 +108,7 @@ impl Guest {
         let started = Instant::now();
         let files = Files::new(machine, dir)?;
         let listeners = Listeners::bind(&files, shell)?;
-        let mut device = Device::start(&files.device)?;
+        let mut device = Device::start(&machine.device, &files.device)?;
         let command = files.qemu_command(machine, needs, shell)?;
         let mut qemu = Child::spawn("qemu", command, &files.dir.join("qemu.log"))?;
         let connected = connect(&listeners, &qemu);
@@ -167,6 +169,11 @@ impl Guest {
     /// QEMU's own word.
     pub fn qemu_version(&self) -> &str {
         self.processes.qmp.version()
+    }
+
+    /// The device daemon's own word.
+    pub fn device_version(&self) -> &str {
+        self.processes.device.version()
     }
 
     /// A case begins: what the console has said so far is not its evidence.

@@ -3,7 +3,7 @@
 
 use crate::guest::{Guest, Machine};
 use anyhow::Context as _;
-use longpin_core::report::{Environment, HostInfo, KernelInfo, ModuleInfo, QemuInfo};
+use longpin_core::report::{Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo};
 
 /// What is known before the first boot.
 pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
@@ -24,6 +24,9 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
             hash: blake3::hash(&bytes).to_hex().to_string(),
         },
         tool_root: images.tool_root.key().to_string(),
+        tool_root_packages: images.tool_root.packages_hash()?.to_owned(),
+        longpin: ProgramInfo { version: env!("CARGO_PKG_VERSION").to_owned(), hash: own_hash()? },
+        device: ProgramInfo { version: String::new(), hash: machine.device.hash()? },
         seed: u64::from(seed),
         host: host(),
     })
@@ -34,6 +37,15 @@ pub fn complete(environment: &mut Environment, guest: &Guest) {
     environment.kernel.release = guest.hello().kernel_release.clone();
     environment.kernel.version = guest.hello().kernel_version.clone();
     environment.qemu.version = guest.qemu_version().to_owned();
+    environment.device.version = guest.device_version().to_owned();
+}
+
+/// Of the program that runs, whatever has its name meanwhile.
+fn own_hash() -> anyhow::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let read = std::fs::File::open("/proc/self/exe").and_then(|file| hasher.update_reader(file).map(drop));
+    read.context("our own program cannot be read")?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn kernel_source(machine: &Machine) -> String {
@@ -74,6 +86,12 @@ mod tests {
         assert_eq!(field(text, "model name"), Some("Some CPU: fast"));
         assert_eq!(field(text, "MemTotal"), Some("1024 kB"));
         assert_eq!(field(text, "absent"), None);
+    }
+
+    #[test]
+    fn our_own_hash_is_that_of_the_running_program() {
+        let bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(own_hash().unwrap(), blake3::hash(&bytes).to_hex().as_str());
     }
 
     #[test]

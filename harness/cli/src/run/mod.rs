@@ -11,6 +11,7 @@ mod screen;
 mod story;
 
 use crate::args::{Format, MachineArgs, RunArgs};
+use crate::device::Program;
 use crate::error::Result;
 use crate::guest::Machine;
 use crate::images::Images;
@@ -121,7 +122,8 @@ pub fn machine(args: &MachineArgs, images: Images) -> Result<Prepared> {
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
     let MachineArgs { disk, memory: memory_mib, cpus, ref disk_dir, .. } = *args;
     let disk_dir = disk_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let machine = Machine { images, qemu, accel: choice.accel, disk, disk_dir, memory_mib, cpus };
+    let device = Program::open()?;
+    let machine = Machine { images, qemu, device, accel: choice.accel, disk, disk_dir, memory_mib, cpus };
     Ok(Prepared { machine, notice, interrupt })
 }
 

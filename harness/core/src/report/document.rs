@@ -54,8 +54,17 @@ pub struct Environment {
     pub disk: String,
     /// Driver in the guest.
     pub module: ModuleInfo,
-    /// Identity of the tool root: its content hash.
+    /// Identity of the tool root: hash of its recipe.
     pub tool_root: String,
+    /// What that recipe gave: hash of the installed packages and their versions.
+    #[serde(default)]
+    pub tool_root_packages: String,
+    /// The harness.
+    #[serde(default)]
+    pub longpin: ProgramInfo,
+    /// The device daemon.
+    #[serde(default)]
+    pub device: ProgramInfo,
     /// Seed of everything that is random.
     pub seed: u64,
     /// This machine.
@@ -87,6 +96,15 @@ pub struct QemuInfo {
 pub struct ModuleInfo {
     /// File name.
     pub name: String,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
+}
+
+/// A program of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramInfo {
+    /// `0.1.0`.
+    pub version: String,
     /// BLAKE3 of the file, hex.
     pub hash: String,
 }

@@ -8,7 +8,7 @@ pub mod timeline;
 pub mod trace;
 
 pub use document::{
-    BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, QemuInfo,
+    BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo,
     RESULT_SCHEMA, RunResult, Summary,
 };
 pub use table::{TableStyle, table};
