@@ -3,7 +3,7 @@
 //! decided by the caller: [`Terminal`] (a live line), [`Plain`] (a line a step) or [`Silent`].
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,11 @@ impl Default for Terminal {
     }
 }
 
+/// A line on standard error, if anybody still listens.
+fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+}
+
 impl Reporter for Terminal {
     fn step(&self, text: &str) {
         if let Ok(mut current) = self.text.lock() {
@@ -77,12 +82,12 @@ impl Reporter for Terminal {
     }
 
     fn note(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| say(text));
     }
 
     fn finished(&self, text: &str) {
         self.bar.finish_and_clear();
-        eprintln!("{text}");
+        say(text);
         self.bar.reset_elapsed();
     }
 }
@@ -120,7 +125,7 @@ impl Default for Plain {
 impl Reporter for Plain {
     fn step(&self, text: &str) {
         let Ok(mut state) = self.state.lock() else { return };
-        eprintln!("[{:>4}s] {text}", state.began.elapsed().as_secs());
+        say(&format!("[{:>4}s] {text}", state.began.elapsed().as_secs()));
         state.text = text.to_owned();
         state.said = Instant::now();
     }
@@ -128,18 +133,23 @@ impl Reporter for Plain {
     fn bytes(&self, done: u64, total: Option<u64>) {
         let Ok(mut state) = self.state.lock() else { return };
         if state.said.elapsed() >= PLAIN_INTERVAL {
-            eprintln!("[{:>4}s] {}: {}", state.began.elapsed().as_secs(), state.text, amount(done, total));
+            say(&format!(
+                "[{:>4}s] {}: {}",
+                state.began.elapsed().as_secs(),
+                state.text,
+                amount(done, total)
+            ));
             state.said = Instant::now();
         }
     }
 
     fn note(&self, text: &str) {
-        eprintln!("{text}");
+        say(text);
     }
 
     fn finished(&self, text: &str) {
         let Ok(state) = self.state.lock() else { return };
-        eprintln!("[{:>4}s] {text}", state.began.elapsed().as_secs());
+        say(&format!("[{:>4}s] {text}", state.began.elapsed().as_secs()));
     }
 }
 

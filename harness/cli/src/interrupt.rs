@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! SIGINT, SIGTERM and SIGHUP as a condition that every wait can watch. The first one asks for an orderly end; the
-//! second ends the process at once, and the children with it (their parent-death signal).
+//! second ends the process at once, and the children with it (their parent-death signal), after [`crate::forced_end`].
 
+use crate::forced_end;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -20,8 +21,10 @@ pub struct Interrupt {
 impl Interrupt {
     /// Install the handlers. Once per process.
     pub fn install() -> anyhow::Result<Self> {
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM, SIGHUP]).context("signal handlers cannot be installed")?;
+        let mut wanted = vec![SIGINT, SIGTERM];
+        // nohup(1): the run outlives its terminal.
+        wanted.extend(Some(SIGHUP).filter(|signal| !is_ignored(*signal)));
+        let mut signals = Signals::new(wanted).context("signal handlers cannot be installed")?;
         let asked = Arc::new(AtomicBool::new(false));
         let (keep, signalled) = bounded(0);
         let flag = Arc::clone(&asked);
@@ -31,6 +34,7 @@ impl Interrupt {
                 let mut keep = Some(keep);
                 for signal in signals.forever() {
                     if keep.is_none() {
+                        forced_end::run();
                         std::process::exit(128 + signal);
                     }
                     flag.store(true, Ordering::SeqCst);
@@ -50,6 +54,14 @@ impl Interrupt {
     pub fn signalled(&self) -> &Receiver<()> {
         &self.signalled
     }
+}
+
+/// Did whoever started us have the signal ignored? proc_pid_status(5), `SigIgn`: bit n - 1 is signal n.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use include_dir::{Dir, include_dir};
 use longpin_core::plan::{self, Case, Filter};
 use longpin_core::scenario::{Fault, Scenario};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,10 @@ static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../tests/scenari
 pub struct Library {
     scenarios: Vec<Arc<Scenario>>,
     filter: Filter,
+    /// Text of each scenario, by name.
+    texts: BTreeMap<String, String>,
+    /// What was asked for, files by the names of their scenarios.
+    words: Vec<String>,
 }
 
 impl Library {
@@ -37,15 +42,29 @@ impl Library {
                 false => names.push(word.clone()),
             }
         }
-        let scenarios = reader.finish()?;
+        let Reader { scenarios, texts, .. } = reader.finish()?;
         let filter = Filter::parse(&scenarios, &names, &args.group, &args.fs, &args.pin, &args.release)
             .map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { scenarios, filter })
+        Ok(Self { scenarios, filter, texts, words: names })
     }
 
     /// The first case that was chosen; the filter leaves at least one.
     pub fn first_case(&self) -> Option<Case> {
         self.cases(1).into_iter().next()
+    }
+
+    /// Scenarios and cases that were asked for, by name: files too.
+    pub fn words(&self) -> &[String] {
+        &self.words
+    }
+
+    /// Name and text of the scenarios that were chosen.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        let chosen = |(name, _): &(&String, &String)| {
+            let scenario = self.scenarios.iter().find(|scenario| scenario.name == **name);
+            scenario.is_some_and(|scenario| self.filter.wants_scenario(scenario))
+        };
+        self.texts.iter().filter(chosen).map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
     /// Cases that were chosen, in order.
@@ -63,6 +82,7 @@ fn is_file_name(word: &str) -> bool {
 #[derive(Default)]
 struct Reader {
     scenarios: Vec<Arc<Scenario>>,
+    texts: BTreeMap<String, String>,
     faults: Vec<Fault>,
 }
 
@@ -99,11 +119,13 @@ impl Reader {
             let message = "the file is not UTF-8 text; save it as UTF-8".to_owned();
             vec![Fault { file: file.to_owned(), line: 1, message }]
         };
-        match std::str::from_utf8(bytes).map_err(not_text).and_then(|text| Scenario::parse(file, text)) {
-            Ok(scenario) => {
+        let read = |text| Ok((Scenario::parse(file, text)?, text));
+        match std::str::from_utf8(bytes).map_err(not_text).and_then(read) {
+            Ok((scenario, text)) => {
                 let name = scenario.name.clone();
                 self.scenarios.retain(|other| other.name != name);
                 self.scenarios.push(Arc::new(scenario));
+                self.texts.insert(name.clone(), text.to_owned());
                 Some(name)
             }
             Err(faults) => {
@@ -113,9 +135,10 @@ impl Reader {
         }
     }
 
-    fn finish(self) -> Result<Vec<Arc<Scenario>>> {
+    /// Itself, if nothing is wrong.
+    fn finish(self) -> Result<Self> {
         match self.faults.is_empty() {
-            true => Ok(self.scenarios),
+            true => Ok(self),
             false => {
                 let lines: Vec<String> = self.faults.iter().map(Fault::to_string).collect();
                 Err(Error::Usage(lines.join("\n")))

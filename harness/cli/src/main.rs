@@ -11,6 +11,7 @@ mod deadline;
 mod device;
 mod disk;
 mod error;
+mod forced_end;
 mod fsck;
 mod guest;
 mod images;
@@ -21,6 +22,7 @@ mod link;
 mod output;
 mod quote;
 mod run;
+mod scratch;
 mod terminal;
 mod vm;
 
@@ -53,7 +55,7 @@ fn dispatch(command: Command) -> Result<ExitCode> {
 }
 
 fn report(error: &Error) -> ExitCode {
-    eprintln!("longpin: {error}");
+    output::note(&format!("longpin: {error}"));
     match error {
         Error::Usage(_) => ExitCode::Usage,
         Error::Interrupted | Error::Infra(_) => ExitCode::Error,

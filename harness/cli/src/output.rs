@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Standard output. A reader that has seen enough (`longpin list | head`) is no error.
+//! Standard output and standard error. A reader that has seen enough (`longpin list | head`) or a terminal that has gone is
+//! no error: what matters stands in the result directory.
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -12,6 +13,12 @@ pub fn text(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("standard output cannot be written"),
     }
+}
+
+/// Say something to people, on standard error. Whether anybody hears it does not matter.
+pub fn note(text: &str) {
+    // One write: lines of several processes on one stream stay whole.
+    let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Print a document.

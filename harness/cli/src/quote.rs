@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Words for a POSIX shell, for lines that people copy.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 /// The word, in single quotes if it needs any.
 pub fn word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
@@ -8,6 +11,15 @@ pub fn word(text: &str) -> String {
         return text.to_owned();
     }
     format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The same for a word that need not be text: other bytes are told to printf(1) in octal.
+pub fn os_word(bytes: &OsStr) -> String {
+    if let Some(text) = bytes.to_str() {
+        return word(text);
+    }
+    let octal: String = bytes.as_bytes().iter().map(|byte| format!("\\{byte:03o}")).collect();
+    format!("\"$(printf '{octal}')\"")
 }
 
 #[cfg(test)]

@@ -124,12 +124,34 @@ impl Lab {
         self.spawn(command.arg(program("longpin")).args(args).stdin(input))
     }
 
+    /// Start `longpin run ARGS --out OUT` with nobody at the other end of its output.
+    pub fn start_unheard(&self, args: &[&str]) -> Running {
+        let out = self.out();
+        let mut command = Command::new(program("longpin"));
+        command.arg("run").args(args).arg("--out").arg(out).stdin(Stdio::null());
+        let mut child = self
+            .prepare(&mut command)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        drop((child.stdout.take(), child.stderr.take()));
+        Running { child, stdout: self.path("stdout"), stderr: self.path("stderr") }
+    }
+
+    /// Start a shell script.
+    pub fn start_script(&self, script: &Path, args: &[&str]) -> Running {
+        self.spawn(Command::new("sh").arg(script).args(args).stdin(Stdio::null()))
+    }
+
+    fn prepare<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command.env("TMPDIR", self.tmp()).env_remove("RUST_BACKTRACE").current_dir(self.dir.path())
+    }
+
     fn spawn(&self, command: &mut Command) -> Running {
         let file = |name| std::fs::File::create(self.path(name)).expect("the place is writable");
-        let child = command
-            .env("TMPDIR", self.tmp())
-            .env_remove("RUST_BACKTRACE")
-            .current_dir(self.dir.path())
+        let child = self
+            .prepare(command)
             .stdout(file("stdout"))
             .stderr(file("stderr"))
             .spawn()

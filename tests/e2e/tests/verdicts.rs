@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Verdicts of a real kernel, by the whole chain.
 
-use longpin_e2e::Lab;
+use longpin_e2e::{Lab, read_json, scenario};
 use serde_json::{Value, json};
 
 fn case<'r>(result: &'r Value, id: &str) -> &'r Value {
@@ -81,9 +81,9 @@ fn a_run_leaves_all_that_is_needed_to_understand_and_repeat_it() {
         assert!(lab.out().join("boot-1").join(file).is_file(), "{file}");
     }
     assert!(lab.out().join("cases/lost-update.tmpfs.pin.clean.json").is_file());
-    let repeat = std::fs::read_to_string(lab.out().join("repeat.sh")).expect("repeat.sh is there");
-    assert!(repeat.ends_with("longpin run lost-update --fs tmpfs --pin pin --seed 7\n"), "{repeat}");
     let result = lab.result();
+    assert_eq!(result["command"], "longpin run lost-update --fs tmpfs --pin pin --seed 7");
+    assert!(lab.out().join("scenarios/lost-update.toml").is_file());
     assert_eq!(result["environment"]["seed"], 7);
     for place in [
         "/kernel/release",
@@ -118,4 +118,45 @@ fn two_runs_at_once_do_not_disturb_each_other() {
         assert_eq!(lab.result()["summary"]["xfail"], 1);
         lab.assert_tidy();
     }
+}
+
+#[test]
+fn a_run_of_a_user_s_own_scenario_is_repeated_by_its_directory_alone() {
+    let lab = Lab::new();
+    let file = scenario::write(
+        &lab.path(""),
+        "mine",
+        &["\"mkfs\"", "\"mount\"", "\"create\"", "\"compare\""],
+        "intact",
+    );
+    let ended = lab.run(&[&file, "--seed", "7"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    std::fs::remove_file(&file).expect("the file is ours");
+    let again = lab.path("again");
+    let args = ["--out", again.to_str().expect("temporary paths are UTF-8")];
+    let ended = lab.start_script(&lab.out().join("repeat.sh"), &args).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let (first, second) = (lab.result(), read_json(&again.join("result.json")));
+    assert_eq!(case(&second, "mine/tmpfs/none/none")["outcome"], "pass");
+    for place in
+        ["/environment/seed", "/environment/longpin", "/cases/0/observations", "/cases/0/generations"]
+    {
+        assert_eq!(first.pointer(place), second.pointer(place), "{place}");
+    }
+    let report = lab.start(&["report", args[1]]).end();
+    assert_eq!(report.code, Some(0), "{}", report.stderr);
+    let html = std::fs::read_to_string(again.join("report.html")).expect("the report is there");
+    assert!(html.contains("by the test"), "the reason that the run had");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_run_that_nobody_listens_to_leaves_its_whole_result() {
+    let lab = Lab::new();
+    let ended = lab.start_unheard(&["lost-update", "--fs", "tmpfs", "--pin", "pin"]).end();
+    assert_eq!(ended.code, Some(0));
+    let result = lab.result();
+    assert_eq!(case(&result, "lost-update/tmpfs/pin/clean")["outcome"], "pass");
+    assert_eq!(result["missing"], json!([]));
+    lab.assert_tidy();
 }

@@ -43,8 +43,8 @@ fn build(refresh: bool) -> Result<ExitCode> {
 /// The newest kernel, once a guest has booted it and loaded the driver.
 fn newest() -> Result<Images> {
     let Prepared { machine, notice, interrupt } = run::machine(&MachineArgs::usual(), Images::newest()?)?;
-    notice.iter().for_each(|text| eprintln!("{text}"));
-    eprintln!("booting kernel {} once", machine.images.kernel.release());
+    notice.iter().for_each(|text| output::note(text));
+    output::note(&format!("booting kernel {} once", machine.images.kernel.release()));
     let dir = tempfile::Builder::new().prefix("longpin-image-").tempdir().context("no directory for logs")?;
     let needs = MachineNeeds::default();
     let mut guest = Guest::boot(&machine, &needs, dir.path(), false, &interrupt).map_err(boot_error)?;

@@ -6,6 +6,7 @@ use crate::args::{LibraryArgs, ReportArgs};
 use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::output;
+use crate::run::repeat;
 use crate::run::result_dir::file_name;
 use anyhow::Context as _;
 use longpin_core::events::RunEvent;
@@ -29,7 +30,7 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     if chosen.len() < run.cases.len() {
         notices.push(format!("{} of the run's {} cases, chosen by --case", chosen.len(), run.cases.len()));
     }
-    let (lore, whys) = lore();
+    let (lore, whys) = lore(&args.dir);
     let cases: Vec<CaseReport<'_>> = chosen
         .into_iter()
         .map(|result| CaseReport {
@@ -146,12 +147,12 @@ fn story(dir: &Path, result: &CaseResult) -> std::result::Result<Story, String> 
     Ok(Story::of(&record, result))
 }
 
-/// What the built-in scenarios say of themselves, and why they expect what they expect. A scenario of the user's own
-/// is not among them; its report does without.
-fn lore() -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
+/// What the scenarios of the run say of themselves, and why they expect what they expect. They lie beside its results;
+/// the runs of older versions did not keep them, and have the built-in ones as they are today.
+fn lore(dir: &Path) -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
     let args = LibraryArgs {
         scenarios: Vec::new(),
-        scenario_dir: None,
+        scenario_dir: Some(dir.join(repeat::SCENARIOS)).filter(|dir| dir.is_dir()),
         group: Vec::new(),
         fs: Vec::new(),
         pin: Vec::new(),

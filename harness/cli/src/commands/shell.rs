@@ -4,8 +4,10 @@
 
 use crate::args::ShellArgs;
 use crate::error::{Error, Result};
+use crate::forced_end;
 use crate::guest::{self, BootError, Guest};
 use crate::library::Library;
+use crate::output;
 use crate::quote;
 use crate::run::case::{self, Limits};
 use crate::run::{self, Prepared};
@@ -37,25 +39,27 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
     };
     let needs = case.as_ref().map(|case| case.scenario.machine.clone()).unwrap_or_default();
     let Prepared { machine, notice, interrupt } = run::prepare(&args.machine, [&needs])?;
-    notice.iter().for_each(|text| eprintln!("{text}"));
+    notice.iter().for_each(|text| output::note(text));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
     let mut guest = Guest::boot(&machine, &needs, dir.path(), true, &interrupt).map_err(boot_error)?;
     for module in MODULES {
         guest.load_module(module).map_err(boot_error)?;
     }
     if let Some(case) = case {
-        eprintln!("carrying out {}", case.id);
+        output::note(&format!("carrying out {}", case.id));
         let limits = Limits::new(machine.accel, STAGE_TIMEOUT);
         let staged = case::stage(&mut guest, &case, args.until, limits, &interrupt);
         let rules = staged.map_err(|trouble| match trouble {
             Trouble::Interrupted => Error::Interrupted,
             other => Error::Infra(anyhow::anyhow!("{}: {}", case.id, guest::describe(&other))),
         })?;
-        rules.iter().for_each(|rule| eprintln!("{}", standing(rule, guest.control_socket())));
+        rules.iter().for_each(|rule| output::note(&standing(rule, guest.control_socket())));
     }
     let port = guest.take_shell().context("the guest has no shell port")?;
     let shell = guest.start_shell().context("the shell cannot be started")?;
-    eprintln!("/dev/longpin0 is there, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest");
+    output::note(
+        "/dev/longpin0 is there, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest",
+    );
     let ended = connect(port, || interrupt.asked() || guest.is_over(shell));
     drop(guest);
     ended?;
@@ -125,7 +129,7 @@ fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Resu
 }
 
 /// The terminal without line editing and signals, put back at the end. Nothing happens if input is no terminal.
-struct RawTerminal(Option<Termios>);
+struct RawTerminal(Option<(Termios, forced_end::Guard)>);
 
 impl RawTerminal {
     fn enter() -> anyhow::Result<Self> {
@@ -137,15 +141,21 @@ impl RawTerminal {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw).context("terminal attributes")?;
-        Ok(Self(Some(before)))
+        let restored = before.clone();
+        let end = forced_end::register(move || restore(&restored));
+        Ok(Self(Some((before, end))))
     }
 }
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            // A terminal that is gone needs no restoring.
-            let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+        if let Some((before, _)) = &self.0 {
+            restore(before);
         }
     }
+}
+
+fn restore(before: &Termios) {
+    // A terminal that is gone needs no restoring.
+    let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
 }

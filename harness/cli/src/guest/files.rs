@@ -8,6 +8,7 @@ use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::device::{self, AuditedDisk};
 use crate::disk;
+use crate::scratch::Scratch;
 use crate::vm::command_line::command_line;
 use crate::vm::sockets::Listener;
 use crate::vm::spec::{Disk, Sockets, VmSpec};
@@ -28,7 +29,7 @@ const SERIALS: [&str; 2] = ["longpin-vda", "longpin-vdb"];
 /// Paths of one boot.
 pub struct Files {
     pub dir: PathBuf,
-    pub scratch: Scratch,
+    pub scratch: Temporary,
     pub console_log: PathBuf,
     pub device: device::Paths,
     /// Images of the guest's disks, in order.
@@ -37,19 +38,14 @@ pub struct Files {
 }
 
 /// What is removed when the guest has gone.
-pub struct Scratch {
-    pub sockets: tempfile::TempDir,
-    pub disks: tempfile::TempDir,
+pub struct Temporary {
+    pub sockets: Scratch,
+    pub disks: Scratch,
 }
 
-impl Scratch {
+impl Temporary {
     fn new(disk_dir: &Path) -> anyhow::Result<Self> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix("longpin-");
-        let disks = builder
-            .tempdir_in(disk_dir)
-            .with_context(|| format!("no directory for disk images in {}", disk_dir.display()))?;
-        Ok(Self { sockets: builder.tempdir().context("no scratch directory")?, disks })
+        Ok(Self { sockets: Scratch::new(&std::env::temp_dir())?, disks: Scratch::new(disk_dir)? })
     }
 }
 
@@ -57,7 +53,7 @@ impl Files {
     /// Choose places, make empty disks.
     pub fn new(machine: &Machine, dir: &Path) -> anyhow::Result<Self> {
         let dir = dir.canonicalize().with_context(|| format!("{} cannot be used", dir.display()))?;
-        let scratch = Scratch::new(&machine.disk_dir)?;
+        let scratch = Temporary::new(&machine.disk_dir)?;
         let at = |name: &str| scratch.sockets.path().join(name);
         let images: Vec<PathBuf> =
             (0..SERIALS.len()).map(|index| scratch.disks.path().join(format!("disk{index}.img"))).collect();

@@ -19,7 +19,7 @@ use crate::vm::qemu::Qemu;
 use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
-use files::{Files, Listeners, Scratch, Streams};
+use files::{Files, Listeners, Streams, Temporary};
 use longpin_core::record::{FsckReport, Trouble};
 use longpin_core::scenario::MachineNeeds;
 use longpin_images::ToolRoot;
@@ -91,7 +91,7 @@ pub struct Guest {
     tool_root: Arc<ToolRoot>,
     hello: Hello,
     seconds_to_agent: f64,
-    scratch: Scratch,
+    scratch: Temporary,
 }
 
 impl Guest {

@@ -35,21 +35,20 @@ impl Pending {
         self.0.front().map(|case| case.scenario.machine.clone()).unwrap_or_default()
     }
 
+    /// Cases that wait for such a machine, out of the line.
+    pub fn take(&mut self, wants: impl Fn(&MachineNeeds) -> bool) -> Vec<Case> {
+        let all = std::mem::take(&mut self.0);
+        let (taken, left): (Vec<_>, Vec<_>) = all.into_iter().partition(|case| wants(&case.scenario.machine));
+        self.0 = left.into();
+        taken
+    }
+
     /// The next case, if it can run on this machine.
     pub fn next_with(&mut self, needs: &MachineNeeds) -> Option<Case> {
         match self.0.front() {
             Some(case) if case.scenario.machine == *needs => self.0.pop_front(),
             _ => None,
         }
-    }
-}
-
-impl IntoIterator for Pending {
-    type Item = Case;
-    type IntoIter = std::collections::vec_deque::IntoIter<Case>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
     }
 }
 
@@ -80,6 +79,12 @@ mod tests {
             let labels = std::iter::from_fn(|| pending.next_with(&needs)).map(|case| case.label());
             boots.push(labels.collect::<Vec<_>>().join(" "));
         }
+        let mut pending = Pending::new(vec![case("a", "", 1), case("b", fio, 1), case("c", "", 1)]);
+        let needs = pending.needs();
+        let labels = |cases: Vec<Case>| cases.iter().map(Case::label).collect::<Vec<_>>().join(" ");
+        assert_eq!(labels(pending.take(|machine| *machine == needs)), "a/tmpfs/none/none c/tmpfs/none/none");
+        assert_eq!(labels(pending.take(|_| true)), "b/tmpfs/none/none");
+        assert!(pending.is_empty());
         assert_eq!(boots, ["a/tmpfs/none/none a/tmpfs/none/none#2", "b/tmpfs/none/none b/tmpfs/none/none#2"]);
     }
 }

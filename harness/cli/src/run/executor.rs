@@ -61,7 +61,7 @@ impl Executor<'_> {
     /// Run all cases. Errors: the result directory cannot be written.
     pub fn run(&mut self, cases: Vec<Case>) -> anyhow::Result<()> {
         let mut pending = Pending::new(cases);
-        let mut failed = 0;
+        let (mut failed, mut hopeless_machines, mut started) = (0, 0, false);
         for boot in 1.. {
             if pending.is_empty() {
                 break;
@@ -77,6 +77,7 @@ impl Executor<'_> {
                 End::Failed(why) if failed >= MAX_FAILED_BOOTS => Some(why.clone()),
                 _ => None,
             };
+            started |= !matches!(end, End::Failed(_));
             result.ended = match end {
                 End::Done => "done".to_owned(),
                 End::Spoiled(why) | End::Failed(why) => why,
@@ -87,17 +88,22 @@ impl Executor<'_> {
                 return self.story.tell(EventKind::Interrupted);
             }
             if let Some(why) = hopeless {
-                return self.give_up(pending, boot, &why);
+                // Another machine may do better, unless no machine ever did.
+                let needs = pending.needs();
+                let others = hopeless_machines > 0 && !started;
+                let lost = pending.take(|machine| others || *machine == needs);
+                self.give_up(lost, boot, &why)?;
+                (failed, hopeless_machines) = (0, hopeless_machines + 1);
             }
         }
         Ok(())
     }
 
     /// No guest to be had: what was to run in one becomes an error that says why.
-    fn give_up(&mut self, pending: Pending, boot: u32, why: &str) -> anyhow::Result<()> {
+    fn give_up(&mut self, lost: Vec<Case>, boot: u32, why: &str) -> anyhow::Result<()> {
         let reason = format!("infra: no guest: {why}");
         let judgement = Judgement { outcome: Outcome::Error, cause: Some(Cause::Infra), reason };
-        pending.into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
+        lost.into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
     }
 
     fn tell_unrun(&mut self, case: &Case, boot: u32, judgement: &Judgement) -> anyhow::Result<()> {

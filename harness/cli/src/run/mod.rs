@@ -5,7 +5,7 @@ mod batches;
 pub mod case;
 mod environment;
 mod executor;
-mod repeat_line;
+pub mod repeat;
 pub mod result_dir;
 mod screen;
 mod story;
@@ -36,7 +36,8 @@ use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
-    let cases = Library::load(&args.library)?.cases(args.repeat);
+    let library = Library::load(&args.library)?;
+    let cases = library.cases(args.repeat);
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
     let Prepared { machine, notice, interrupt } =
@@ -47,16 +48,31 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
                 return Err(error);
             }
         };
+    out.announce()?;
+    record_scenarios(&library, &out)?;
+    let script =
+        repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
+    out.write("repeat.sh", script.as_bytes())?;
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live()))?;
     let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
     print(args.format, &result)?;
-    eprintln!("results: {}", out.path().display());
-    eprintln!("repeat:  {}", result.command);
+    output::note(&format!("results: {}", out.path().display()));
+    output::note(&format!("repeat:  {}", result.command));
     written?;
     Ok(result.exit_code(args.strict))
+}
+
+/// What the run knows of its cases stays with it: how they are done, what is expected and why.
+fn record_scenarios(library: &Library, out: &ResultDir) -> anyhow::Result<()> {
+    let dir = out.path().join(repeat::SCENARIOS);
+    std::fs::create_dir(&dir).with_context(|| format!("{} cannot be created", dir.display()))?;
+    let mut texts = library.texts();
+    texts.try_for_each(|(name, text)| {
+        out.write(&format!("{}/{name}.toml", repeat::SCENARIOS), text.as_bytes())
+    })
 }
 
 /// Everything between the first event and the last.
@@ -75,8 +91,7 @@ fn tell(
     story: &mut Story,
 ) -> anyhow::Result<()> {
     let environment = environment::collect(machine, seed)?;
-    let command = repeat_line::repeat_line(std::env::args().skip(1), seed);
-    out.write("repeat.sh", format!("#!/bin/sh\n{command}\n").as_bytes())?;
+    let command = repeat::line(args, seed);
     story.tell(EventKind::RunStarted {
         environment: Box::new(environment.clone()),
         cases: cases.iter().map(Case::label).collect(),

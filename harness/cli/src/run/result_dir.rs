@@ -17,13 +17,18 @@ const LATEST: &str = "latest";
 #[derive(Debug)]
 pub struct ResultDir {
     path: PathBuf,
+    /// The directory was not there before.
+    ours: bool,
+    /// The name was our choice, so `latest` may point to it.
+    unnamed: bool,
 }
 
 impl ResultDir {
     /// Make `given`, which must be empty or absent, or a new directory named after time and seed.
     pub fn create(given: Option<&Path>, seed: u32) -> Result<Self> {
-        let path = match given {
+        let (path, ours) = match given {
             Some(path) => {
+                let ours = !path.exists();
                 fs::create_dir_all(path).map_err(|error| cannot_create(path, &error))?;
                 let mut entries = fs::read_dir(path).map_err(|error| cannot_create(path, &error))?;
                 if entries.next().is_some() {
@@ -32,22 +37,38 @@ impl ResultDir {
                         path.display()
                     )));
                 }
-                path.to_owned()
+                (path.to_owned(), ours)
             }
-            None => Self::create_default(Path::new(DEFAULT_PARENT), seed)?,
+            None => (Self::create_default(Path::new(DEFAULT_PARENT), seed)?, true),
         };
         let cases = path.join("cases");
         fs::create_dir(&cases).map_err(|error| cannot_create(&cases, &error))?;
-        Ok(Self { path })
+        Ok(Self { path, ours, unnamed: given.is_none() })
     }
 
     fn create_default(parent: &Path, seed: u32) -> Result<PathBuf> {
         let name = format!("{}-{seed}", jiff::Zoned::now().strftime("%Y%m%d-%H%M%S"));
-        let path = parent.join(&name);
         fs::create_dir_all(parent).map_err(|error| cannot_create(parent, &error))?;
-        fs::create_dir(&path).map_err(|error| cannot_create(&path, &error))?;
-        point_to(parent, &name).with_context(|| format!("link {}/{LATEST}", parent.display()))?;
-        Ok(path)
+        // Two runs of one seed may begin in the same second.
+        let names = std::iter::once(name.clone()).chain((2..).map(|n| format!("{name}-{n}")));
+        for path in names.map(|name| parent.join(name)) {
+            match fs::create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(cannot_create(&path, &error)),
+            }
+        }
+        unreachable!("numbers do not end")
+    }
+
+    /// The run begins: a directory of our own naming becomes `latest`.
+    pub fn announce(&self) -> anyhow::Result<()> {
+        match (self.unnamed, self.path.parent(), self.path.file_name().and_then(|name| name.to_str())) {
+            (true, Some(parent), Some(name)) => {
+                point_to(parent, name).with_context(|| format!("link {}/{LATEST}", parent.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Where it is.
@@ -80,11 +101,13 @@ impl ResultDir {
         self.write_json(&format!("cases/{}.json", file_name(name)), record)
     }
 
-    /// Take it away again if nothing came of the run.
+    /// Take it away again if nothing came of the run. A directory that was there before stays.
     pub fn remove_if_empty(self) {
         // Directories that hold something stay: remove_dir refuses.
         let _ = fs::remove_dir(self.path.join("cases"));
-        let _ = fs::remove_dir(&self.path);
+        if self.ours {
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 }
 
@@ -129,13 +152,28 @@ mod tests {
     }
 
     #[test]
-    fn latest_points_to_the_newest() {
+    fn latest_points_to_the_newest_run_that_began() {
         let parent = tempfile::tempdir().unwrap();
-        for seed in [1, 2] {
-            let path = ResultDir::create_default(parent.path(), seed).unwrap();
-            let latest = parent.path().join(LATEST).canonicalize().unwrap();
-            assert_eq!(latest, path.canonicalize().unwrap());
-        }
+        let latest = || parent.path().join(LATEST).canonicalize();
+        let new = || {
+            let path = ResultDir::create_default(parent.path(), 1).unwrap();
+            ResultDir { path, ours: true, unnamed: true }
+        };
+        let first = new();
+        assert!(latest().is_err(), "nothing began yet");
+        first.announce().unwrap();
+        let second = new();
+        assert_ne!(first.path, second.path, "the same seed in the same second");
+        assert_eq!(latest().unwrap(), first.path.canonicalize().unwrap());
+        second.announce().unwrap();
+        assert_eq!(latest().unwrap(), second.path.canonicalize().unwrap());
+    }
+
+    #[test]
+    fn an_empty_directory_of_the_user_s_stays_when_nothing_came_of_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        ResultDir::create(Some(dir.path()), 1).unwrap().remove_if_empty();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! What a person sees while a run goes on, on standard error: a live line on a terminal; elsewhere only what matters
 //! later, one line each, the same in every run. A view of events and nothing else.
 
+use crate::output;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use longpin_core::events::{EventKind, RunEvent};
 use longpin_core::report::CaseResult;
@@ -60,8 +61,8 @@ impl Screen {
 
     fn line(&self, text: &str) {
         match self.bar.is_hidden() {
-            true => eprintln!("{text}"),
-            false => self.bar.suspend(|| eprintln!("{text}")),
+            true => output::note(text),
+            false => self.bar.suspend(|| output::note(text)),
         }
     }
 }

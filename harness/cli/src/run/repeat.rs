@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! How a run is repeated: the command line that a person types again, and `repeat.sh`, which needs nothing but the result
+//! directory and the program: the scenarios are beside it, as they were.
+
+use crate::args::{Format, LibraryArgs, MachineArgs, RunArgs};
+use crate::quote;
+use clap::ValueEnum;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+
+/// Directory of the scenarios below the result directory.
+pub const SCENARIOS: &str = "scenarios";
+
+/// `longpin run ...`: what was asked for, the seed made explicit, the result directory left out.
+pub fn line(args: &RunArgs, seed: u32) -> String {
+    let mut words = vec![OsString::from("longpin"), "run".into()];
+    words.extend(args.library.scenarios.iter().map(OsString::from));
+    words.extend(named("--scenario-dir", args.library.scenario_dir.as_deref()));
+    words.extend(options(args, seed, |path| path.as_os_str().to_owned()));
+    join(&words)
+}
+
+/// The script. `program` is ours, `words` name scenarios and cases of the files that lie below [`SCENARIOS`].
+pub fn script(program: &Path, args: &RunArgs, words: &[String], seed: u32) -> String {
+    // Whoever repeats the run stands somewhere else.
+    let absolute =
+        |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+    let mut words: Vec<OsString> = words.iter().map(OsString::from).collect();
+    words.extend(options(args, seed, absolute));
+    format!(
+        "#!/bin/sh\n\
+         # Repeats this run with the same program, scenarios and seed; more options may follow, as --out DIR.\n\
+         here=$(CDPATH= cd -- \"$(dirname -- \"$0\")\" && pwd) || exit 3\n\
+         exec {} run --scenario-dir \"$here/{SCENARIOS}\" {} \"$@\"\n",
+        quote::os_word(program.as_os_str()),
+        join(&words)
+    )
+}
+
+/// Every option that differs from what is usual. A new one does not compile before it stands here.
+fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<OsString> {
+    let RunArgs { library, machine, repeat, cases_per_boot, timeout, out: _, format, strict, seed: _ } = args;
+    let LibraryArgs { scenarios: _, scenario_dir: _, group, fs, pin, release } = library;
+    let MachineArgs { accel, qemu, disk, disk_dir, memory, cpus } = machine;
+    let usual = MachineArgs::usual();
+    let mut words = Vec::new();
+    let mut say = |name: &str, value: Option<OsString>| {
+        words.extend(value.into_iter().flat_map(|value| [OsString::from(name), value]));
+    };
+    for (name, list) in [("--group", group), ("--fs", fs), ("--pin", pin), ("--release", release)] {
+        say(name, (!list.is_empty()).then(|| list.join(",").into()));
+    }
+    say("--accel", unless(accel, &usual.accel, word_of));
+    say("--qemu", qemu.as_deref().map(&path));
+    say("--disk", unless(disk, &usual.disk, word_of));
+    say("--disk-dir", disk_dir.as_deref().map(&path));
+    say("--memory", unless(memory, &usual.memory, |n| n.to_string().into()));
+    say("--cpus", unless(cpus, &usual.cpus, |n| n.to_string().into()));
+    say("--repeat", unless(repeat, &1, |n| n.to_string().into()));
+    say("--cases-per-boot", unless(cases_per_boot, &100, |n| n.to_string().into()));
+    say("--timeout", unless(&timeout.as_secs(), &180, |n| n.to_string().into()));
+    say("--format", unless(format, &Format::Table, word_of));
+    words.extend(strict.then(|| "--strict".into()));
+    words.extend(["--seed".into(), seed.to_string().into()]);
+    words
+}
+
+fn unless<T: PartialEq>(value: &T, usual: &T, word: impl Fn(&T) -> OsString) -> Option<OsString> {
+    (value != usual).then(|| word(value))
+}
+
+fn word_of<T: ValueEnum>(value: &T) -> OsString {
+    value.to_possible_value().map(|value| value.get_name().into()).unwrap_or_default()
+}
+
+fn named(name: &str, path: Option<&Path>) -> impl Iterator<Item = OsString> {
+    path.into_iter().flat_map(move |path| [name.into(), path.as_os_str().to_owned()])
+}
+
+fn join(words: &[OsString]) -> String {
+    words.iter().map(|word| quote::os_word(OsStr::new(word))).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser as _;
+
+    fn run(words: &[&str]) -> RunArgs {
+        match Cli::try_parse_from([&["longpin", "run"], words].concat()).unwrap().command {
+            Command::Run(args) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_seed_is_explicit_and_the_directory_left_out() {
+        let args = run(&["lost-update", "--out", "/tmp/x", "--fs", "ext4", "--seed=3"]);
+        assert_eq!(line(&args, 7), "longpin run lost-update --fs ext4 --seed 7");
+        assert_eq!(line(&run(&["--strict"]), 7), "longpin run --strict --seed 7");
+        assert_eq!(line(&run(&["./my file.toml"]), 7), "longpin run './my file.toml' --seed 7");
+    }
+
+    #[test]
+    fn what_a_run_was_told_is_what_its_line_tells() {
+        let words = [
+            "a",
+            "b/ext4",
+            "--scenario-dir",
+            "/d",
+            "--group",
+            "x,y",
+            "--fs",
+            "ext4:data=journal,xfs",
+            "--pin",
+            "pin",
+            "--release",
+            "dirty",
+            "--accel",
+            "tcg",
+            "--qemu",
+            "/q",
+            "--disk",
+            "qemu",
+            "--disk-dir",
+            "/tmp/d",
+            "--memory",
+            "512",
+            "--cpus",
+            "1",
+            "--repeat",
+            "3",
+            "--cases-per-boot",
+            "7",
+            "--timeout",
+            "60",
+            "--format",
+            "json",
+            "--strict",
+            "--seed",
+            "9",
+        ];
+        assert_eq!(line(&run(&words), 9), format!("longpin run {}", words.join(" ")));
+    }
+
+    #[test]
+    fn the_script_names_the_program_its_own_scenarios_and_absolute_paths() {
+        let args = run(&["./mine.toml", "--disk-dir", "disks"]);
+        let script = script(Path::new("/opt/long pin/longpin"), &args, &["mine".into()], 7);
+        let here = std::env::current_dir().unwrap();
+        let command = format!(
+            "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" mine --disk-dir {}/disks --seed 7 \"$@\"\n",
+            here.display()
+        );
+        assert!(script.ends_with(&command), "{script}");
+    }
+
+    #[test]
+    fn a_path_that_is_no_text_reaches_the_shell_as_it_is() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let odd = OsStr::from_bytes(b"/tmp/\xff'x");
+        let out = std::process::Command::new("sh")
+            .args(["-c", &format!("printf %s {}", quote::os_word(odd))])
+            .output()
+            .unwrap();
+        assert_eq!(out.stdout, odd.as_bytes());
+    }
+}
