@@ -6,25 +6,14 @@ use crate::accel;
 use crate::disk;
 use crate::engine::NotQuiet;
 use crate::listener::SocketFile;
-use crate::mem::{AtomicMap, GuestRam};
+use crate::mem::GuestRam;
 use crate::stop::{Stop, Woken};
+use crate::vring::Vring;
 use std::io;
 use std::sync::Arc;
 use vhost::vhost_user::{Error as VhostUserError, Listener};
-use vhost_user_backend::{
-    Error as DaemonError, VhostUserBackend, VhostUserDaemon, VringEpollHandler, VringMutex, VringT as _,
-};
-use virtio_queue::QueueT as _;
+use vhost_user_backend::{Error as DaemonError, VhostUserBackend, VhostUserDaemon, VringEpollHandler};
 use vmm_sys_util::event::{EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier};
-
-/// A virtqueue as the vhost-user library keeps it.
-pub type Vring = VringMutex<AtomicMap>;
-
-/// Ask for kicks again; whether more has come in the meantime.
-pub fn listen(vring: &Vring) -> bool {
-    let mut state = vring.get_mut();
-    state.get_queue().ready() && state.is_enabled() && state.enable_notification().unwrap_or(false)
-}
 
 /// The event that ends a thread of a front-end's queues.
 pub fn exit_event() -> Option<(EventConsumer, EventNotifier)> {
@@ -77,6 +66,9 @@ pub trait Front: VhostUserBackend<Bitmap = (), Vring = Vring> + Sized + 'static 
 
 /// Serve front-ends at `socket` until `stop` is requested. Blocks. Without `persist`, the last one that leaves
 /// requests the stop.
+///
+/// A connection that fails ends alone: it is logged, and returned as the reason when the daemon ends, unless
+/// front-ends are expected to come and go. Only a device that does not come to rest ends this at once.
 pub fn serve<F: Front>(
     name: &str,
     socket: &SocketFile,
@@ -85,12 +77,18 @@ pub fn serve<F: Front>(
     front: impl Fn() -> io::Result<F>,
 ) -> Result<(), FrontError> {
     let mut listener = Listener::from(socket.listener().try_clone()?);
+    let mut failed = Ok(());
     loop {
         if stop.wait_readable(socket)? == Woken::Stopped {
-            return Ok(());
+            return failed;
         }
         match serve_connection(name, &mut listener, stop, persist, Arc::new(front()?)) {
-            Err(FrontError::VhostUser(error)) if persist => log::warn!("{name}: connection failed: {error}"),
+            Err(FrontError::VhostUser(error)) => {
+                log::error!("{name}: connection failed: {error}; the others go on");
+                if !persist && failed.is_ok() {
+                    failed = Err(FrontError::VhostUser(error));
+                }
+            }
             Err(error) => return Err(error),
             Ok(()) => {}
         }
@@ -113,11 +111,15 @@ fn serve_connection<F: Front>(
     let ended = daemon.wait();
     // The guest may have gone without a word; what it had started ends here.
     let quiet = front.quiesce();
+    let others = attached.leave();
+    if let Err(error) = quiet {
+        // Its end would wait for a queue's thread, which may be the one that does not come to rest.
+        std::mem::forget(daemon);
+        return Err(error.into());
+    }
     drop(daemon);
     front.ram().clear();
     log::info!("{name}: front-end has gone");
-    let others = attached.leave();
-    quiet?;
     if others == 0 && !persist {
         stop.request();
     }

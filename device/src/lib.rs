@@ -29,6 +29,7 @@ pub mod program;
 pub mod region;
 pub mod stop;
 pub mod sys;
+pub mod vring;
 
 use accel::{Accelerator, Faults};
 use audit::Watch;
@@ -153,7 +154,7 @@ pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
     Ok(())
 }
 
-/// Serve each socket in a thread. The first error ends all of them.
+/// Serve each socket in a thread. One that cannot go on ends all of them; a failed connection does not.
 fn serve_sockets(
     accelerator: Option<&SocketFile>,
     disks: &[SocketFile],

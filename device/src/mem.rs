@@ -68,11 +68,11 @@ struct Leases {
     live: [usize; 2],
 }
 
-/// Leases were still in use at the deadline.
+/// The old map was still in use at the deadline.
 #[derive(Debug, thiserror::Error)]
-#[error("{operations} batches of disk operations still use the guest's memory after {} s", after.as_secs())]
+#[error("a thread, and {operations} batches of disk operations, still use the guest's memory after {} s", after.as_secs())]
 pub struct StillLent {
-    /// How many.
+    /// Leases; none if it was a view that kept the wait from beginning.
     pub operations: usize,
     /// The deadline.
     pub after: Duration,
@@ -125,7 +125,7 @@ impl GuestRam {
     pub fn settle_leases(&self, deadline: Duration) -> Result<(), StillLent> {
         let until = Instant::now() + deadline;
         // With the write lock no view is left, and so nobody who could still lend the old map in the new epoch.
-        let views = self.views.write();
+        let views = self.views.try_write_until(until).ok_or(StillLent { operations: 0, after: deadline })?;
         let mut leases = self.leases.lock();
         let old = leases.epoch % 2;
         leases.epoch += 1;
@@ -305,5 +305,19 @@ mod tests {
         assert!(ram.settle_leases(Duration::ZERO).is_err());
         drop(newer);
         ram.settle_leases(Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_view_that_is_kept_ends_every_wait_at_its_deadline() {
+        let ram = Arc::new(ram(&[(0, 0x1000)]));
+        let view = ram.view();
+        let waits = {
+            let ram = ram.clone();
+            let short = Duration::from_millis(1);
+            std::thread::spawn(move || (ram.settle_within(short), ram.settle_leases(short).is_err()))
+        };
+        assert_eq!(waits.join().unwrap(), (false, true));
+        drop(view);
+        ram.settle_leases(Duration::from_secs(10)).unwrap();
     }
 }

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What vhost-user asks of a back-end, answered by the accelerator.
 
-use super::{Accelerator, ConfigSpace};
-use crate::front::{Front as _, Vring, exit_event};
+use super::{Accelerator, ConfigSpace, QUIESCE_DEADLINE};
+use crate::front::{Front as _, exit_event};
 use crate::mem::AtomicMap;
+use crate::vring::{self, Vring};
 use longpin_wire::dma;
 use std::io;
 use vhost::vhost_user::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost_user_backend::{VhostUserBackend, VringT};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::QueueT as _;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{EventConsumer, EventNotifier};
 
@@ -23,7 +23,7 @@ impl VhostUserBackend for Accelerator {
     }
 
     fn max_queue_size(&self) -> usize {
-        dma::QUEUE_SIZE as usize
+        vring::SIZE_LIMIT
     }
 
     /// Never VIRTIO_F_ACCESS_PLATFORM: there is no IOTLB here, addresses are guest-physical.
@@ -54,8 +54,8 @@ impl VhostUserBackend for Accelerator {
     }
 
     fn update_memory(&self, _map: AtomicMap) -> io::Result<()> {
-        self.engine.ram().settle();
-        Ok(())
+        let settled = self.engine.ram().settle_within(QUIESCE_DEADLINE);
+        settled.then_some(()).ok_or_else(|| io::Error::other("the old memory map is still in use"))
     }
 
     fn reset_device(&self) {
@@ -66,8 +66,8 @@ impl VhostUserBackend for Accelerator {
         }
     }
 
-    /// The driver takes a queue back (reset, rmmod, shutdown). An error ends the connection, and with it the
-    /// process: the last way to keep the promise that nothing is written from now on.
+    /// The driver takes a queue back (reset, rmmod, shutdown). An error ends the connection, and if DMA does not end
+    /// then either, the process: the last way to keep the promise that nothing is written from now on.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         log::debug!("queue {queue} stops");
         self.quiesce().map_err(io::Error::other)
@@ -75,10 +75,7 @@ impl VhostUserBackend for Accelerator {
 
     fn handle_event(&self, event: u16, _set: EventSet, vrings: &[Vring], _thread: usize) -> io::Result<()> {
         log::trace!("queue {event}: kick");
-        let ready = |vring: &Vring| {
-            let state = vring.get_ref();
-            state.is_enabled() && state.get_queue().ready()
-        };
+        let ready = |vring: &Vring| vring.is_usable(&vring.get_ref(), dma::QUEUE_SIZE);
         self.counters.set_driver_ready(vrings.iter().all(ready));
         // Never an error: it would end the vring thread, and the device with it.
         self.poll(vrings);

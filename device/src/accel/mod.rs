@@ -20,9 +20,10 @@ pub use ring::Unanswered;
 use crate::chain::{self, Parsed, Request};
 use crate::counters::Counters;
 use crate::engine::Engine;
-use crate::front::{Front, QuiesceError, Vring, listen};
+use crate::front::{Front, QuiesceError};
 use crate::log_limit::LogLimit;
 use crate::mem::{GuestRam, Map, View};
+use crate::vring::Vring;
 use dispatcher::Dispatcher;
 use longpin_wire::dma;
 use parking_lot::Mutex;
@@ -76,7 +77,9 @@ impl Accelerator {
                 self.dispatcher.send(reply, request);
             }
             // Every queue asks for kicks again, also if another has more.
-            let more = vrings.iter().fold(false, |more, vring| listen(vring) | more);
+            let view = self.engine.ram().view();
+            let more = vrings.iter().fold(false, |more, vring| vring.listen(dma::QUEUE_SIZE, &view) | more);
+            drop(view);
             // Without progress there is nothing to come back for: an unusable ring always claims to hold more.
             if !more || taken + taken_dma == 0 {
                 return;
@@ -127,7 +130,11 @@ impl Accelerator {
     ) -> (Vec<DescriptorChain<&'v Map>>, u16) {
         let mut state = vring.get_mut();
         let size = state.get_queue().size();
-        if !state.is_enabled() || !state.get_queue().ready() {
+        if size > dma::QUEUE_SIZE {
+            self.complaints
+                .warn(|| format!("queue {queue}: {size} descriptors; there are {} at most", dma::QUEUE_SIZE));
+        }
+        if !vring.is_usable(&state, dma::QUEUE_SIZE) {
             return (Vec::new(), size);
         }
         match state.get_queue_mut().iter(view.map()) {

@@ -4,8 +4,9 @@
 use super::Disk;
 use super::config_space::ConfigSpace;
 use super::queue::{Lane, Mode};
-use crate::front::{self, QuiesceError, Vring, exit_event};
+use crate::front::{self, QuiesceError, exit_event};
 use crate::mem::{AtomicMap, GuestRam};
+use crate::vring::{self, Vring};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,7 +92,7 @@ impl VhostUserBackend for Front {
     }
 
     fn max_queue_size(&self) -> usize {
-        self.disk.queue_size.into()
+        vring::SIZE_LIMIT
     }
 
     fn queues_per_thread(&self) -> Vec<u64> {
@@ -166,8 +167,8 @@ impl VhostUserBackend for Front {
         self.disk.counters.set_driver_ready(false);
     }
 
-    /// The driver takes a queue back (reset, rmmod, shutdown). An error ends the connection, and with it the
-    /// process: the last way to keep the promise that nothing is written from now on.
+    /// The driver takes a queue back (reset, rmmod, shutdown). An error ends the connection, and if the disk does not
+    /// come to rest then either, the process: the last way to keep the promise that nothing is written from now on.
     fn stop_vring(&self, queue: u32) -> io::Result<()> {
         log::debug!("disk {}: queue {queue} stops", self.disk.index);
         let Some(lane) = self.lanes.get(queue as usize) else { return Ok(()) };

@@ -19,9 +19,9 @@ use super::request::{self, Kind, Parsed, Request};
 use super::uring::{Io, Operation, Ring};
 use crate::audit::{self, Completed, Resume, Ticket};
 use crate::duties::Duties;
-use crate::front::{Vring, listen};
 use crate::log_limit::LogLimit;
 use crate::mem::{BadAddress, Gpa, Map, View};
+use crate::vring::Vring;
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::RawFd;
@@ -82,6 +82,8 @@ pub(super) struct Lane {
     inbox: Arc<Inbox>,
     duties: Duties,
     ring_event: RawFd,
+    /// The driver takes the queue back: nothing may wait any longer.
+    draining: AtomicBool,
     state: Mutex<State>,
     complaints: LogLimit,
 }
@@ -121,6 +123,7 @@ impl Lane {
             inbox: Inbox::new()?,
             duties: Duties::default(),
             ring_event: ring.event(),
+            draining: AtomicBool::new(false),
             state: Mutex::new(State {
                 ring,
                 heads: vec![false; size],
@@ -162,7 +165,7 @@ impl Lane {
             let answered = self.answer(state, vring);
             if taken + answered > 0 || state.ring.is_busy() {
                 looked_again = false;
-            } else if !looked_again && listen(vring) {
+            } else if !looked_again && self.listen(vring) {
                 // Once: an unusable ring always claims to hold more.
                 looked_again = true;
             } else if self.inbox.fall_asleep() {
@@ -174,12 +177,13 @@ impl Lane {
     /// Take what the driver has published and hand it to the watch; returns how many chains.
     fn take(&self, state: &mut State, vring: &Vring) -> usize {
         let view = self.disk.ram.view();
-        let chains = self.available(vring, &view);
+        let (chains, size) = self.available(vring, &view);
         let count = chains.len();
         for chain in chains {
             let head = chain.head_index();
             match state.heads.get_mut(head as usize) {
-                Some(with_device) if !*with_device => *with_device = true,
+                // Of this ring, which may be smaller than the largest: the library shouts at every other.
+                Some(with_device) if !*with_device && head < size => *with_device = true,
                 _ => {
                     self.refuse(|| format!("head {head} is out of range, or with the device already"));
                     self.disk.counters.ended(1);
@@ -209,25 +213,35 @@ impl Lane {
         count
     }
 
-    /// What the driver has published. Counted under the vring's lock, so that a stop, which locks it to forbid
+    fn listen(&self, vring: &Vring) -> bool {
+        vring.listen(self.disk.queue_size, &self.disk.ram.view())
+    }
+
+    /// What the driver has published, and the ring's size. Counted under the vring's lock, so that a stop, which locks it to forbid
     /// more, knows of everything that was taken.
-    fn available<'v>(&self, vring: &Vring, view: &'v View<'_>) -> Vec<DescriptorChain<&'v Map>> {
-        let mut vring = vring.get_mut();
+    fn available<'v>(&self, vring: &Vring, view: &'v View<'_>) -> (Vec<DescriptorChain<&'v Map>>, u16) {
+        let mut queue = vring.get_mut();
+        let size = queue.get_queue().size();
+        if size > self.disk.queue_size {
+            let limit = self.disk.queue_size;
+            self.complaints
+                .warn(|| format!("queue {}: {size} descriptors; this disk has {limit} at most", self.index));
+        }
         let closed = self.mode.closing.load(Ordering::Relaxed);
-        if closed || !vring.is_enabled() || !vring.get_queue().ready() {
-            return Vec::new();
+        if closed || !vring.is_usable(&queue, self.disk.queue_size) {
+            return (Vec::new(), size);
         }
         self.disk.counters.set_driver_ready(true);
-        match vring.get_queue_mut().iter(view.map()) {
+        match queue.get_queue_mut().iter(view.map()) {
             Ok(chains) => {
                 let chains: Vec<_> = chains.collect();
                 self.duties.add(chains.len());
                 self.disk.counters.begun(chains.len());
-                chains
+                (chains, size)
             }
             Err(error) => {
                 self.complaints.warn(|| format!("queue {}: available ring is unusable: {error}", self.index));
-                Vec::new()
+                (Vec::new(), size)
             }
         }
     }
@@ -304,7 +318,12 @@ impl Lane {
                 job.pass = self.disk.gate.enter();
             }
             if kind.changes_image() && job.pass.is_none() {
-                waiting.push((job, resume));
+                if has_room && self.draining.load(Ordering::Relaxed) {
+                    // The gate may stay closed for longer than the driver can wait; it has given the request up.
+                    state.answers.push(Answer::to(job, IOERR));
+                } else {
+                    waiting.push((job, resume));
+                }
                 continue;
             }
             match self.disk.plan(&mut job, &view, &lease) {
@@ -396,18 +415,30 @@ impl Lane {
         count
     }
 
-    /// Wait until everything that was taken has been answered; what the watch holds is let go. The caller has made
-    /// sure that nothing more is taken.
+    /// Wait until everything that was taken has been answered; what the watch holds or the gate keeps out is given
+    /// up. The caller has made sure that nothing more is taken.
     pub(super) fn drain(&self, deadline: Duration) -> Result<(), Unanswered> {
-        // A turn that is under way may be about to hand a request to the watch.
-        drop(self.state.lock());
-        let until = Instant::now() + deadline;
+        self.draining.store(true, Ordering::Relaxed);
+        let drained = self.drain_until(Instant::now() + deadline);
+        self.draining.store(false, Ordering::Relaxed);
+        drained.map_err(|requests| Unanswered { queue: self.index, requests, after: deadline })
+    }
+
+    /// How many requests are left, if not all have been answered by then.
+    fn drain_until(&self, until: Instant) -> Result<(), usize> {
+        // A turn that is under way may be about to hand a request to the watch. It may also be in a write that the
+        // image's file system does not let go on.
+        drop(self.state.try_lock_until(until).ok_or_else(|| self.duties.count().max(1))?);
         while !self.duties.wait(DROP_INTERVAL) {
             self.disk.watch.drop_held(self.disk.index);
+            self.inbox.wake();
             if Instant::now() >= until {
-                return Err(Unanswered { queue: self.index, requests: self.duties.count(), after: deadline });
+                return Err(self.duties.count());
             }
         }
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -164,26 +164,42 @@ impl Driver {
 
     /// Set a queue up anew, as a driver does when it loads.
     pub fn start_queue(&mut self, index: usize) {
+        self.start_odd_queue(index, dma::QUEUE_SIZE, [0, 0x1000, 0x2000]);
+    }
+
+    /// Set a queue up with any size, and any places of its parts, counted from its base.
+    pub fn start_odd_queue(&mut self, index: usize, size: u16, [table, avail, used]: [u64; 3]) {
         let queue = &mut self.queues[index];
         (queue.avail, queue.used) = (0, 0);
         queue.free = (0..SLOTS).rev().collect();
         let base = queue.base;
         self.mem.write_slice(&[0; RING_BYTES as usize], GuestAddress(base)).unwrap();
-        self.frontend.set_vring_num(index, dma::QUEUE_SIZE).unwrap();
-        let addresses = VringConfigData {
-            queue_max_size: dma::QUEUE_SIZE,
-            queue_size: dma::QUEUE_SIZE,
-            flags: 0,
-            desc_table_addr: USER_BASE + base,
-            avail_ring_addr: USER_BASE + base + 0x1000,
-            used_ring_addr: USER_BASE + base + 0x2000,
-            log_addr: None,
-        };
-        self.frontend.set_vring_addr(index, &addresses).unwrap();
+        self.frontend.set_vring_num(index, size).unwrap();
+        self.try_addresses(index, size, [table, avail, used]).unwrap();
         self.frontend.set_vring_base(index, 0).unwrap();
         self.frontend.set_vring_call(index, &self.queues[index].call).unwrap();
         self.frontend.set_vring_kick(index, &self.queues[index].kick).unwrap();
         self.frontend.set_vring_enable(index, true).unwrap();
+    }
+
+    /// Tell the device where a queue's parts are.
+    pub fn try_addresses(
+        &self,
+        index: usize,
+        size: u16,
+        [table, avail, used]: [u64; 3],
+    ) -> Result<(), vhost::Error> {
+        let base = self.queues[index].base;
+        let addresses = VringConfigData {
+            queue_max_size: size,
+            queue_size: size,
+            flags: 0,
+            desc_table_addr: USER_BASE + base + table,
+            avail_ring_addr: USER_BASE + base + avail,
+            used_ring_addr: USER_BASE + base + used,
+            log_addr: None,
+        };
+        self.frontend.set_vring_addr(index, &addresses)
     }
 
     /// Take a queue back; when this returns, DMA has ended. How many chains the device has taken from it.
