@@ -304,6 +304,6 @@ pub struct DiskStatus {
     pub hits_by_dma: u64,
     /// See `hits_by_dma`.
     pub hits_by_others: u64,
-    /// Last error of the image file, with its errno: ENOSPC, for instance.
+    /// Last error of the image file, with its errno: ENOSPC, for instance; or what the disk could not do for its rules.
     pub last_error: Option<String>,
 }

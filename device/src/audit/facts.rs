@@ -2,13 +2,13 @@
 //! What rules ask of a request: who pins its pages, and with which stamps its sectors begin.
 
 use super::pages::{Piece, pieces};
-use super::pool::Buffer;
+use super::pool::{Buffer, Charge};
 use super::stamps::{self, stamped_sectors};
 use super::ticket::Ticket;
 use crate::engine::PinnedBy;
 use crate::mem::{BadAddress, View};
 use crate::policy::Subject;
-use longpin_proto::disk::{Held, Match, Op, PageRef};
+use longpin_proto::disk::{Fetch, Held, Match, Op, PageRef};
 use std::sync::Arc;
 
 /// A close look at a request.
@@ -20,17 +20,21 @@ pub(super) struct Facts {
     stamps: Vec<(usize, u64)>,
     pinned_runs: Vec<u64>,
     stamped_runs: Vec<u64>,
-    /// What a write carries.
+    /// What a write carries. Not to be kept unless it is charged.
     pub(super) data: Option<Arc<Buffer>>,
 }
 
 impl Facts {
-    /// Look at a request's pages, and at the bytes of a write.
-    pub(super) fn gather(ticket: &Ticket, view: &View<'_>) -> Result<Self, BadAddress> {
+    /// Look at a request's pages, and at the bytes of a write, for which the caller has `charge`.
+    pub(super) fn gather(
+        ticket: &Ticket,
+        view: &View<'_>,
+        charge: Option<Charge>,
+    ) -> Result<Self, BadAddress> {
         let shared = &ticket.shared;
         let pieces = pieces(&ticket.segments);
         let data = match ticket.about.op {
-            Op::Write => Some(Arc::new(shared.pool.copy(view, &ticket.segments)?)),
+            Op::Write => Some(Arc::new(shared.pool.copy(view, &ticket.segments)?.charged(charge))),
             _ => None,
         };
         let mut pins = Vec::new();
@@ -45,6 +49,16 @@ impl Facts {
         let pinned_runs = distinct(pins.iter().map(|(_, pin)| pin.run));
         let stamped_runs = distinct(stamps.iter().map(|(_, run)| *run));
         Ok(Self { pieces, pins, stamps, pinned_runs, stamped_runs, data })
+    }
+
+    /// The bytes, if they may be kept.
+    pub(super) fn kept(&self) -> Option<Arc<Buffer>> {
+        self.data.clone().filter(|data| data.is_charged())
+    }
+
+    /// Whether the request can wait for a rule: one that is fetched when it comes needs its bytes kept.
+    pub(super) fn can_wait(&self, fetch: Fetch) -> bool {
+        fetch == Fetch::Late || self.data.as_ref().is_none_or(|data| data.is_charged())
     }
 
     /// For the rules.

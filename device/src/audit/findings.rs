@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the audit has found since the case began.
 
+use super::pool::KEPT_BYTES;
 use longpin_proto::disk::{AuditReport, Author, DiskStatus, Hit, HoldReport};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,6 +68,7 @@ pub struct DiskCounters {
     pages: AtomicU64,
     by_dma: AtomicU64,
     by_others: AtomicU64,
+    passed: AtomicU64,
 }
 
 impl DiskCounters {
@@ -83,6 +85,22 @@ impl DiskCounters {
         if author != Author::Dma {
             self.by_others.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// A write that a rule was to keep went on, since there was no room for its bytes.
+    pub fn passed(&self) {
+        if self.passed.fetch_add(1, Ordering::Relaxed) == 0 {
+            log::error!("a rule was to keep a write, and there is no room for its bytes: it goes on");
+        }
+    }
+
+    /// What is to be said of these, if there were any.
+    pub fn why_passed(&self) -> Option<String> {
+        let passed = self.passed.load(Ordering::Relaxed);
+        let limit = KEPT_BYTES >> 20;
+        (passed > 0).then(|| {
+            format!("{passed} writes that a rule was to keep went on: rules keep {limit} MiB already; hold less, or fetch late")
+        })
     }
 
     /// Copy the counters into the control protocol's document.

@@ -2,7 +2,7 @@
 //! What a write's pages held at one moment: their bytes, or, where memory is short, a hash of each.
 //!
 //! Bytes are compared as they are, and hashed only for a report: a comparison costs less than a hash and cannot be
-//! wrong. Hashes alone are kept for submissions beyond [`super::KEPT_BYTES`].
+//! wrong. Hashes alone are kept for submissions beyond a disk's [`super::KEPT_BYTES`].
 
 use super::pages::Piece;
 use super::pool::Buffer;

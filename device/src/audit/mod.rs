@@ -36,8 +36,9 @@
 //! names contents in reports, and stands in where a held write's bytes were not kept. A watched write of 4 KiB costs
 //! 0.5 to 0.8 µs more than one that is not audited, one of 128 KiB 10 to 17 µs: two copies and a comparison.
 //!
-//! Memory: the copies of writes in flight; [`KEPT_BYTES`] of submissions that are held with late fetch, beyond which
-//! hashes alone are kept (then a hit says when a page changed, not which bytes); [`SPARE_BYTES`] of buffers for use
+//! Memory: the copies of writes in flight; for each disk [`KEPT_BYTES`] of writes that a rule concerns, charged before
+//! they are copied, beyond which hashes alone are kept (then a hit says when a page changed, not which bytes), a write
+//! that is to be fetched early passes, which the disk's state says, and copies are made one at a time; [`SPARE_BYTES`] of buffers for use
 //! again; [`MAX_HITS`] hits and [`MAX_HOLDS`] ends of holds a case, the rest of the hits is counted.
 
 mod control;

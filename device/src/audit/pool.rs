@@ -2,8 +2,8 @@
 //! Buffers for the bytes of writes: page-aligned, so that they can go to a file opened with O_DIRECT, and used again,
 //! so that a write does not pay for fresh zeroed pages.
 //!
-//! Memory: at most [`SPARE_BYTES`] lie here unused. What is in use is counted, and the audit keeps the bytes of a
-//! submission only while that is below [`KEPT_BYTES`].
+//! Memory: at most [`SPARE_BYTES`] lie here unused. What is kept for as long as a rule pleases is charged to the disk
+//! before it is copied, and a disk has [`KEPT_BYTES`] for that.
 
 use crate::mem::{BadAddress, Gpa, View};
 use longpin_proto::disk::PAGE_BYTES;
@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use zerocopy::{FromZeros as _, IntoBytes as _};
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Most bytes of submissions that are kept for comparing, in all disks of a daemon: a thousand held writes of
-/// 64 KiB.
+/// Most bytes that rules make a disk keep: a thousand held writes of 64 KiB, or the longest write alone.
 pub const KEPT_BYTES: usize = 64 << 20;
 /// Most bytes of unused buffers: 128 writes of 128 KiB.
 pub const SPARE_BYTES: usize = 16 << 20;
@@ -39,6 +38,47 @@ pub struct Buffer {
     pages: Vec<Page>,
     len: usize,
     pool: Arc<Pool>,
+    /// What it costs its disk.
+    charge: Option<Charge>,
+}
+
+/// What rules make one disk keep.
+#[derive(Debug, Default)]
+pub struct Budget(AtomicUsize);
+
+/// Room in a budget, until it is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Budget {
+    /// Room for a buffer of `len` bytes; `None` if [`KEPT_BYTES`] would be exceeded.
+    pub fn charge(self: &Arc<Self>, len: u64) -> Option<Charge> {
+        let pages = usize::try_from(len).ok()?.div_ceil(PAGE_BYTES as usize);
+        let bytes = allocated(pages) * PAGE_BYTES as usize;
+        let fits = |used: usize| used.checked_add(bytes).filter(|used| *used <= KEPT_BYTES);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Charge { budget: self.clone(), bytes })
+    }
+
+    /// Bytes that are charged now.
+    #[cfg(test)]
+    pub fn used_bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Pages of a buffer for so many.
+fn allocated(pages: usize) -> usize {
+    class(pages).map_or(pages, |class| 1 << class)
 }
 
 fn class(pages: usize) -> Option<usize> {
@@ -50,12 +90,9 @@ impl Pool {
     /// A buffer of `len` bytes with any content.
     pub fn take(self: &Arc<Self>, len: usize) -> Buffer {
         let wanted = len.div_ceil(PAGE_BYTES as usize).max(1);
-        let pages = self.take_spare(wanted).unwrap_or_else(|| {
-            let pages = class(wanted).map_or(wanted, |class| 1 << class);
-            vec![Page::new_zeroed(); pages]
-        });
+        let pages = self.take_spare(wanted).unwrap_or_else(|| vec![Page::new_zeroed(); allocated(wanted)]);
         self.used_bytes.fetch_add(size_of_val(&pages[..]), Ordering::Relaxed);
-        Buffer { pages, len, pool: self.clone() }
+        Buffer { pages, len, pool: self.clone(), charge: None }
     }
 
     /// A buffer with the bytes of `segments`, one after the other.
@@ -71,12 +108,8 @@ impl Pool {
         Ok(buffer)
     }
 
-    /// Whether more is in use than may be kept.
-    pub fn is_over_limit(&self) -> bool {
-        self.used_bytes() > KEPT_BYTES
-    }
-
     /// Bytes of all buffers in use.
+    #[cfg(test)]
     pub fn used_bytes(&self) -> usize {
         self.used_bytes.load(Ordering::Relaxed)
     }
@@ -101,6 +134,18 @@ impl Pool {
 }
 
 impl Buffer {
+    /// Give the charge back together with the memory.
+    pub fn charged(self, charge: Option<Charge>) -> Self {
+        let mut buffer = self;
+        buffer.charge = charge;
+        buffer
+    }
+
+    /// Whether it was charged, and so may be kept.
+    pub fn is_charged(&self) -> bool {
+        self.charge.is_some()
+    }
+
     /// For filling it, before it is shared.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.pages.as_mut_bytes()[..self.len]
@@ -138,10 +183,24 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_gives_what_it_has_and_takes_it_back() {
+        let (pool, budget) = (Arc::<Pool>::default(), Arc::<Budget>::default());
+        assert!(budget.charge(KEPT_BYTES as u64 + 1).is_none());
+        let buffer = pool.take(5 * 4096).charged(budget.charge(5 * 4096));
+        // As much as was allocated.
+        assert_eq!((budget.used_bytes(), pool.used_bytes()), (8 * 4096, 8 * 4096));
+        assert!(budget.charge(KEPT_BYTES as u64).is_none());
+        drop(buffer);
+        let all = budget.charge(KEPT_BYTES as u64).unwrap();
+        assert!(budget.charge(1).is_none());
+        drop(all);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
     fn unused_memory_is_bounded() {
         let pool = Arc::<Pool>::default();
         let many: Vec<_> = (0..100).map(|_| pool.take(1 << 20)).collect();
-        assert!(pool.is_over_limit());
         drop(many);
         assert_eq!(pool.used_bytes(), 0);
         assert_eq!(pool.spare_bytes.load(Ordering::Relaxed), SPARE_BYTES);

@@ -2,6 +2,7 @@
 //! A disk's side of the ledger.
 
 use super::findings::DiskCounters;
+use super::pool::Budget;
 use super::ticket::About;
 use crate::clock;
 use crate::ledger::{Ledger, Producer};
@@ -19,6 +20,8 @@ pub struct Disk {
     pub ram: Arc<GuestRam>,
     /// Since the daemon's start.
     pub counters: DiskCounters,
+    /// What rules make it keep.
+    pub kept: Arc<Budget>,
     log: Producer,
 }
 
@@ -77,7 +80,7 @@ fn op_code(op: Op) -> u32 {
 impl Disk {
     /// A disk with an empty record.
     pub fn new(index: u32, ram: Arc<GuestRam>, ledger: &Ledger) -> Self {
-        Self { index, ram, counters: DiskCounters::default(), log: ledger.producer() }
+        Self { index, ram, counters: DiskCounters::default(), kept: Arc::default(), log: ledger.producer() }
     }
 
     /// Wait for room. Not under a lock or a view. A ledger that has failed takes nothing and says so by its status.

@@ -155,10 +155,10 @@ impl Ticket {
     pub(super) fn wait(&mut self, fetch: Fetch, data: Option<Arc<Buffer>>) {
         (self.held, self.fetch) = (true, fetch);
         if let (Some(audit), Some(data)) = (&mut self.audit, &data) {
-            audit.first = Some(if fetch == Fetch::Late && self.shared.pool.is_over_limit() {
-                Look::hashed(data, &audit.pieces)
-            } else {
+            audit.first = Some(if data.is_charged() {
                 Look::Bytes(data.clone())
+            } else {
+                Look::hashed(data, &audit.pieces)
             });
         }
         if fetch == Fetch::Early && data.is_some() {

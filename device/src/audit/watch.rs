@@ -8,7 +8,7 @@
 //! * A request that waits keeps nothing else waiting: neither other requests, nor control requests.
 //! * When a control request to release is answered, what it released has been completed.
 //!
-//! Lock order: a view of a disk's memory, the desk, then any of: the pin index, the findings, the case, a disk's
+//! Lock order: a view of a disk's memory, the crowd, the desk, then any of: the pin index, the findings, the case, a disk's
 //! ledger buffer. The trace is asked under none of them. A ticket takes the desk when it is dropped, so none is
 //! dropped under it.
 
@@ -83,6 +83,8 @@ pub(super) struct Shared {
     pub(super) findings: Mutex<Findings>,
     pub(super) case: RwLock<Case>,
     pub(super) desk: Mutex<Desk>,
+    /// Held by whoever copies a write that its disk has no room for.
+    crowd: Mutex<()>,
     /// A request came to wait, a released one was completed, or rules were dropped.
     pub(super) moved: Condvar,
     /// A wait may end earlier than the timer thinks.
@@ -125,8 +127,6 @@ struct Wait<'a> {
 
 /// A write that waits, as a loss of power finds it.
 pub struct HeldWrite {
-    /// Number.
-    pub request: u64,
     /// First byte on the disk.
     pub byte: u64,
     /// What would go to the image if it were resumed now.
@@ -144,6 +144,7 @@ impl Watch {
             findings: Mutex::default(),
             case: RwLock::default(),
             desk: Mutex::default(),
+            crowd: Mutex::default(),
             moved: Condvar::new(),
             earlier: Condvar::new(),
             ruled: AtomicBool::new(false),
@@ -209,26 +210,34 @@ impl Watch {
         }
     }
 
-    /// The writes that a disk holds, in the order of their arrival, with their bytes as they would be fetched now.
-    pub fn held_writes(&self, disk: u32) -> Vec<HeldWrite> {
-        let Some(disk) = self.shared.disk(disk) else { return Vec::new() };
+    /// Numbers of the writes that a disk holds, in the order of their arrival.
+    pub fn held_writes(&self, disk: u32) -> Vec<u64> {
+        let desk = self.shared.desk.lock();
+        let writes = desk.holds.of_disk(disk).filter(|(_, _, waiting)| waiting.held.op == Op::Write);
+        writes.map(|(request, ..)| request).collect()
+    }
+
+    /// One of them, with its bytes as they would be fetched now; `None` if it has been resumed meanwhile. One at a
+    /// time: together they may be more than there is memory.
+    pub fn held_write(&self, disk: u32, request: u64) -> Option<HeldWrite> {
+        let disk = self.shared.disk(disk)?;
         let view = disk.ram.view();
         let desk = self.shared.desk.lock();
-        let writes = desk.holds.of_disk(disk.index).filter(|(_, _, waiting)| waiting.held.op == Op::Write);
-        let bytes = writes.map(|(request, _, waiting)| {
-            let ticket = &waiting.ticket;
-            let copied = || Ok(Arc::new(self.shared.pool.copy(&view, &ticket.segments)?));
-            let bytes = ticket.bytes(&view).and_then(|bytes| bytes.map_or_else(copied, Ok));
-            bytes.map(|bytes| HeldWrite { request, byte: waiting.held.byte, bytes })
-        });
+        let (_, _, waiting) = desk.holds.of_disk(disk.index).find(|(number, ..)| *number == request)?;
+        let ticket = &waiting.ticket;
+        let copied = || Ok(Arc::new(self.shared.pool.copy(&view, &ticket.segments)?));
+        let bytes = ticket.bytes(&view).and_then(|bytes| bytes.map_or_else(copied, Ok));
         // Memory that has left the guest: the write could not be executed either.
-        bytes.filter_map(Result::ok).collect()
+        Some(HeldWrite { byte: waiting.held.byte, bytes: bytes.ok()? })
     }
 
     /// Write the watch's part of a disk's state.
     pub fn fill_status(&self, disk: u32, status: &mut DiskStatus) {
         if let Some(disk) = self.shared.disk(disk) {
             disk.counters.fill(status);
+            if let Some(passed) = disk.counters.why_passed() {
+                status.last_error.get_or_insert(passed);
+            }
             status.held = self.shared.desk.lock().holds.of_disk(disk.index).count() as u32;
         }
     }
@@ -270,7 +279,12 @@ impl Shared {
         if !self.desk.lock().rules.concern(&subject(&ticket)) {
             return resumed(ticket, Resume::Go);
         }
-        let Ok(facts) = Facts::gather(&ticket, view) else {
+        // Charged before it is copied: a guest can have a ring full of the longest writes wait. What does not fit is
+        // looked at in turn, and not kept.
+        let copied = ticket.about.op == Op::Write;
+        let charge = if copied { ticket.disk.kept.charge(ticket.about.len) } else { None };
+        let _turn = (copied && charge.is_none()).then(|| self.crowd.lock());
+        let Ok(facts) = Facts::gather(&ticket, view, charge) else {
             // Not all of it is in the guest's memory: the disk will find that out too, and answer it.
             return resumed(ticket, Resume::Go);
         };
@@ -282,7 +296,13 @@ impl Shared {
                 Some((_, Action::Fail)) => Resume::Fail,
                 None | Some((_, Action::Observe)) => {
                     // What was looked at is what goes to the image: one fetch.
-                    ticket.early = facts.data;
+                    ticket.early = facts.kept();
+                    Resume::Go
+                }
+                Some((_, Action::Hold { fetch, .. } | Action::Delay { fetch, .. }))
+                    if !facts.can_wait(*fetch) =>
+                {
+                    ticket.disk.counters.passed();
                     Resume::Go
                 }
                 Some((decision, Action::Hold { fetch, cap_ms })) => {

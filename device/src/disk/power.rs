@@ -118,7 +118,8 @@ impl Disk {
         copy.set_len(self.image.bytes)?;
         sparse::copy(&self.image.file, &copy, self.image.bytes)?;
         if in_flight == InFlight::Tear {
-            for write in self.watch.held_writes(self.index) {
+            for request in self.watch.held_writes(self.index) {
+                let Some(write) = self.watch.held_write(self.index, request) else { continue };
                 let sectors = write.bytes.len() as u64 / SECTOR_BYTES / 2;
                 copy.write_all_at(&write.bytes[..(sectors * SECTOR_BYTES) as usize], write.byte)?;
             }

@@ -28,7 +28,8 @@ fn early_late_and_split_give_old_new_and_mixed_bytes() {
             let request = write(0, &[(PAGE, 4096 + 3000)]);
             fixture.watch.submit(request, &fixture.ram.view(), audited, Box::new(resumed));
             fixture.write(PAGE, &[2; 8192]);
-            let cut = fixture.watch.held_writes(0).remove(0).bytes.to_vec();
+            let held = fixture.watch.held_writes(0).remove(0);
+            let cut = fixture.watch.held_write(0, held).unwrap().bytes.to_vec();
             std::thread::scope(|scope| {
                 scope.spawn(|| fixture.watch.release_held("w").unwrap());
                 let (mut ticket, _) = fixture.next();

@@ -231,7 +231,7 @@ fn hits_beyond_the_limit_are_counted() {
 fn a_change_is_found_by_hash_where_bytes_were_not_kept() {
     let fixture = Fixture::new();
     fixture.hold("w", Match::default(), Fetch::Late);
-    let memory = fixture.watch.shared.pool.take(KEPT_BYTES + 1);
+    let memory = fixture.watch.shared.disk(0).unwrap().kept.charge(KEPT_BYTES as u64);
     fixture.pin(3, RUN, 0, &[PAGE, PAGE + 4096]);
     fixture.submit(write(0, &[(PAGE, 8192), (0x90000, 4096)]));
     drop(memory);

@@ -4,6 +4,7 @@
 mod faults;
 mod holds;
 mod looks;
+mod memory;
 mod reads;
 mod record;
 mod soak;

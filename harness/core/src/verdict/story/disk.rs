@@ -71,11 +71,12 @@ impl<'r> Story<'r> {
         }
     }
 
-    /// An image that cannot be read or written is no evidence of anything in the guest.
+    /// An image that cannot be read or written, or rules that could not be obeyed, are no evidence of anything in the
+    /// guest.
     fn images(&mut self, disks: &[DiskStatus]) {
         for (index, disk) in disks.iter().enumerate() {
             if let Some(error) = &disk.last_error {
-                self.infra.push(format!("the image of disk {index} failed: {error}"));
+                self.infra.push(format!("disk {index} failed: {error}"));
             }
         }
     }

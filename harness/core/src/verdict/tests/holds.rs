@@ -96,7 +96,7 @@ fn an_image_that_fails_is_no_evidence_of_the_guest() {
     let mut tale = Tale::of_an_update();
     let full = DiskStatus { last_error: Some("ENOSPC at byte 4096".into()), ..DiskStatus::default() };
     tale.disk(Request::Disks, Answer::Disks { disks: vec![DiskStatus::default(), full] });
-    let message = "the image of disk 1 failed: ENOSPC at byte 4096".into();
+    let message = "disk 1 failed: ENOSPC at byte 4096".into();
     assert_eq!(problem(tale), Problem { cause: Cause::Infra, message });
 }
 
