@@ -3,6 +3,7 @@
 
 use clap::{ArgGroup, Parser};
 use longpin_device::disk::DiskOptions;
+use longpin_device::ledger::MAX_FILE_BYTES;
 use std::path::PathBuf;
 
 /// Virtual hardware for QEMU by vhost-user: an accelerator that writes into pinned guest pages, and auditing disks.
@@ -31,6 +32,10 @@ pub struct Args {
     /// Record every pin, release, DMA and disk request in this new file. Without it, entries are only counted
     #[arg(long, value_name = "PATH")]
     pub ledger: Option<PathBuf>,
+
+    /// Let that file grow to so many bytes; one entry more fails it
+    #[arg(long, value_name = "BYTES", requires = "ledger", default_value_t = MAX_FILE_BYTES)]
+    pub ledger_limit: u64,
 
     /// Write "ready" and a newline to this inherited file descriptor, and close it, when the sockets are served
     #[arg(long, value_name = "N")]

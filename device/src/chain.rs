@@ -9,7 +9,7 @@
 //! Each way to be wrong is a variant of [`ChainError`]. A chain whose writable part holds a response gets one with
 //! [`ChainError::status`]; any other is returned to the driver with zero bytes written.
 
-use crate::descriptors::{BadEnd, Buffer, buffers};
+use crate::descriptors::{BadEnd, Buffer, MAX_DESCRIPTORS, buffers};
 use crate::mem::{BadAddress, Gpa, View};
 use crate::program::{Program, ProgramError};
 use crate::region::{Label, MapPart};
@@ -36,6 +36,9 @@ pub enum ChainError {
     /// It promises a next descriptor that is not there: a loop, a bad index, an unreadable or nested table.
     #[error("chain breaks off after {0} descriptors")]
     Broken(usize),
+    /// Over [`MAX_DESCRIPTORS`].
+    #[error("chain has more than {MAX_DESCRIPTORS} descriptors")]
+    TooManyDescriptors,
     /// Virtio 1.3, 2.7.4.2: writable descriptors come after all readable ones.
     #[error("a readable descriptor follows a writable one")]
     Order,
@@ -108,6 +111,7 @@ impl From<BadEnd> for ChainError {
     fn from(end: BadEnd) -> Self {
         match end {
             BadEnd::Empty => Self::Empty,
+            BadEnd::TooLong => Self::TooManyDescriptors,
             BadEnd::Broken(count) => Self::Broken(count),
         }
     }

@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod listener;
 mod log_limit;
 pub mod mem;
+pub mod panics;
 mod permutation;
 pub mod policy;
 pub mod program;
@@ -60,6 +61,8 @@ pub struct Config {
     pub control: Option<SocketFile>,
     /// File of the ledger; without it, entries are counted only.
     pub ledger: Option<PathBuf>,
+    /// Most bytes of it; [`ledger::MAX_FILE_BYTES`] where nothing is said.
+    pub ledger_limit: Option<u64>,
     /// Written to and closed when all sockets are served.
     pub ready: Option<File>,
     /// Serve one front-end after another.
@@ -128,7 +131,7 @@ impl Device {
 /// Serve until all front-ends have gone (or, with `persist`, for ever) or `stop` is requested. Blocks.
 pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
     let ledger = match &config.ledger {
-        Some(path) => Ledger::create(path)?,
+        Some(path) => Ledger::create_bounded(path, config.ledger_limit.unwrap_or(ledger::MAX_FILE_BYTES))?,
         None => Ledger::counting(),
     };
     if !config.disks.is_empty() {

@@ -10,7 +10,7 @@ use longpin_device::disk::{DiskConfig, DiskOptions, Image, ImageError};
 use longpin_device::ledger::LedgerError;
 use longpin_device::listener::{ListenError, SocketFile};
 use longpin_device::stop::Stop;
-use longpin_device::{Config, ServeError, serve, sys};
+use longpin_device::{Config, ServeError, panics, serve, sys};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::fs::File;
@@ -49,7 +49,10 @@ fn main() -> ExitCode {
     let args = Args::parse();
     // Whoever starts us by a descriptor of our file gave us its number for a name.
     let _ = rustix::thread::set_name(c"longpin-device");
-    env_logger::Builder::new().parse_filters(&args.log_level).init();
+    // The library's own words about a guest's rings have no bound; ours about the same have.
+    let filters = format!("virtio_queue=off,{}", args.log_level);
+    env_logger::Builder::new().parse_filters(&filters).init();
+    panics::end_the_process();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -72,8 +75,9 @@ fn run(args: &Args) -> Result<(), MainError> {
     let control = args.control.as_deref().map(SocketFile::bind).transpose()?;
     let stop = Arc::new(Stop::new().map_err(MainError::Signals)?);
     stop_on_signals(stop.clone()).map_err(MainError::Signals)?;
-    let (ledger, persist) = (args.ledger.clone(), args.persist);
-    let config = Config { accelerator, disks, control, ledger, ready, persist };
+    let (ledger, ledger_limit) = (args.ledger.clone(), Some(args.ledger_limit));
+    let persist = args.persist;
+    let config = Config { accelerator, disks, control, ledger, ledger_limit, ready, persist };
     Ok(serve(config, &stop)?)
 }
 

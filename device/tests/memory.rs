@@ -12,7 +12,7 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRI
 
 const MIB: u64 = 1 << 20;
 /// What docs/limits.md allows one disk with one busy queue, copies and tables together.
-const BOUND: u64 = 600 * MIB;
+const BOUND: u64 = 512 * MIB;
 /// Headers, tables and status bytes of the requests.
 const TABLES: u64 = 32 << 20;
 
@@ -59,9 +59,10 @@ fn a_ring_full_of_the_longest_writes_stays_within_the_bound() {
         blk.publish(0, head);
         most = most.max(anonymous_bytes());
     }
-    wait_for("all of them to be held", || {
+    wait_for("as many to be held as there is room for, and the others to be written", || {
         most = most.max(anonymous_bytes());
-        control.disk().held == 256
+        let disk = control.disk();
+        (disk.held, disk.in_flight) == (16, 16)
     });
     // Others go on.
     assert_eq!(other.write_disk(0, &[1; 4096]), 0);
@@ -70,6 +71,7 @@ fn a_ring_full_of_the_longest_writes_stays_within_the_bound() {
     println!("{} MiB more at most", grown / MIB);
     assert!(grown < BOUND, "{} MiB", grown / MIB);
     // The driver takes them back.
+    assert!(control.disk().last_error.is_some(), "that some were not held is said");
     blk.restart();
     assert_eq!(control.disk().held, 0);
     control.ask(&Request::DropRule { rule: "w".into() });

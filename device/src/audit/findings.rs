@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the audit has found since the case began.
 
-use super::pool::KEPT_BYTES;
+use super::pool::{KEPT_BYTES, WAITING_BYTES};
 use longpin_proto::disk::{AuditReport, Author, DiskStatus, Hit, HoldReport};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -87,19 +87,20 @@ impl DiskCounters {
         }
     }
 
-    /// A write that a rule was to keep went on, since there was no room for its bytes.
+    /// A request that a rule was to keep went on, since there was no room for it.
     pub fn passed(&self) {
         if self.passed.fetch_add(1, Ordering::Relaxed) == 0 {
-            log::error!("a rule was to keep a write, and there is no room for its bytes: it goes on");
+            log::error!("a rule was to keep a request, and there is no room: it goes on");
         }
     }
 
     /// What is to be said of these, if there were any.
     pub fn why_passed(&self) -> Option<String> {
         let passed = self.passed.load(Ordering::Relaxed);
-        let limit = KEPT_BYTES >> 20;
+        let (copies, data) = (KEPT_BYTES >> 20, WAITING_BYTES >> 20);
         (passed > 0).then(|| {
-            format!("{passed} writes that a rule was to keep went on: rules keep {limit} MiB already; hold less, or fetch late")
+            format!("{passed} requests that a rule was to keep went on: a disk keeps {data} MiB, and {copies} MiB of copies \
+                 for early and split fetch; hold less, or fetch late")
         })
     }
 

@@ -38,7 +38,7 @@
 //!
 //! Memory: the copies of writes in flight; for each disk [`KEPT_BYTES`] of writes that a rule concerns, charged before
 //! they are copied, beyond which hashes alone are kept (then a hit says when a page changed, not which bytes), a write
-//! that is to be fetched early passes, which the disk's state says, and copies are made one at a time; [`SPARE_BYTES`] of buffers for use
+//! that is to be fetched early passes, which the disk's state says, and copies are made one at a time; [`WAITING_BYTES`] of data of requests that wait; [`SPARE_BYTES`] of buffers for use
 //! again; [`MAX_HITS`] hits and [`MAX_HOLDS`] ends of holds a case, the rest of the hits is counted.
 
 mod control;
@@ -60,7 +60,7 @@ pub use control::MAX_PAGES_TOLD;
 pub use error::WatchError;
 pub use findings::{MAX_HITS, MAX_HOLDS};
 pub use held_dma::HeldDma;
-pub use pool::{Buffer, KEPT_BYTES, SPARE_BYTES};
+pub use pool::{Buffer, KEPT_BYTES, SPARE_BYTES, WAITING_BYTES};
 pub use ticket::{Completed, Ticket};
 pub use watch::{HeldWrite, Request, Resume, Resumed, Watch};
 

@@ -16,6 +16,9 @@ use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Most bytes that rules make a disk keep: a thousand held writes of 64 KiB, or the longest write alone.
 pub const KEPT_BYTES: usize = 64 << 20;
+/// Most bytes of data of the requests that rules keep in one disk, copied or not: what is known of each of their pages
+/// takes some 130 bytes.
+pub const WAITING_BYTES: usize = 1 << 30;
 /// Most bytes of unused buffers: 128 writes of 128 KiB.
 pub const SPARE_BYTES: usize = 16 << 20;
 /// Sizes that are used again: 4 KiB to 1 MiB, by powers of two. Others come from the allocator.
@@ -43,8 +46,11 @@ pub struct Buffer {
 }
 
 /// What rules make one disk keep.
-#[derive(Debug, Default)]
-pub struct Budget(AtomicUsize);
+#[derive(Debug)]
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+}
 
 /// Room in a budget, until it is dropped.
 #[derive(Debug)]
@@ -54,25 +60,30 @@ pub struct Charge {
 }
 
 impl Budget {
-    /// Room for a buffer of `len` bytes; `None` if [`KEPT_BYTES`] would be exceeded.
+    /// Room for `limit` bytes.
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0) })
+    }
+
+    /// Room for a buffer of `len` bytes, if there is.
     pub fn charge(self: &Arc<Self>, len: u64) -> Option<Charge> {
         let pages = usize::try_from(len).ok()?.div_ceil(PAGE_BYTES as usize);
         let bytes = allocated(pages) * PAGE_BYTES as usize;
-        let fits = |used: usize| used.checked_add(bytes).filter(|used| *used <= KEPT_BYTES);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        let fits = |used: usize| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
         Some(Charge { budget: self.clone(), bytes })
     }
 
     /// Bytes that are charged now.
     #[cfg(test)]
     pub fn used_bytes(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.used.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -184,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_budget_gives_what_it_has_and_takes_it_back() {
-        let (pool, budget) = (Arc::<Pool>::default(), Arc::<Budget>::default());
+        let (pool, budget) = (Arc::<Pool>::default(), Budget::new(KEPT_BYTES));
         assert!(budget.charge(KEPT_BYTES as u64 + 1).is_none());
         let buffer = pool.take(5 * 4096).charged(budget.charge(5 * 4096));
         // As much as was allocated.

@@ -2,7 +2,7 @@
 //! A disk's side of the ledger.
 
 use super::findings::DiskCounters;
-use super::pool::Budget;
+use super::pool::{Budget, KEPT_BYTES, WAITING_BYTES};
 use super::ticket::About;
 use crate::clock;
 use crate::ledger::{Ledger, Producer};
@@ -22,6 +22,8 @@ pub struct Disk {
     pub counters: DiskCounters,
     /// What rules make it keep.
     pub kept: Arc<Budget>,
+    /// Data of the requests that wait.
+    pub waiting: Arc<Budget>,
     log: Producer,
 }
 
@@ -80,7 +82,14 @@ fn op_code(op: Op) -> u32 {
 impl Disk {
     /// A disk with an empty record.
     pub fn new(index: u32, ram: Arc<GuestRam>, ledger: &Ledger) -> Self {
-        Self { index, ram, counters: DiskCounters::default(), kept: Arc::default(), log: ledger.producer() }
+        Self {
+            index,
+            ram,
+            counters: DiskCounters::default(),
+            kept: Budget::new(KEPT_BYTES),
+            waiting: Budget::new(WAITING_BYTES),
+            log: ledger.producer(),
+        }
     }
 
     /// Wait for room. Not under a lock or a view. A ledger that has failed takes nothing and says so by its status.

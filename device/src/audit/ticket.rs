@@ -9,7 +9,7 @@ use super::findings::Case;
 use super::history::History;
 use super::look::Look;
 use super::pages::{Piece, pieces};
-use super::pool::Buffer;
+use super::pool::{Buffer, Charge};
 use super::record::{Disk, Event};
 use super::watch::Shared;
 use crate::clock;
@@ -51,6 +51,8 @@ pub struct Ticket {
     pub(super) fetch: Fetch,
     /// Its bytes at submission, if they are to be used.
     pub(super) early: Option<Arc<Buffer>>,
+    /// What its waiting costs its disk.
+    room: Option<Charge>,
     audit: Option<Audit>,
 }
 
@@ -98,6 +100,7 @@ impl Ticket {
             filled: false,
             fetch: Fetch::Early,
             early: None,
+            room: None,
             audit,
         }
     }
@@ -149,6 +152,13 @@ impl Ticket {
             _ if self.audit.is_some() => Ok(Some(Arc::new(self.shared.pool.copy(view, &self.segments)?))),
             _ => Ok(None),
         }
+    }
+
+    /// Whether there is room for it to wait.
+    pub(super) fn may_wait(&mut self) -> bool {
+        let len = self.segments.iter().map(|(_, len)| u64::from(*len)).sum();
+        self.room = self.disk.waiting.charge(len);
+        self.room.is_some()
     }
 
     /// The request will wait; `data` is what it carried when it came.

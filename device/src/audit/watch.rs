@@ -300,7 +300,7 @@ impl Shared {
                     Resume::Go
                 }
                 Some((_, Action::Hold { fetch, .. } | Action::Delay { fetch, .. }))
-                    if !facts.can_wait(*fetch) =>
+                    if !(facts.can_wait(*fetch) && ticket.may_wait()) =>
                 {
                     ticket.disk.counters.passed();
                     Resume::Go

@@ -3,6 +3,7 @@
 //! writes: whether completed writes may still be in a cache.
 
 use super::image::Image;
+use super::request::MAX_TRANSFER_BYTES;
 use zerocopy::IntoBytes as _;
 use zerocopy_derive::{Immutable, IntoBytes};
 
@@ -49,15 +50,22 @@ const _: () = assert!(std::mem::offset_of!(Fields, writeback) == WRITEBACK_AT as
 /// The space of one disk.
 pub struct ConfigSpace([u8; SPACE_BYTES]);
 
+/// Longest segment with which the longest request that obeys both bounds is not refused.
+fn size_max(seg_max: u32) -> u32 {
+    let most = MAX_TRANSFER_BYTES as u32 / seg_max.max(1);
+    1 << most.ilog2()
+}
+
 impl ConfigSpace {
     /// What a driver is told about `image`.
     pub fn new(image: &Image, queues: usize, queue_size: u16, writeback: bool) -> Self {
         let block_sectors = image.block_bytes / SECTOR_BYTES as u32;
+        // A ring's descriptors, less header and status.
+        let seg_max = u32::from(queue_size - 2);
         let fields = Fields {
             capacity: (image.bytes / SECTOR_BYTES).to_le(),
-            size_max: 0,
-            // A ring's descriptors, less header and status.
-            seg_max: u32::from(queue_size - 2).to_le(),
+            size_max: size_max(seg_max).to_le(),
+            seg_max: seg_max.to_le(),
             cylinders: 0,
             heads: 0,
             sectors: 0,
@@ -111,9 +119,19 @@ mod tests {
     }
 
     #[test]
+    fn a_request_within_the_bounds_is_not_too_long() {
+        for queue_size in [2u32, 4, 64, 128, 256, 512, 1024] {
+            let seg_max = queue_size - 2;
+            let longest = u64::from(seg_max) * u64::from(size_max(seg_max));
+            assert!(longest <= MAX_TRANSFER_BYTES && size_max(seg_max) >= 4096, "{queue_size}");
+        }
+    }
+
+    #[test]
     fn fields_are_where_the_standard_has_them() {
         let space = space(4096);
         assert_eq!(space.read(0, 8), 2048u64.to_le_bytes(), "capacity in sectors");
+        assert_eq!(u32_at(&space, 8), 256 << 10, "size_max");
         assert_eq!(u32_at(&space, 12), 254, "seg_max");
         assert_eq!(u32_at(&space, 20), 4096, "blk_size");
         assert_eq!(space.read(24, 4), [0, 0, 1, 0], "physical_block_exp, alignment_offset, min_io_size");

@@ -72,6 +72,14 @@ impl Disk {
                 operation.io = Io::WriteZeroes;
                 return Conclusion::Continue(operation);
             }
+            // A range that is not of the device's own blocks: this one is done otherwise, others may go.
+            (Io::Allocate(_), Err(error)) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+                if operation.job.request.kind == Kind::Discard {
+                    return Conclusion::done(operation);
+                }
+                operation.io = Io::WriteZeroes;
+                return Conclusion::Continue(operation);
+            }
             // The image was cut short, or takes no more.
             (Io::Read(_), Ok(0)) => io::ErrorKind::UnexpectedEof.into(),
             (_, Ok(0)) => io::ErrorKind::WriteZero.into(),

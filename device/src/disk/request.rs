@@ -11,7 +11,7 @@
 //! there; any other is returned to the driver with zero bytes written.
 
 use super::config_space::{MAX_RANGE_SECTORS, SECTOR_BYTES};
-use crate::descriptors::{BadEnd, Buffer, buffers};
+use crate::descriptors::{BadEnd, Buffer, MAX_DESCRIPTORS, buffers};
 use crate::mem::{BadAddress, Gpa, View};
 use longpin_proto::disk::Op;
 use std::ops::Deref;
@@ -54,6 +54,9 @@ pub enum RequestError {
     /// It promises a next descriptor that is not there: a loop, a bad index, an unreadable or nested table.
     #[error("chain breaks off after {0} descriptors")]
     Broken(usize),
+    /// Over [`MAX_DESCRIPTORS`]: where the status would go is not looked for.
+    #[error("chain has more than {MAX_DESCRIPTORS} descriptors")]
+    TooManyDescriptors,
     /// Virtio 1.3, 2.7.4.2: writable descriptors come after all readable ones.
     #[error("a readable descriptor follows a writable one")]
     Order,
@@ -116,6 +119,7 @@ impl From<BadEnd> for RequestError {
     fn from(end: BadEnd) -> Self {
         match end {
             BadEnd::Empty => Self::Empty,
+            BadEnd::TooLong => Self::TooManyDescriptors,
             BadEnd::Broken(count) => Self::Broken(count),
         }
     }

@@ -42,7 +42,7 @@ pub struct Pin {
     run: u64,
     /// Of offset 0.
     file_offset: Option<u64>,
-    /// In ascending order of `gpa`.
+    /// In ascending order of `gpa`, none over another.
     extents: Vec<Extent>,
 }
 
@@ -100,7 +100,7 @@ impl Pin {
     }
 }
 
-/// Sorted, neighbours joined.
+/// Sorted, neighbours joined, and of those that lie over one another each byte once: a search looks at one extent.
 fn extents(segments: impl Iterator<Item = (Gpa, u64, u64)>) -> Vec<Extent> {
     let mut extents: Vec<Extent> = Vec::new();
     for (gpa, len, offset) in segments {
@@ -114,6 +114,20 @@ fn extents(segments: impl Iterator<Item = (Gpa, u64, u64)>) -> Vec<Extent> {
         }
     }
     extents.sort_unstable_by_key(|extent| extent.gpa);
+    let mut covered = 0;
+    extents.retain_mut(|extent| {
+        let end = extent.gpa + u64::from(extent.len);
+        if end <= covered {
+            return false;
+        }
+        // Shorter than the extent, whose length is 32 bits wide.
+        let twice = covered.saturating_sub(extent.gpa);
+        extent.gpa += twice;
+        extent.len -= twice as u32;
+        extent.offset += twice as u32;
+        covered = end;
+        true
+    });
     extents.shrink_to_fit();
     extents
 }
@@ -226,7 +240,29 @@ mod tests {
         assert_eq!(two.extents.len(), 2);
     }
 
+    #[test]
+    fn a_long_segment_is_not_hidden_by_a_short_one_over_it() {
+        let pin = Pin::of_region(&region(1, 0, 0, &[(0x1000, 0x8000), (0x2000, 0x1000), (0x8000, 0x3000)]));
+        let offset = |gpa| pin.find(Gpa(gpa), 1).and_then(|by| by.file_offset);
+        assert_eq!([0x1000, 0x3000, 0x8fff, 0x9000].map(offset), [0, 0x2000, 0x7fff, 0xa000].map(Some));
+        assert_eq!([0xfff, 0xb000].map(offset), [None, None]);
+    }
+
     proptest! {
+        /// Whatever lies over what: a byte is found if a segment has it, at a place that one of them gives it.
+        #[test]
+        fn it_finds_every_byte_of_segments_that_overlap(
+            segments in proptest::collection::vec((0u64..300, 1u64..80), 1..12), at in 0u64..400,
+        ) {
+            let region = region(1, 0, 0, &segments);
+            let holders = region.segments.iter().filter(|s| (s.gpa.0..s.gpa.0 + s.len).contains(&at));
+            let places: Vec<_> = holders.map(|s| Some(s.offset + at - s.gpa.0)).collect();
+            match Pin::of_region(&region).find(Gpa(at), 1) {
+                Some(by) => prop_assert!(places.contains(&by.file_offset), "{:?} {:?}", by, places),
+                None => prop_assert!(places.is_empty(), "{:?}", places),
+            }
+        }
+
         /// For segments that do not overlap, the index says the same as a search through all of them.
         #[test]
         fn it_agrees_with_the_segments(

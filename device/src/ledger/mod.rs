@@ -8,7 +8,9 @@
 //!   when there is room, when the producer is told to stop, or when the ledger has failed.
 //! * Memory is bounded: [`MAX_QUEUED_BUFFERS`] buffers of [`BUFFER_ENTRIES`] entries of 64 bytes wait for the writer
 //!   (16 MiB), and each producer holds one more.
-//! * A ledger that fails (disk full, or [`STALL_LIMIT`] without progress) stays failed and says why; the device lives
+//! * The file is bounded ([`MAX_FILE_BYTES`], or what the command line says): a guest decides how much there is to
+//!   record. One entry more is a failure.
+//! * A ledger that fails (disk full, bound reached, or [`STALL_LIMIT`] without progress) stays failed and says why; the device lives
 //!   on and ends programs with `STATUS_DEVICE_ERROR`.
 //!
 //! Lock order: a view of guest memory, a producer's buffer, the queue's state. None is held across a wait or a write
@@ -35,6 +37,8 @@ use std::time::Duration;
 pub const BUFFER_ENTRIES: usize = 1024;
 /// Most buffers that wait for the writer.
 pub const MAX_QUEUED_BUFFERS: usize = 256;
+/// Longest file, if nothing else is said: 268 million entries.
+pub const MAX_FILE_BYTES: u64 = 16 << 30;
 /// A file that takes nothing for so long has failed: nobody would wait for the guest's driver either.
 pub const STALL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -81,6 +85,11 @@ impl Ledger {
 
     /// Create the file and start its writer.
     pub fn create(path: &Path) -> Result<Self, LedgerError> {
+        Self::create_bounded(path, MAX_FILE_BYTES)
+    }
+
+    /// The same with a bound for the file, in bytes.
+    pub fn create_bounded(path: &Path, limit: u64) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::Create { path: path.into(), source: Arc::new(source) };
         let file = File::options().write(true).create(true).truncate(false).open(path).map_err(failed)?;
         let meta = file.metadata().map_err(failed)?;
@@ -88,7 +97,7 @@ impl Ledger {
             return Err(LedgerError::Exists(path.into()));
         }
         let shared = Arc::new(Shared { queue: Queue::new(true), buffers: Mutex::default() });
-        let thread = writer::start(file, shared.clone()).map_err(failed)?;
+        let thread = writer::start(file, limit, shared.clone()).map_err(failed)?;
         Ok(Self { shared, writer: Mutex::new(Some(thread)) })
     }
 

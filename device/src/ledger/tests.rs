@@ -94,6 +94,26 @@ fn a_full_disk_fails_the_ledger_and_says_why() {
 }
 
 #[test]
+fn a_file_at_its_bound_fails_the_ledger_and_grows_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let limit = size_of::<Header>() as u64 + 3 * 64;
+    let ledger = Ledger::create_bounded(&path, limit).unwrap();
+    let producer = ledger.producer();
+    for generation in 0..3 {
+        producer.record(write_entry(1, generation));
+    }
+    assert_eq!(ledger.sync().unwrap(), 3);
+    producer.record(write_entry(1, 3));
+    let error = ledger.sync().unwrap_err().to_string();
+    assert!(error.contains("has reached its bound of 256 bytes"), "{error}");
+    assert!(producer.make_room(None).is_err(), "no more DMA without a record");
+    producer.record(write_entry(1, 4));
+    assert!(ledger.close().is_err());
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), limit);
+}
+
+#[test]
 fn an_existing_record_is_not_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ledger");

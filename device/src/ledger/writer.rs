@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use zerocopy::IntoBytes as _;
 
-/// Write the header and start the thread; it ends when the queue is closed and empty, or when a write fails.
-pub(super) fn start(mut file: File, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+/// Write the header and start the thread; it ends when the queue is closed and empty, or when a write fails or would
+/// make the file longer than `limit`.
+pub(super) fn start(mut file: File, limit: u64, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
     let header = Header {
         magic: MAGIC,
         version: VERSION,
@@ -23,14 +24,19 @@ pub(super) fn start(mut file: File, shared: Arc<Shared>) -> io::Result<JoinHandl
     // A header that cannot be written is a failed ledger, not a failed start: the same as a disk that fills later.
     let begun = file.write_all(header.as_bytes());
     thread::Builder::new().name("ledger".into()).spawn(move || match begun {
-        Ok(()) => run(file, &shared),
+        Ok(()) => run(file, limit, &shared),
         Err(error) => shared.queue.fail(error.to_string()),
     })
 }
 
-fn run(mut file: File, shared: &Shared) {
+fn run(mut file: File, limit: u64, shared: &Shared) {
     let mut whole_bytes = size_of::<Header>() as u64;
     while let Some(buffer) = shared.queue.next() {
+        let bytes = size_of_val(&buffer[..]) as u64;
+        if bytes > limit.saturating_sub(whole_bytes) {
+            shared.queue.fail(format!("the file has reached its bound of {limit} bytes (--ledger-limit)"));
+            return;
+        }
         if let Err(error) = file.write_all(buffer.as_bytes()) {
             shared.queue.fail(error.to_string());
             // Leave whole entries only; where that fails too, a reader meets a short last entry.
@@ -38,7 +44,7 @@ fn run(mut file: File, shared: &Shared) {
             let _ = file.set_len(whole_bytes + entries * size_of::<Entry>() as u64);
             return;
         }
-        whole_bytes += size_of_val(&buffer[..]) as u64;
+        whole_bytes += bytes;
         shared.queue.wrote(buffer);
     }
 }

@@ -50,6 +50,7 @@ impl Daemon {
             disks: Vec::new(),
             control: Some(SocketFile::bind(&dir.path().join("control")).unwrap()),
             ledger: Some(dir.path().join("ledger")),
+            ledger_limit: None,
             ready: None,
             persist: false,
         };

@@ -56,6 +56,23 @@ fn writes_that_are_held_for_a_late_fetch_are_all_held() {
 }
 
 #[test]
+fn what_waits_is_bounded_too() {
+    let fixture = Fixture::new();
+    fixture.hold("w", Match::default(), Fetch::Late);
+    // Reads are not copied, but each of their pages is known.
+    let reads = WAITING_BYTES / (64 << 20) + 2;
+    for _ in 0..reads {
+        fixture.submit(request(Op::Read, 0, &[(0, 8 << 20); 8]));
+    }
+    assert!((0..2).all(|_| matches!(fixture.try_next(), Some((_, Resume::Go)))));
+    assert!(fixture.try_next().is_none());
+    assert!(last_error(&fixture).unwrap().starts_with("2 requests that a rule was to keep went on"));
+    fixture.watch.drop_held(0);
+    while fixture.try_next().is_some() {}
+    assert_eq!(fixture.watch.shared.disk(0).unwrap().waiting.used_bytes(), 0);
+}
+
+#[test]
 fn writes_whose_bytes_cannot_be_kept_go_on_and_the_disk_says_so() {
     for fetch in [Fetch::Early, Fetch::Split] {
         let fixture = Fixture::new();
@@ -65,7 +82,7 @@ fn writes_whose_bytes_cannot_be_kept_go_on_and_the_disk_says_so() {
         assert!(resumed.iter().all(|(_, resume)| *resume == Resume::Go));
         assert_eq!(fixture.watch.held_writes(0).len(), 1);
         let error = last_error(&fixture).unwrap();
-        assert!(error.starts_with("11 writes that a rule was to keep went on"), "{error}");
+        assert!(error.starts_with("11 requests that a rule was to keep went on"), "{error}");
         // The other disk has room of its own.
         assert!(fixture.watch.shared.disk(1).unwrap().kept.charge(KEPT_BYTES as u64).is_some());
     }

@@ -85,3 +85,23 @@ fn a_write_that_does_not_return_ends_the_drain_at_its_deadline() {
     });
     lane.drain(LONG).unwrap();
 }
+
+#[test]
+fn a_range_that_the_device_refuses_is_zeroed_by_writing() {
+    use crate::disk::execute::Conclusion;
+    use nix::libc::{EINVAL, FALLOC_FL_ZERO_RANGE};
+    let (_dir, lane) = lane();
+    let refused = |kind| {
+        let request = Request { kind, byte: 512, len: 512, data: Vec::new() };
+        let job = Job { head: 0, status_at: Gpa(0), request, ticket: None, pass: None };
+        let io = Io::Allocate(FALLOC_FL_ZERO_RANGE);
+        let operation = Operation { job, io, offset: 512, len: 512, durable: false };
+        lane.disk.conclude(operation, Err(io::Error::from_raw_os_error(EINVAL)))
+    };
+    // Half a block of a device with blocks of 4 KiB, under a disk with blocks of 512 bytes.
+    let zeroes = refused(Kind::WriteZeroes { unmap: false });
+    assert!(matches!(zeroes, Conclusion::Continue(Operation { io: Io::WriteZeroes, .. })));
+    assert!(matches!(refused(Kind::Discard), Conclusion::Answer(_, OK)));
+    assert!(lane.disk.image.abilities.zero(), "whole blocks still can");
+    assert_eq!(lane.disk.status().last_error, None);
+}

@@ -195,12 +195,13 @@ fn too_many_buffers_are_answered() {
         write_indirect(&ram, TABLE, &table);
         let disk = Geometry { bytes: 1 << 30, ..DISK };
         let parsed = parse_table(&ram, &[(TABLE, table.len() as u32 * 16, INDIRECT, 0)], &disk);
-        assert_eq!(parsed.status_at, Some(Gpa(STATUS)));
-        parsed.request
+        (parsed.status_at, parsed.request)
     };
-    assert_eq!(parse(1024).unwrap().data.len(), 1024);
-    assert_eq!(parse(1025).unwrap_err(), RequestError::TooManySegments);
-    assert_eq!(parse(5000).unwrap_err(), RequestError::TooManySegments);
+    let (status_at, request) = parse(1024);
+    assert_eq!((status_at, request.unwrap().data.len()), (Some(Gpa(STATUS)), 1024));
+    assert_eq!(parse(1025), (Some(Gpa(STATUS)), Err(RequestError::TooManySegments)));
+    assert_eq!(parse(2046), (Some(Gpa(STATUS)), Err(RequestError::TooManySegments)));
+    assert_eq!(parse(2047), (None, Err(RequestError::TooManyDescriptors)));
 }
 
 #[test]
