@@ -13,7 +13,12 @@ Exit codes:
   1  a case failed, or passed where a failure was expected (xpass)
   2  an error of the harness or the guest, an interruption, or a case that never reported
   3  wrong usage, or a fault in a scenario file
-  4  every case was skipped";
+  4  every case was skipped
+
+Environment:
+  LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
+  TMPDIR           where sockets and disk images lie while a guest runs
+  NO_COLOR         no colours, as --color never";
 
 /// What `image build` takes from the environment.
 const PACKAGE_SOURCES: &str = "\
@@ -92,7 +97,8 @@ pub enum Format {
 /// Which scenarios.
 #[derive(Debug, Clone, Args)]
 pub struct LibraryArgs {
-    /// Scenarios by name, whole case ids, or files (a path with a `/` or ending in .toml); none: all
+    /// Scenarios by name, case ids or the start of some, patterns of these ('lost-*', '*/xfs/*'), or files (a path that
+    /// begins with . or /, or ends in .toml); none: all
     #[arg(value_name = "SCENARIO")]
     pub scenarios: Vec<String>,
     /// Take the scenario library from this directory instead of the built-in one
@@ -101,15 +107,38 @@ pub struct LibraryArgs {
     /// Only these groups
     #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     pub group: Vec<String>,
-    /// Only these file systems, with or without mount options (ext4, ext4:data=journal)
+    /// Leave out what these words name: scenarios, case ids or patterns
+    #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
+    pub exclude: Vec<String>,
+    /// Only these file systems, with or without mount options (ext4:data=journal): ext4, xfs, btrfs, f2fs, tmpfs
     #[arg(long, value_name = "FS", value_delimiter = ',')]
     pub fs: Vec<String>,
-    /// Only these pin modes
+    /// Only these pin modes: longterm, longterm-ro, pin, get, dio, none
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     pub pin: Vec<String>,
-    /// Only these release modes
+    /// Only these release modes: clean, dirty, none
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     pub release: Vec<String>,
+    /// Only these variants
+    #[arg(long, value_name = "VARIANT", value_delimiter = ',')]
+    pub variant: Vec<String>,
+}
+
+impl LibraryArgs {
+    /// Everything that is in a directory; the built-in library without one.
+    pub fn whole(scenario_dir: Option<PathBuf>) -> Self {
+        let none = Vec::new;
+        Self {
+            scenarios: none(),
+            scenario_dir,
+            group: none(),
+            exclude: none(),
+            fs: none(),
+            pin: none(),
+            release: none(),
+            variant: none(),
+        }
+    }
 }
 
 /// Options of `list`.
@@ -127,7 +156,7 @@ pub struct ListArgs {
 #[derive(Debug, Args)]
 pub struct ReportArgs {
     /// Result directory of a run
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", default_value = "longpin-results/latest")]
     pub dir: PathBuf,
     /// Where the HTML file goes [default: DIR/report.html]
     #[arg(long, value_name = "FILE")]
@@ -174,6 +203,9 @@ pub struct MachineArgs {
     /// Where images of these disks lie while they are used: sparse, 512 MiB each [default: $TMPDIR, or /tmp]
     #[arg(long, value_name = "DIR")]
     pub disk_dir: Option<PathBuf>,
+    /// Keep the images of each boot, beside its logs
+    #[arg(long, conflicts_with = "disk_dir")]
+    pub keep_disks: bool,
     /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
     pub memory: u32,
@@ -185,7 +217,15 @@ pub struct MachineArgs {
 impl MachineArgs {
     /// As if nothing had been typed.
     pub fn usual() -> Self {
-        Self { accel: Wish::Auto, qemu: None, disk: DiskKind::Audited, disk_dir: None, memory: 1024, cpus: 2 }
+        Self {
+            accel: Wish::Auto,
+            qemu: None,
+            disk: DiskKind::Audited,
+            disk_dir: None,
+            keep_disks: false,
+            memory: 1024,
+            cpus: 2,
+        }
     }
 }
 
@@ -201,6 +241,21 @@ pub struct RunArgs {
     /// Run each case this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pub repeat: u32,
+    /// Run nothing more after the first case that ends in fail, xpass or error; the rest is skipped
+    #[arg(long)]
+    pub fail_fast: bool,
+    /// Repeat until a case ends so, at most --repeat times [default: 1000]
+    #[arg(long)]
+    pub until_fail: bool,
+    /// Say which cases would run, and boot nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Say the verdict of each case as it comes; without a terminal on standard error this is always so
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Colours in the table
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
     /// Most cases that share one boot
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pub cases_per_boot: u32,
@@ -219,6 +274,30 @@ pub struct RunArgs {
     /// Seed of everything that is random in the run
     #[arg(long, value_name = "N")]
     pub seed: Option<u32>,
+}
+
+impl RunArgs {
+    /// How often each case runs.
+    pub fn attempts(&self) -> u32 {
+        match (self.until_fail, self.repeat) {
+            (true, 1) => UNTIL_FAIL_ATTEMPTS,
+            (_, repeat) => repeat,
+        }
+    }
+}
+
+/// Attempts of `--until-fail` where nobody says.
+const UNTIL_FAIL_ATTEMPTS: u32 = 1000;
+
+/// When the table has colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
 }
 
 /// Options of `shell`.

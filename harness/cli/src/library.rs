@@ -5,7 +5,7 @@
 use crate::args::LibraryArgs;
 use crate::error::{Error, Result};
 use include_dir::{Dir, include_dir};
-use longpin_core::plan::{self, Case, Filter};
+use longpin_core::plan::{self, Case, Filter, Words};
 use longpin_core::scenario::{Fault, Scenario};
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,8 +43,16 @@ impl Library {
             }
         }
         let Reader { scenarios, texts, .. } = reader.finish()?;
-        let filter = Filter::parse(&scenarios, &names, &args.group, &args.fs, &args.pin, &args.release)
-            .map_err(|error| Error::Usage(error.to_string()))?;
+        let words = Words {
+            scenarios: &names,
+            exclude: &args.exclude,
+            groups: &args.group,
+            fs: &args.fs,
+            pin: &args.pin,
+            release: &args.release,
+            variant: &args.variant,
+        };
+        let filter = Filter::parse(&scenarios, words).map_err(|error| Error::Usage(error.to_string()))?;
         Ok(Self { scenarios, filter, texts, words: names })
     }
 
@@ -158,11 +166,7 @@ mod tests {
     fn args(scenarios: &[&str]) -> LibraryArgs {
         LibraryArgs {
             scenarios: scenarios.iter().map(|s| (*s).to_owned()).collect(),
-            scenario_dir: None,
-            group: Vec::new(),
-            fs: Vec::new(),
-            pin: Vec::new(),
-            release: Vec::new(),
+            ..LibraryArgs::whole(None)
         }
     }
 

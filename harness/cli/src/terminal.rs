@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the terminal can show.
 
+use crate::args::Color;
 use std::io::IsTerminal as _;
 
 /// Columns where nobody says.
@@ -11,8 +12,16 @@ pub fn stderr_is_live() -> bool {
     std::io::stderr().is_terminal() && !is_dumb()
 }
 
-/// Colours are wanted on standard output: <https://no-color.org>.
-pub fn stdout_has_color() -> bool {
+/// Colours are wanted on standard output, by option or <https://no-color.org>.
+pub fn stdout_has_color(wish: Color) -> bool {
+    match wish {
+        Color::Auto => is_colorful(),
+        Color::Always => true,
+        Color::Never => false,
+    }
+}
+
+fn is_colorful() -> bool {
     std::io::stdout().is_terminal() && !is_dumb() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 

@@ -113,3 +113,14 @@ fn the_doctor_finds_this_host_fit_and_names_each_thing_that_it_looked_at() {
         );
     }
 }
+
+#[test]
+fn a_dry_run_names_its_cases_and_boots_nothing() {
+    let lab = Lab::without_images();
+    let args = ["run", "lost-*", "--exclude", "*/tmpfs/*,lost-update/xfs", "--pin", "pin", "--dry-run"];
+    let ended = lab.start(&args).end();
+    assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""));
+    let expected = ["ext4", "btrfs", "f2fs"].map(|fs| format!("lost-update/{fs}/pin/clean\n"));
+    assert_eq!(ended.stdout, expected.concat());
+    assert!(!lab.path("longpin-results").exists());
+}

@@ -160,3 +160,19 @@ fn a_run_that_nobody_listens_to_leaves_its_whole_result() {
     assert_eq!(result["missing"], json!([]));
     lab.assert_tidy();
 }
+
+#[test]
+fn a_run_until_failure_ends_with_the_first_one_and_skips_the_rest() {
+    let lab = Lab::new();
+    let steps = ["\"mkfs\"", "\"mount\"", "\"create\"", "\"compare\""];
+    let file = scenario::write(&lab.path(""), "never-lost", &steps, "lost");
+    let ended = lab.run(&[&file, "--until-fail", "--repeat", "3", "--keep-disks"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result = lab.result();
+    let outcomes: Vec<_> =
+        result["cases"].as_array().expect("a list").iter().map(|case| &case["outcome"]).collect();
+    assert_eq!(outcomes, ["xpass", "skip", "skip"]);
+    assert!(ended.stderr.contains("xpass: never-lost/tmpfs/none/none: "), "{}", ended.stderr);
+    assert!(lab.out().join("boot-1/disk0.img").is_file(), "--keep-disks");
+    lab.assert_tidy();
+}

@@ -27,8 +27,11 @@ fn entry(cases: &[Case]) -> String {
     let scenario: &Scenario = &cases[0].scenario;
     let mut text = format!("{}: {} ({} cases)\n", scenario.name, scenario.title, cases.len());
     let machine = &scenario.machine;
-    let needs =
-        [("programs", machine.programs.iter().cloned().collect()), ("kernel", machine.kernel_args.clone())];
+    let needs = [
+        ("groups", scenario.groups.clone()),
+        ("programs", machine.programs.iter().cloned().collect()),
+        ("kernel", machine.kernel_args.clone()),
+    ];
     for (axis, words) in axes(cases).into_iter().chain(needs) {
         if !words.is_empty() {
             text += &format!("    {axis:<8} {}\n", words.join(" "));

@@ -150,14 +150,8 @@ fn story(dir: &Path, result: &CaseResult) -> std::result::Result<Story, String> 
 /// What the scenarios of the run say of themselves, and why they expect what they expect. They lie beside its results;
 /// the runs of older versions did not keep them, and have the built-in ones as they are today.
 fn lore(dir: &Path) -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
-    let args = LibraryArgs {
-        scenarios: Vec::new(),
-        scenario_dir: Some(dir.join(repeat::SCENARIOS)).filter(|dir| dir.is_dir()),
-        group: Vec::new(),
-        fs: Vec::new(),
-        pin: Vec::new(),
-        release: Vec::new(),
-    };
+    let kept = dir.join(repeat::SCENARIOS);
+    let args = LibraryArgs::whole(Some(kept).filter(|dir| dir.is_dir()));
     let cases = Library::load(&args).map(|library| library.cases(1)).unwrap_or_default();
     let (mut lore, mut whys) = (BTreeMap::new(), BTreeMap::new());
     for case in cases {

@@ -55,8 +55,9 @@ impl Files {
         let dir = dir.canonicalize().with_context(|| format!("{} cannot be used", dir.display()))?;
         let scratch = Temporary::new(&machine.disk_dir)?;
         let at = |name: &str| scratch.sockets.path().join(name);
+        let place = if machine.keep_disks { &dir } else { scratch.disks.path() };
         let images: Vec<PathBuf> =
-            (0..SERIALS.len()).map(|index| scratch.disks.path().join(format!("disk{index}.img"))).collect();
+            (0..SERIALS.len()).map(|index| place.join(format!("disk{index}.img"))).collect();
         images.iter().try_for_each(|image| disk::create(image, DISK_BYTES))?;
         Ok(Self {
             console_log: dir.join("console.log"),

@@ -61,6 +61,8 @@ pub struct Machine {
     pub disk: DiskKind,
     /// Where the images of disks go.
     pub disk_dir: PathBuf,
+    /// Images stay, in the boot's own directory.
+    pub keep_disks: bool,
     /// Memory.
     pub memory_mib: u32,
     /// CPUs.

@@ -31,11 +31,15 @@ pub struct Executor<'a> {
     pub story: &'a mut Story,
     pub limits: Limits,
     pub cases_per_boot: usize,
+    /// Nothing more after the first case that is not as it should be.
+    pub fail_fast: bool,
     pub environment: Environment,
     /// Makes the labels of one run differ from those of another.
     pub seed: u32,
     /// Attempts so far.
     pub attempts: u32,
+    /// Label of the case after which nothing more is to run.
+    pub last: Option<String>,
 }
 
 /// How a boot ended.
@@ -87,6 +91,9 @@ impl Executor<'_> {
             if interrupted {
                 return self.story.tell(EventKind::Interrupted);
             }
+            if let Some(label) = self.last.take() {
+                return self.skip(pending, boot, &label);
+            }
             if let Some(why) = hopeless {
                 // Another machine may do better, unless no machine ever did.
                 let needs = pending.needs();
@@ -104,6 +111,13 @@ impl Executor<'_> {
         let reason = format!("infra: no guest: {why}");
         let judgement = Judgement { outcome: Outcome::Error, cause: Some(Cause::Infra), reason };
         lost.into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
+    }
+
+    /// A case was not as it should be: what was to come after it is skipped.
+    fn skip(&mut self, mut pending: Pending, boot: u32, label: &str) -> anyhow::Result<()> {
+        let reason = format!("not run: {label} came before, and the run was to end with the first failure");
+        let judgement = Judgement { outcome: Outcome::Skip, cause: None, reason };
+        pending.take(|_| true).into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
     }
 
     fn tell_unrun(&mut self, case: &Case, boot: u32, judgement: &Judgement) -> anyhow::Result<()> {
@@ -135,6 +149,9 @@ impl Executor<'_> {
                 CaseEnd::Good => {}
                 CaseEnd::Spoils(why) => return Ok(End::Spoiled(why)),
                 CaseEnd::Interrupted => return Ok(End::Interrupted),
+            }
+            if self.last.is_some() {
+                break;
             }
         }
         guest.power_off();
@@ -197,7 +214,12 @@ impl Executor<'_> {
     }
 
     fn case(&mut self, guest: &mut Guest, case: &Case, result: &mut BootResult) -> anyhow::Result<CaseEnd> {
-        self.attempt(guest, case, result).map(|(_, _, end)| end)
+        let (_, judgement, end) = self.attempt(guest, case, result)?;
+        let good = matches!(judgement.outcome, Outcome::Pass | Outcome::Xfail | Outcome::Skip);
+        if self.fail_fast && !good {
+            self.last = Some(case.label());
+        }
+        Ok(end)
     }
 
     /// Run a case, judge it, tell it.

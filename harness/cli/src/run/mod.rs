@@ -12,7 +12,7 @@ mod story;
 
 use crate::args::{Format, MachineArgs, RunArgs};
 use crate::device::Program;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::Machine;
 use crate::images::Images;
 use crate::interrupt::Interrupt;
@@ -37,7 +37,10 @@ use story::Story;
 /// Run and report. The exit code is that of the verdicts.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let library = Library::load(&args.library)?;
-    let cases = library.cases(args.repeat);
+    let cases = planned(args, &library)?;
+    if args.dry_run {
+        return dry(args.format, &cases);
+    }
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
     let Prepared { machine, notice, interrupt } =
@@ -53,12 +56,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let script =
         repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
     out.write("repeat.sh", script.as_bytes())?;
-    let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live()))?;
+    let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live(), args.verbose))?;
     let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
-    print(args.format, &result)?;
+    print(args, &result)?;
     output::note(&format!("results: {}", out.path().display()));
     output::note(&format!("repeat:  {}", result.command));
     written?;
@@ -103,8 +106,21 @@ fn tell(
     }
     let limits = Limits::new(machine.accel, args.timeout);
     let cases_per_boot = args.cases_per_boot as usize;
-    Executor { machine, out, interrupt, story, limits, cases_per_boot, environment, seed, attempts: 0 }
-        .run(cases)?;
+    let fail_fast = args.fail_fast || args.until_fail;
+    let mut executor = Executor {
+        machine,
+        out,
+        interrupt,
+        story,
+        limits,
+        cases_per_boot,
+        fail_fast,
+        environment,
+        seed,
+        attempts: 0,
+        last: None,
+    };
+    executor.run(cases)?;
     story.tell(EventKind::RunFinished)
 }
 
@@ -135,19 +151,45 @@ pub fn machine(args: &MachineArgs, images: Images) -> Result<Prepared> {
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let choice = accel::choose(args.accel, &qemu, scratch.path())?;
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
-    let MachineArgs { disk, memory: memory_mib, cpus, ref disk_dir, .. } = *args;
+    let MachineArgs { disk, memory: memory_mib, cpus, keep_disks, ref disk_dir, .. } = *args;
     let disk_dir = disk_dir.clone().unwrap_or_else(std::env::temp_dir);
     let device = Program::open()?;
-    let machine = Machine { images, qemu, device, accel: choice.accel, disk, disk_dir, memory_mib, cpus };
+    let accel = choice.accel;
+    let machine = Machine { images, qemu, device, accel, disk, disk_dir, keep_disks, memory_mib, cpus };
     Ok(Prepared { machine, notice, interrupt })
 }
 
-fn print(format: Format, result: &RunResult) -> anyhow::Result<()> {
+/// A run of so many cases takes weeks; all of them stand in memory.
+const MAX_CASES: usize = 100_000;
+
+fn planned(args: &RunArgs, library: &Library) -> Result<Vec<Case>> {
+    let (once, attempts) = (library.cases(1).len(), args.attempts());
+    match once.saturating_mul(attempts as usize) {
+        0..=MAX_CASES => Ok(library.cases(attempts)),
+        _ => Err(Error::Usage(format!(
+            "{once} cases, {attempts} times each, are more than {MAX_CASES}; choose fewer scenarios or a smaller --repeat"
+        ))),
+    }
+}
+
+/// What would run.
+fn dry(format: Format, cases: &[Case]) -> Result<ExitCode> {
+    let labels: Vec<String> = cases.iter().map(Case::label).collect();
     match format {
+        Format::Table => output::text(&labels.iter().map(|label| format!("{label}\n")).collect::<String>())?,
+        Format::Json => output::json(&labels)?,
+    }
+    Ok(ExitCode::Good)
+}
+
+fn print(args: &RunArgs, result: &RunResult) -> anyhow::Result<()> {
+    match args.format {
         Format::Json => output::json(result),
         Format::Table => {
-            let style =
-                TableStyle { color: terminal::stdout_has_color(), width: Some(terminal::stdout_width()) };
+            let style = TableStyle {
+                color: terminal::stdout_has_color(args.color),
+                width: Some(terminal::stdout_width()),
+            };
             output::text(&table(result, style))
         }
     }

@@ -2,7 +2,7 @@
 //! How a run is repeated: the command line that a person types again, and `repeat.sh`, which needs nothing but the result
 //! directory and the program: the scenarios are beside it, as they were.
 
-use crate::args::{Format, LibraryArgs, MachineArgs, RunArgs};
+use crate::args::{Color, Format, LibraryArgs, MachineArgs, RunArgs};
 use crate::quote;
 use clap::ValueEnum;
 use std::ffi::{OsStr, OsString};
@@ -39,15 +39,37 @@ pub fn script(program: &Path, args: &RunArgs, words: &[String], seed: u32) -> St
 
 /// Every option that differs from what is usual. A new one does not compile before it stands here.
 fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<OsString> {
-    let RunArgs { library, machine, repeat, cases_per_boot, timeout, out: _, format, strict, seed: _ } = args;
-    let LibraryArgs { scenarios: _, scenario_dir: _, group, fs, pin, release } = library;
-    let MachineArgs { accel, qemu, disk, disk_dir, memory, cpus } = machine;
+    let RunArgs {
+        library,
+        machine,
+        repeat,
+        fail_fast,
+        until_fail,
+        dry_run: _,
+        verbose,
+        color,
+        cases_per_boot,
+        timeout,
+        out: _,
+        format,
+        strict,
+        seed: _,
+    } = args;
+    let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
+    let MachineArgs { accel, qemu, disk, disk_dir, keep_disks, memory, cpus } = machine;
     let usual = MachineArgs::usual();
     let mut words = Vec::new();
     let mut say = |name: &str, value: Option<OsString>| {
         words.extend(value.into_iter().flat_map(|value| [OsString::from(name), value]));
     };
-    for (name, list) in [("--group", group), ("--fs", fs), ("--pin", pin), ("--release", release)] {
+    for (name, list) in [
+        ("--group", group),
+        ("--exclude", exclude),
+        ("--fs", fs),
+        ("--pin", pin),
+        ("--release", release),
+        ("--variant", variant),
+    ] {
         say(name, (!list.is_empty()).then(|| list.join(",").into()));
     }
     say("--accel", unless(accel, &usual.accel, word_of));
@@ -60,7 +82,16 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--cases-per-boot", unless(cases_per_boot, &100, |n| n.to_string().into()));
     say("--timeout", unless(&timeout.as_secs(), &180, |n| n.to_string().into()));
     say("--format", unless(format, &Format::Table, word_of));
-    words.extend(strict.then(|| "--strict".into()));
+    say("--color", unless(color, &Color::Auto, word_of));
+    for (name, given) in [
+        ("--keep-disks", keep_disks),
+        ("--fail-fast", fail_fast),
+        ("--until-fail", until_fail),
+        ("--verbose", verbose),
+        ("--strict", strict),
+    ] {
+        words.extend(given.then(|| OsString::from(name)));
+    }
     words.extend(["--seed".into(), seed.to_string().into()]);
     words
 }
@@ -111,12 +142,16 @@ mod tests {
             "/d",
             "--group",
             "x,y",
+            "--exclude",
+            "c-1,d",
             "--fs",
             "ext4:data=journal,xfs",
             "--pin",
             "pin",
             "--release",
             "dirty",
+            "--variant",
+            "v",
             "--accel",
             "tcg",
             "--qemu",
@@ -137,6 +172,11 @@ mod tests {
             "60",
             "--format",
             "json",
+            "--color",
+            "never",
+            "--fail-fast",
+            "--until-fail",
+            "--verbose",
             "--strict",
             "--seed",
             "9",

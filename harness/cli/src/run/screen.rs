@@ -13,17 +13,19 @@ use std::time::Duration;
 pub struct Screen {
     bar: ProgressBar,
     boot: u32,
+    /// Each verdict has a line.
+    all: bool,
 }
 
 impl Screen {
-    /// Live if `terminal`, else plain lines.
-    pub fn new(terminal: bool) -> Self {
+    /// Live if `terminal`, else plain lines. Every verdict has one if `verbose`, or if nothing else would show life.
+    pub fn new(terminal: bool, verbose: bool) -> Self {
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed:>4} {pos}/{len} {wide_msg}") {
             bar.set_style(style);
         }
-        Self { bar, boot: 0 }
+        Self { bar, boot: 0, all: verbose || !terminal }
     }
 
     /// Show one event.
@@ -54,8 +56,10 @@ impl Screen {
         if !case.control {
             self.bar.inc(1);
         }
-        if let Some(text) = unexpected(case) {
-            self.line(&text);
+        match unexpected(case) {
+            Some(text) => self.line(&text),
+            None if self.all && !case.control => self.line(&verdict(case)),
+            None => {}
         }
     }
 
@@ -71,6 +75,12 @@ impl Drop for Screen {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// The line of a verdict that was to be expected.
+fn verdict(case: &CaseResult) -> String {
+    let observed = case.observations.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" ");
+    format!("{}: {}: {observed} ({:.1} s)", case.outcome, case.label(), case.seconds)
 }
 
 /// The line of a verdict that somebody has to look at.

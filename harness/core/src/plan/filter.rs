@@ -3,12 +3,34 @@
 
 use crate::scenario::{Flavour, Fs, Pin, Point, Release, Scenario};
 use std::sync::Arc;
+use wildmatch::WildMatch;
+
+/// Words as they were typed; an empty list chooses everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Words<'a> {
+    /// Scenarios, whole case ids or the start of some, or patterns of either.
+    pub scenarios: &'a [String],
+    /// What is left out, in the same words.
+    pub exclude: &'a [String],
+    /// Groups.
+    pub groups: &'a [String],
+    /// File systems or flavours.
+    pub fs: &'a [String],
+    /// Pin modes.
+    pub pin: &'a [String],
+    /// Release modes.
+    pub release: &'a [String],
+    /// Variants.
+    pub variant: &'a [String],
+}
 
 /// A command line's choice; empty lists choose everything.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Names of scenarios, or whole case ids.
+    /// Names of scenarios, case ids or the start of some, or patterns of these with `*` and `?`.
     pub scenarios: Vec<String>,
+    /// What is left out, in the same words.
+    pub exclude: Vec<String>,
     /// Groups.
     pub groups: Vec<String>,
     /// File systems or flavours.
@@ -30,6 +52,22 @@ pub enum FilterError {
         /// As typed.
         name: String,
         /// All names.
+        known: String,
+    },
+    /// No scenario and no case of this pattern.
+    #[error("`{pattern}` matches no scenario and no case; use a name or a pattern of {known}")]
+    Pattern {
+        /// As typed.
+        pattern: String,
+        /// All names.
+        known: String,
+    },
+    /// No scenario has this variant.
+    #[error("variant `{name}` is unknown; use one of {known}")]
+    Variant {
+        /// As typed.
+        name: String,
+        /// All variants of the scenarios that were chosen.
         known: String,
     },
     /// No such file system.
@@ -71,39 +109,36 @@ pub enum FilterError {
 
 impl Filter {
     /// Check words as typed and make a filter of them.
-    pub fn parse(
-        library: &[Arc<Scenario>],
-        scenarios: &[String],
-        groups: &[String],
-        fs: &[String],
-        pin: &[String],
-        release: &[String],
-    ) -> Result<Self, FilterError> {
-        let mut filter = Self::default();
-        for name in scenarios {
-            let (stem, _) = name.split_once('/').unwrap_or((name, ""));
-            if !library.iter().any(|scenario| scenario.name == stem) {
-                return Err(FilterError::Scenario { name: name.clone(), known: names(library) });
-            }
-            filter.scenarios.push(name.clone());
-        }
-        for name in groups {
+    pub fn parse(library: &[Arc<Scenario>], words: Words<'_>) -> Result<Self, FilterError> {
+        let mut filter = Self {
+            scenarios: chosen(library, words.scenarios)?,
+            exclude: chosen(library, words.exclude)?,
+            ..Self::default()
+        };
+        for name in words.groups {
             if !library.iter().any(|scenario| scenario.groups.contains(name)) {
                 return Err(FilterError::Group { name: name.clone(), known: all_groups(library) });
             }
             filter.groups.push(name.clone());
         }
-        for name in fs {
+        for name in words.fs {
             Flavour::parse(name).map_err(|_| FilterError::Fs { name: name.clone(), known: Fs::list() })?;
             filter.fs.push(name.clone());
         }
-        for name in pin {
+        for name in words.pin {
             let unknown = || FilterError::Pin { name: name.clone(), known: Pin::list() };
             filter.pin.push(Pin::parse(name).ok_or_else(unknown)?);
         }
-        for name in release {
+        for name in words.release {
             let unknown = || FilterError::Release { name: name.clone(), known: Release::list() };
             filter.release.push(Release::parse(name).ok_or_else(unknown)?);
+        }
+        for name in words.variant {
+            let known = filter.variants(library);
+            if !known.contains(name) {
+                return Err(FilterError::Variant { name: name.clone(), known: known.join(", ") });
+            }
+            filter.variant.push(name.clone());
         }
         match super::cases(library, &filter, 1).is_empty() {
             true => Err(FilterError::Nothing),
@@ -111,26 +146,74 @@ impl Filter {
         }
     }
 
-    /// The scenario is chosen, by name, by the id of one of its cases, or by group.
-    pub fn wants_scenario(&self, scenario: &Scenario) -> bool {
-        let named = |name: &String| name.split('/').next() == Some(scenario.name.as_str());
-        (self.scenarios.is_empty() || self.scenarios.iter().any(named))
-            && (self.groups.is_empty() || self.groups.iter().any(|group| scenario.groups.contains(group)))
+    /// Variants of the scenarios that are chosen, each once.
+    fn variants(&self, library: &[Arc<Scenario>]) -> Vec<String> {
+        let chosen = library.iter().filter(|scenario| self.wants_scenario(scenario));
+        let mut variants: Vec<String> =
+            chosen.flat_map(|scenario| scenario.matrix.points()).filter_map(|point| point.variant).collect();
+        variants.sort_unstable();
+        variants.dedup();
+        variants
     }
 
-    /// The point is chosen.
+    /// The scenario has a point that is chosen.
+    pub fn wants_scenario(&self, scenario: &Scenario) -> bool {
+        let in_group =
+            self.groups.is_empty() || self.groups.iter().any(|group| scenario.groups.contains(group));
+        in_group && scenario.matrix.points().iter().any(|point| self.wants_point(scenario, point))
+    }
+
+    /// The point is chosen, whatever its group.
     pub fn wants_point(&self, scenario: &Scenario, point: &Point) -> bool {
         fn any<T>(list: &[T], is: impl Fn(&T) -> bool) -> bool {
             list.is_empty() || list.iter().any(is)
         }
         let id = format!("{}/{point}", scenario.name);
-        any(&self.scenarios, |name| {
-            *name == scenario.name || id == *name || id.starts_with(&format!("{name}/"))
-        }) && any(&self.fs, |name| point.fs.is_named(name))
+        let names = |word: &String| names_case(word, &scenario.name, &id);
+        any(&self.scenarios, names)
+            && !self.exclude.iter().any(names)
+            && any(&self.fs, |name| point.fs.is_named(name))
             && any(&self.pin, |pin| *pin == point.pin)
             && any(&self.release, |release| *release == point.release)
             && any(&self.variant, |variant| Some(variant) == point.variant.as_ref())
     }
+}
+
+fn is_pattern(word: &str) -> bool {
+    word.contains(['*', '?'])
+}
+
+/// The word names the scenario, the case or the start of its id, or is a pattern of one of them.
+fn names_case(word: &str, scenario: &str, id: &str) -> bool {
+    match is_pattern(word) {
+        true => {
+            let pattern = WildMatch::new(word);
+            pattern.matches(scenario) || pattern.matches(id)
+        }
+        false => word == scenario || id == word || id.starts_with(&format!("{word}/")),
+    }
+}
+
+/// The words, each of which names something.
+fn chosen(library: &[Arc<Scenario>], words: &[String]) -> Result<Vec<String>, FilterError> {
+    for word in words {
+        let known = || names(library);
+        let (stem, _) = word.split_once('/').unwrap_or((word, ""));
+        let matches = |scenario: &Arc<Scenario>| {
+            let mut points = scenario.matrix.points().into_iter();
+            points.any(|point| names_case(word, &scenario.name, &format!("{}/{point}", scenario.name)))
+        };
+        match is_pattern(word) {
+            true if !library.iter().any(matches) => {
+                return Err(FilterError::Pattern { pattern: word.clone(), known: known() });
+            }
+            false if !library.iter().any(|scenario| scenario.name == stem) => {
+                return Err(FilterError::Scenario { name: word.clone(), known: known() });
+            }
+            _ => {}
+        }
+    }
+    Ok(words.to_vec())
 }
 
 fn names(library: &[Arc<Scenario>]) -> String {

@@ -5,7 +5,7 @@ mod filter;
 #[cfg(test)]
 mod tests;
 
-pub use filter::{Filter, FilterError};
+pub use filter::{Filter, FilterError, Words};
 
 use crate::scenario::{Expectation, Point, Scenario};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-use super::{Filter, boots, cases};
+use super::{Filter, Words, boots, cases};
 use crate::scenario::Scenario;
 use std::sync::Arc;
 
@@ -23,8 +23,13 @@ fn words(list: &[&str]) -> Vec<String> {
 }
 
 fn filter(scenarios: &[&str], groups: &[&str], fs: &[&str], pin: &[&str]) -> Result<Filter, String> {
-    Filter::parse(&library(), &words(scenarios), &words(groups), &words(fs), &words(pin), &[])
-        .map_err(|error| error.to_string())
+    let [scenarios, groups, fs, pin] = [scenarios, groups, fs, pin].map(words);
+    let words = Words { scenarios: &scenarios, groups: &groups, fs: &fs, pin: &pin, ..Words::default() };
+    parse(words)
+}
+
+fn parse(words: Words<'_>) -> Result<Filter, String> {
+    Filter::parse(&library(), words).map_err(|error| error.to_string())
 }
 
 fn ids(filter: &Filter) -> Vec<String> {
@@ -52,6 +57,36 @@ fn a_case_can_be_asked_for_by_its_id_or_the_start_of_it() {
     );
     assert_eq!(ids(&filter(&["one/ext4/pin"], &[], &[], &[]).expect("valid")).len(), 2);
     assert_eq!(ids(&filter(&[], &["slow"], &["tmpfs"], &["get"]).expect("valid")), ["two/tmpfs/get/clean/x"]);
+}
+
+#[test]
+fn patterns_variants_and_exclusions_choose_cases() {
+    let chosen = |scenarios: &[&str], exclude: &[&str], variant: &[&str]| {
+        let [scenarios, exclude, variant] = [scenarios, exclude, variant].map(words);
+        let words = Words { scenarios: &scenarios, exclude: &exclude, variant: &variant, ..Words::default() };
+        parse(words).map(|filter| ids(&filter))
+    };
+    assert_eq!(chosen(&["t*"], &[], &[]).expect("valid").len(), 9);
+    assert_eq!(
+        chosen(&["*/tmpfs/get/*"], &[], &[]).expect("valid"),
+        ["one/tmpfs/get/clean/x", "two/tmpfs/get/clean/x"]
+    );
+    assert_eq!(
+        chosen(&["one"], &["*/pin/*", "one/ext4"], &[]).expect("valid"),
+        ["one/ext4:data=journal/get/clean/x", "one/tmpfs/get/clean/x"]
+    );
+    assert_eq!(chosen(&["one/tmpfs"], &[], &["y"]).expect("valid"), ["one/tmpfs/pin/clean/y"]);
+    let error = |got: Result<Vec<String>, String>| got.expect_err("an error");
+    assert_eq!(
+        error(chosen(&["x*"], &[], &[])),
+        "`x*` matches no scenario and no case; use a name or a pattern of one, two"
+    );
+    assert_eq!(error(chosen(&[], &["three"], &[])), "scenario `three` is unknown; use one of one, two");
+    assert_eq!(error(chosen(&[], &[], &["z"])), "variant `z` is unknown; use one of x, y");
+    assert_eq!(
+        error(chosen(&["one"], &["o*"], &[])),
+        "no case matches; `longpin list` shows the matrix of each scenario"
+    );
 }
 
 #[test]
