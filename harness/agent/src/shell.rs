@@ -12,7 +12,7 @@ use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use std::fs::File;
 use std::process::{Child, Command};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Name of the port.
 const PORT_NAME: &str = "longpin.shell";
@@ -22,6 +22,8 @@ const PORT_DEADLINE: Duration = Duration::from_secs(5);
 const SIZE: Winsize = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
 /// A port without a peer is looked at this often: poll(2) would return at once, for ever, with POLLHUP.
 const PEER_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How long the last output of a shell may take to be read.
+const DELIVERY: Duration = Duration::from_secs(10);
 
 /// Run the shell. Blocks until it exits.
 pub fn run() -> Result<(), StepError> {
@@ -68,15 +70,12 @@ impl Bridge {
             .or_failed("pidfd_open")?;
         let mut has_peer = true;
         loop {
-            let want = |pending: &[u8]| {
-                if pending.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
-            };
             let mut fds = vec![
                 PollFd::new(&pidfd, PollFlags::IN),
-                PollFd::new(&self.terminal, want(&self.to_terminal)),
+                PollFd::new(&self.terminal, want(&self.to_port, &self.to_terminal)),
             ];
             if has_peer {
-                fds.push(PollFd::new(&self.port, want(&self.to_port)));
+                fds.push(PollFd::new(&self.port, want(&self.to_terminal, &self.to_port)));
             }
             match poll(&mut fds, (!has_peer).then_some(&PEER_CHECK)) {
                 Ok(_) | Err(Errno::INTR) => {}
@@ -90,12 +89,34 @@ impl Bridge {
                 break;
             }
         }
-        self.transfer(has_peer);
+        if has_peer {
+            self.deliver()?;
+        }
         let status = child.wait().or_failed("waitpid")?;
         match status.code() {
             // 127 and 126 are the shell's words for "it could not be started".
             Some(126 | 127) => failed!("busybox could not start a shell"),
             _ => Ok(()),
+        }
+    }
+
+    /// The last output of a shell that has ended, to a peer that takes it.
+    fn deliver(&mut self) -> Result<(), StepError> {
+        let deadline = Instant::now() + DELIVERY;
+        loop {
+            fill(&self.terminal, &mut self.to_port);
+            if self.to_port.is_empty() || Instant::now() >= deadline {
+                return Ok(());
+            }
+            let mut fds = [PollFd::new(&self.port, PollFlags::OUT)];
+            match poll(&mut fds, Some(&PEER_CHECK)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno).or_failed("poll"),
+            }
+            if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) {
+                return Ok(());
+            }
+            flush(&self.port, &mut self.to_port);
         }
     }
 
@@ -109,6 +130,14 @@ impl Bridge {
             self.to_port.clear();
         }
     }
+}
+
+/// An end is read only when what came from it has gone on, and written to only when there is something.
+fn want(from_it: &[u8], to_it: &[u8]) -> PollFlags {
+    let mut flags = PollFlags::empty();
+    flags.set(PollFlags::IN, from_it.is_empty());
+    flags.set(PollFlags::OUT, !to_it.is_empty());
+    flags
 }
 
 /// Read once more only when the last bytes are gone: a slow end slows the other down.
@@ -126,5 +155,43 @@ fn flush(to: impl rustix::fd::AsFd, pending: &mut Vec<u8>) {
         && let Ok(n) = rustix::io::write(to, pending)
     {
         pending.drain(..n);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    fn ends() -> (UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("socket pair");
+        theirs.set_nonblocking(true).expect("a socket");
+        (ours, theirs)
+    }
+
+    #[test]
+    fn all_output_of_a_shell_that_has_ended_arrives() {
+        let (mut person, port) = ends();
+        let (mut program, terminal) = ends();
+        let said: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        program.write_all(&said).unwrap();
+        let child = Command::new("true").spawn().unwrap();
+        let (port, terminal) = (File::from(OwnedFd::from(port)), OwnedFd::from(terminal));
+        let bridge = Bridge { port, terminal, to_terminal: Vec::new(), to_port: Vec::new() };
+        let shell = std::thread::spawn(move || bridge.run(child));
+        let mut heard = vec![0; said.len()];
+        person.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        person.read_exact(&mut heard).unwrap();
+        assert_eq!(heard, said);
+        drop(program);
+        shell.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_end_that_has_to_wait_wakes_nobody() {
+        assert_eq!(want(b"", b""), PollFlags::IN);
+        assert_eq!(want(b"", b"x"), PollFlags::IN | PollFlags::OUT);
+        assert_eq!(want(b"x", b""), PollFlags::empty());
     }
 }

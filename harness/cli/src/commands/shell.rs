@@ -11,6 +11,7 @@ use crate::output;
 use crate::quote;
 use crate::run::case::{self, Limits};
 use crate::run::{self, Prepared};
+use crate::vm::console;
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::record::Trouble;
@@ -63,7 +64,16 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
     let ended = connect(port, || interrupt.asked() || guest.is_over(shell));
     drop(guest);
     ended?;
-    Ok(ExitCode::Good)
+    match console::panic_line(&dir.path().join("console.log")) {
+        None => Ok(ExitCode::Good),
+        Some(line) => {
+            let kept = dir.keep();
+            Err(Error::Infra(anyhow::anyhow!(
+                "the guest panicked: {line}; its console is kept in {}",
+                kept.display()
+            )))
+        }
+    }
 }
 
 /// A rule outlives the scenario's last step; a held write can be let go while one looks at what waits for it.
