@@ -37,14 +37,7 @@ pub struct Pinner(OwnedFd);
 impl Pinner {
     /// Open the device. Failed if it is not there or speaks another version.
     pub fn open() -> Result<Self, StepError> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let pinner = match rustix::fs::open(DEVICE, flags, Mode::empty()) {
-            Ok(fd) => Self(fd),
-            Err(rustix::io::Errno::NOENT) => {
-                return failed!("{DEVICE} is not there; load the module longpin first");
-            }
-            Err(errno) => return Err(errno).or_refused("open(/dev/longpin0)"),
-        };
+        let pinner = Self(open(DEVICE)?);
         let mut info = uapi::Info::new_zeroed();
         ioctl_struct(&pinner.0, uapi::IOC_INFO, &mut info).or_refused("ioctl(LONGPIN_IOC_INFO)")?;
         if info.version != uapi::VERSION {
@@ -130,6 +123,14 @@ impl Pinner {
     }
 }
 
+fn open(device: &str) -> Result<OwnedFd, StepError> {
+    match rustix::fs::open(device, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(fd) => Ok(fd),
+        Err(rustix::io::Errno::NOENT) => failed!("{device} is not there; load the module longpin first"),
+        Err(errno) => Err(errno).or_refused(&format!("open({device})")),
+    }
+}
+
 fn mode_and_access(mode: PinMode) -> (u32, u32) {
     match mode {
         PinMode::Longterm => (uapi::MODE_LONGTERM, uapi::ACCESS_WRITE),
@@ -204,7 +205,12 @@ mod tests {
 
     #[test]
     fn a_missing_device_names_the_module() {
-        let Err(StepError::Failed(message)) = Pinner::open() else { return };
-        assert!(message.contains("load the module longpin"), "{message}");
+        let dir = tempfile::tempdir().unwrap();
+        let device = dir.path().join("longpin0").display().to_string();
+        let Err(StepError::Failed(message)) = open(&device) else { panic!("it is there") };
+        assert_eq!(message, format!("{device} is not there; load the module longpin first"));
+        // What is there and cannot be opened so is a refusal: this directory, for writing.
+        let Err(StepError::Refused(errno)) = open(&dir.path().display().to_string()) else { panic!("open") };
+        assert_eq!(errno.name, "EISDIR");
     }
 }
