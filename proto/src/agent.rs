@@ -287,6 +287,10 @@ pub enum Message {
         seq: u64,
         /// Milliseconds since it began.
         elapsed_ms: u64,
+        /// Where in the kernel is who carries it out, or the job or program that it waits for: "state D in a < b",
+        /// functions innermost first.
+        #[serde(default)]
+        place: String,
     },
     /// A step is over.
     Reply {
@@ -398,7 +402,7 @@ mod tests {
 
     #[test]
     fn every_kind_of_message_survives_the_line() {
-        survives(&Message::Heartbeat { seq: 1, elapsed_ms: 1000 });
+        survives(&Message::Heartbeat { seq: 1, elapsed_ms: 1000, place: "state D in a < b".into() });
         survives(&reply(Outcome::Failed { message: "no such file".into() }));
         survives(&reply(Outcome::Refused(Errno { errno: 14, name: "EFAULT".into(), call: "mmap".into() })));
         survives(&reply(Outcome::Done { fact: Fact::Nothing }));

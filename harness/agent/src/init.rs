@@ -2,12 +2,14 @@
 //! What PID 1 owes the guest: the kernel's file systems at the start, power off at the end; and who we are.
 
 use crate::error::{OrRefused, StepError};
-use crate::kmsg;
+use crate::{kmsg, launcher};
 use longpin_proto::agent::{Hello, VERSION};
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
 use rustix::time::{ClockId, clock_gettime};
 use std::process::ExitCode;
+use std::sync::atomic::AtomicI32;
+use std::time::Duration;
 
 /// One mount at boot.
 struct Mount {
@@ -77,10 +79,16 @@ fn mem_total_kib(meminfo: &str) -> u64 {
     field.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-/// Write everything out and power off. Returns only if the kernel refuses; the end of PID 1 is then a kernel panic,
+/// How long writing everything out may take: a disk that holds a request must not keep the guest.
+const SYNC_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Write everything out, unless that takes too long, and power off. Returns only if the kernel refuses; the end of PID 1 is then a kernel panic,
 /// which the harness sees as well.
 pub fn power_off() -> ExitCode {
-    rustix::fs::sync();
+    // A program: its deadline is kept, and a job asleep with the mmap lock does not matter.
+    if let Err(error) = launcher::run(&["sync".to_owned()], SYNC_DEADLINE, &AtomicI32::new(0)) {
+        kmsg::last_words(&format!("not all is written out: {error}"));
+    }
     if let Err(errno) = rustix::system::reboot(RebootCommand::PowerOff) {
         kmsg::last_words(&format!("power off refused: {errno}"));
     }

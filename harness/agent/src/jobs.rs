@@ -12,15 +12,12 @@
 //! ([`Jobs::may_change_mappings`]).
 
 use crate::error::{OrRefused, StepError, failed};
-use crate::launcher::LAUNCHING;
-use crate::thread_state::ThreadState;
+use crate::whereabouts::Worker;
 use crate::work::{End, Work};
 use longpin_proto::facts::JobState;
 use rustix::thread::CpuSet;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,18 +35,14 @@ type Ended = (Duration, Result<End, StepError>);
 #[derive(Debug)]
 struct Progress {
     began: Instant,
-    /// Thread that does it; 0 until one has taken it up.
-    thread: AtomicI32,
-    /// Program that the thread waits for, as [`crate::launcher::run`] numbers it.
-    program: AtomicI32,
+    worker: Arc<Worker>,
     ended: Mutex<Option<Ended>>,
     end: Condvar,
 }
 
 impl Progress {
     fn new() -> Self {
-        let (thread, program) = (AtomicI32::new(0), AtomicI32::new(0));
-        Self { began: Instant::now(), thread, program, ended: Mutex::new(None), end: Condvar::new() }
+        Self { began: Instant::now(), worker: Arc::default(), ended: Mutex::new(None), end: Condvar::new() }
     }
 
     fn ended(&self) -> MutexGuard<'_, Option<Ended>> {
@@ -62,30 +55,16 @@ impl Progress {
     }
 
     fn carry_out(&self, work: Work, cpus: &CpuSet) {
-        self.thread.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
+        self.worker.take_up();
         let result = rustix::thread::sched_setaffinity(None, cpus).or_failed("sched_setaffinity");
-        let run = AssertUnwindSafe(|| result.and_then(|()| work.run(&self.program)));
+        let run = AssertUnwindSafe(|| result.and_then(|()| work.run(&self.worker.program)));
         let result = catch_unwind(run).unwrap_or_else(|_| failed!("bug in the agent: the job panicked"));
         *self.ended() = Some((self.began.elapsed(), result));
         self.end.notify_all();
     }
 
-    /// The program that it waits for, else its own thread.
-    fn place(&self) -> ThreadState {
-        let unborn = ThreadState { state: 'R', stack: vec![] };
-        let dir = match (self.program.load(Ordering::Relaxed), self.thread.load(Ordering::Relaxed)) {
-            (0, 0) => return unborn,
-            // The thread sleeps then, but for a while only.
-            (LAUNCHING, _) => return unborn,
-            (0, thread) => PathBuf::from(format!("/proc/self/task/{thread}")),
-            (program, _) => PathBuf::from(format!("/proc/{program}")),
-        };
-        // A program that has just ended: its thread is about to say so.
-        ThreadState::read(&dir).unwrap_or(unborn)
-    }
-
     fn state(&self) -> JobState {
-        let place = self.place();
+        let place = self.worker.place();
         // Asked afterwards: who ended meanwhile has ended.
         match &*self.ended() {
             Some((took, _)) => {
@@ -180,13 +159,21 @@ impl Jobs {
         self.get(name).map(|job| job.progress.state())
     }
 
+    /// Who does it.
+    pub fn worker(&self, name: &str) -> Result<Arc<Worker>, StepError> {
+        self.get(name).map(|job| job.progress.worker.clone())
+    }
+
     /// Wait for a job's end, what came of it is the inner result; its name is free then. Failed at the deadline: it
     /// stays.
     pub fn wait(&mut self, name: &str, timeout: Duration) -> Result<Result<End, StepError>, StepError> {
         let progress = &self.get(name)?.progress;
         let Some((_, result)) = progress.take_end(Instant::now() + timeout) else {
             let waited = timeout.as_millis();
-            return failed!("job `{name}` still runs after {waited} ms of waiting: {}", progress.place());
+            return failed!(
+                "job `{name}` still runs after {waited} ms of waiting: {}",
+                progress.worker.place()
+            );
         };
         self.jobs.remove(name);
         Ok(result)
@@ -200,7 +187,7 @@ impl Jobs {
             Some((name, job)) => {
                 failed!(
                     "{object} is used by job `{name}`, which still runs: {}; wait for it first",
-                    job.progress.place()
+                    job.progress.worker.place()
                 )
             }
         }
@@ -216,7 +203,7 @@ impl Jobs {
             Some((name, job)) => failed!(
                 "job `{name}` still works on a mapping and may hold the mmap lock: {}; wait for it before mappings \
                  change",
-                job.progress.place()
+                job.progress.worker.place()
             ),
         }
     }

@@ -59,14 +59,14 @@ enum Answer {
 /// Where it listens, once it has been started.
 static LAUNCHER: OnceLock<SocketAddr> = OnceLock::new();
 
-/// Start the process, once, before any job runs.
-pub fn start() -> Result<(), StepError> {
+/// Start the process, once, before any job runs; returns its number.
+pub fn start() -> Result<i32, StepError> {
     let (address, listener) = listen().or_failed("launcher's socket")?;
     let mut process = Command::new(OWN_BINARY);
     process.arg(ARGUMENT).stdin(Stdio::from(OwnedFd::from(listener)));
-    process.spawn().or_failed("launcher")?;
+    let child = process.spawn().or_failed("launcher")?;
     match LAUNCHER.set(address) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(Pid::from_child(&child).as_raw_nonzero().get()),
         Err(_) => failed!("bug in the agent: a second launcher"),
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing that arrives ends the agent: what is not a command is answered if it has a number, and noted if not. A peer
 //! that goes away is waited for.
 
+use crate::whereabouts::Watched;
 use longpin_proto::agent::{Command, HEARTBEAT_MS, Hello, Message, Outcome, Step};
 use longpin_proto::line::{self, MAX_LINE_BYTES};
 use rustix::event::epoll;
@@ -42,12 +43,12 @@ pub struct Link {
 }
 
 impl Link {
-    /// A channel on an open port. Starts the heartbeat's thread.
-    pub fn new(port: File) -> io::Result<Self> {
+    /// A channel on an open port. Starts the heartbeat's thread, which says where in the kernel `watched` is.
+    pub fn new(port: File, watched: Watched) -> io::Result<Self> {
         let port = Arc::new(port);
         let sender = Arc::new(Mutex::new(Sender { port: port.clone(), running: None }));
         let beats = sender.clone();
-        std::thread::Builder::new().name("heartbeat".into()).spawn(move || heartbeat(&beats))?;
+        std::thread::Builder::new().name("heartbeat".into()).spawn(move || heartbeat(&beats, &watched))?;
         Ok(Self { port, sender, lines: Lines::default() })
     }
 
@@ -205,15 +206,20 @@ fn parse(line: &[u8]) -> Result<Command, Refusal> {
     })
 }
 
-fn heartbeat(sender: &Mutex<Sender>) {
+fn heartbeat(sender: &Mutex<Sender>, watched: &Watched) {
     loop {
         std::thread::sleep(BEAT);
-        let mut sender = lock(sender);
-        let Some((seq, begin)) = sender.running else { continue };
+        let Some((seq, begin)) = lock(sender).running else { continue };
         let elapsed_ms = begin.elapsed().as_millis() as u64;
-        if u128::from(elapsed_ms) >= BEAT.as_millis() {
+        if u128::from(elapsed_ms) < BEAT.as_millis() {
+            continue;
+        }
+        // Before the lock: a look at another process may take its time.
+        let place = watched.place().to_string();
+        let mut sender = lock(sender);
+        if sender.running == Some((seq, begin)) {
             // A port that fails is the reader's to report.
-            let _ = sender.send(&Message::Heartbeat { seq, elapsed_ms });
+            let _ = sender.send(&Message::Heartbeat { seq, elapsed_ms, place });
         }
     }
 }
@@ -257,7 +263,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         ours.set_read_timeout(Some(Duration::from_secs(60))).expect("deadline");
         let port = File::from(OwnedFd::from(theirs));
-        let agent = std::thread::spawn(move || Link::new(port)?.serve(hello(), perform));
+        let agent = std::thread::spawn(move || Link::new(port, Watched::default())?.serve(hello(), perform));
         let mut peer = Peer { stream: BufReader::new(ours), agent };
         assert_eq!(peer.next(), Message::Hello(hello()));
         peer
@@ -335,9 +341,12 @@ mod tests {
         });
         peer.say("{\"seq\":5,\"op\":\"sync\"}\n");
         for _ in 0..2 {
-            let Message::Heartbeat { seq, elapsed_ms } = peer.next() else { panic!("not a heartbeat") };
+            let Message::Heartbeat { seq, elapsed_ms, place } = peer.next() else {
+                panic!("not a heartbeat")
+            };
             assert_eq!(seq, 5);
             assert!(elapsed_ms >= HEARTBEAT_MS / 2);
+            assert_eq!(place, "state R");
         }
         finish.send(()).expect("step waits");
         while let Message::Heartbeat { .. } = peer.next() {}

@@ -25,16 +25,18 @@ mod pinner;
 mod port;
 mod shell;
 mod steps;
+mod strays;
 mod sys;
 #[cfg(test)]
 mod tests;
 mod thread_state;
 mod vmstat;
+mod whereabouts;
 mod work;
 
 use error::{OrRefused, StepError, failed};
 use link::Link;
-use longpin_proto::agent::PORT_NAME;
+use longpin_proto::agent::{Outcome, PORT_NAME, Step};
 use modules::Modules;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -87,7 +89,7 @@ fn run_apart() -> Result<(), StepError> {
 
 fn run() -> Result<(), StepError> {
     init::mount_all()?;
-    launcher::start()?;
+    let launcher = launcher::start()?;
     let modules = Modules::read()?;
     // Only what the port needs; the rest is loaded by the steps that use it.
     for driver in ["virtio_pci", "virtio_console"].into_iter().filter(|driver| modules.has(driver)) {
@@ -95,10 +97,12 @@ fn run() -> Result<(), StepError> {
     }
     let port = port::open(PORT_NAME, PORT_DEADLINE).or_failed("control port")?;
     let mut agent = Agent::new(modules)?;
-    let mut link = Link::new(port).or_failed("control port")?;
+    let mut link = Link::new(port, agent.watched()).or_failed("control port")?;
     let hello = init::hello()?;
     link.serve(hello, |step| {
-        let outcome = agent.perform(step);
+        // Before the file systems are unmounted that they may use.
+        let strays = if step == Step::Cleanup { strays::kill(&[launcher]) } else { Ok(()) };
+        let outcome = strays.map_or_else(Outcome::from, |()| agent.perform(step));
         exec::reap_orphans();
         outcome
     })

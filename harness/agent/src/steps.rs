@@ -7,12 +7,12 @@ use crate::mapping::Mapping;
 use crate::modules::{self, Modules};
 use crate::objects::Objects;
 use crate::sys::MapSource;
+use crate::whereabouts::{Watched, Worker};
 use crate::work::Work;
 use crate::{cachestat, fiemap, fsops, mounts, shell, vmstat};
 use longpin_proto::agent::{Advice, Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI32;
 use std::time::Duration;
 
 /// Name of the driver's module: its device is closed before it is unloaded.
@@ -26,6 +26,10 @@ pub struct Agent {
     log: Option<KernelLog>,
     /// CPUs at the start.
     all_cpus: CpuSet,
+    /// Whom the step under way depends on.
+    watched: Watched,
+    /// The thread that carries out steps.
+    worker: Arc<Worker>,
 }
 
 impl Agent {
@@ -34,11 +38,19 @@ impl Agent {
         let all_cpus = rustix::thread::sched_getaffinity(None).or_failed("sched_getaffinity")?;
         let mut objects = Objects::default();
         objects.jobs.start()?;
-        Ok(Self { objects, modules, log: None, all_cpus })
+        let (watched, worker) = Default::default();
+        Ok(Self { objects, modules, log: None, all_cpus, watched, worker })
+    }
+
+    /// Whom the step under way depends on, for the heartbeat.
+    pub fn watched(&self) -> Watched {
+        self.watched.clone()
     }
 
     /// Carry out one step, in the calling thread. Blocks as long as the kernel does.
     pub fn perform(&mut self, step: Step) -> Outcome {
+        self.worker.take_up();
+        self.watched.set(self.worker.clone());
         match self.dispatch(step) {
             Ok(fact) => Outcome::Done { fact },
             Err(error) => error.into(),
@@ -138,7 +150,7 @@ impl Agent {
             | Step::Truncate { .. }
             | Step::Unmount { .. }
             | Step::WriteCells { .. }) => {
-                let end = Work::prepare(step, objects)?.run(&AtomicI32::new(0))?;
+                let end = Work::prepare(step, objects)?.run(&self.worker.program)?;
                 objects.accept(end)
             }
             Step::Spawn { job, step } => {
@@ -148,6 +160,7 @@ impl Agent {
             }
             Step::JobState { job } => objects.jobs.state(&job).map(Fact::Job),
             Step::JobWait { job, timeout_ms } => {
+                self.watched.set(objects.jobs.worker(&job)?);
                 let end = objects.jobs.wait(&job, Duration::from_millis(timeout_ms.into()))??;
                 objects.accept(end)
             }

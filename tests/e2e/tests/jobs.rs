@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Jobs that sleep in the kernel while the scenario goes on, on a real kernel.
 
+use longpin_e2e::scenario;
 use longpin_e2e::{Lab, only_case};
 use serde_json::json;
 
@@ -73,4 +74,17 @@ fn a_program_that_was_about_to_start_when_a_job_fell_asleep_in_a_fault_releases_
 fn a_program_starts_while_a_job_sleeps_in_a_fault() {
     let thaw = r#"{ do = "exec", argv = ["xfs_io", "-F", "-r", "-x", "-c", "thaw", "/mnt"] },"#;
     judge("thaw-from-after", ["", BUSY, thaw, ""]);
+}
+
+#[test]
+fn a_program_that_outlives_its_step_in_a_session_of_its_own_ends_with_the_case() {
+    let lab = Lab::new();
+    let stray = r#"{ do = "exec", argv = ["sh", "-ec", "setsid sh -c 'exec 3< /mnt/a; echo open > /tmp/stray; exec sleep 1000' > /dev/null 2>&1 & until [ -s /tmp/stray ]; do sleep 0.1; done"] }"#;
+    let steps = ["\"mkfs\"", "\"mount\"", "\"create\"", "\"compare\"", stray];
+    let file = scenario::write(&lab.path(""), "stray", &steps, "intact");
+    let ended = lab.run(&[&file]);
+    let result = lab.result();
+    assert_eq!(only_case(&result)["outcome"], "pass", "{result}");
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    lab.assert_tidy();
 }
