@@ -251,8 +251,14 @@ mod tests {
 
     #[test]
     fn who_writes_on_in_a_session_of_its_own_does_not_hold_the_answer() {
-        let finished = sh("setsid yes & echo $!", Duration::from_secs(100));
-        let writer = finished.output.lines().find_map(|line| line.parse().ok()).and_then(Pid::from_raw);
+        let dir = tempfile::tempdir().unwrap();
+        let number = dir.path().join("number").display().to_string();
+        // It has left the group before the leader ends.
+        let script = format!(
+            "setsid sh -c 'echo $$ > {number}; exec yes' & until [ -s {number} ]; do sleep 0.01; done"
+        );
+        assert_eq!(sh(&script, Duration::from_secs(100)).code, 0);
+        let writer = std::fs::read_to_string(number).unwrap().trim().parse().ok().and_then(Pid::from_raw);
         rustix::process::kill_process(writer.expect("a number"), Signal::KILL).unwrap();
     }
 

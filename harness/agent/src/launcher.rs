@@ -80,9 +80,9 @@ pub fn serve_stdin() -> io::Result<()> {
 /// Run a program to its end; see [`exec::run`]. Meanwhile `leader` is [`LAUNCHING`], then the program's process number;
 /// before and after that 0.
 pub fn run(argv: &[String], timeout: Duration, leader: &AtomicI32) -> Result<Finished, StepError> {
-    leader.store(LAUNCHING, Ordering::Relaxed);
+    leader.store(LAUNCHING, Ordering::Release);
     let end = ask(argv, timeout, leader);
-    leader.store(0, Ordering::Relaxed);
+    leader.store(0, Ordering::Release);
     end
 }
 
@@ -96,7 +96,7 @@ fn ask(argv: &[String], timeout: Duration, leader: &AtomicI32) -> Result<Finishe
     let mut answers = BufReader::new(stream);
     loop {
         match line::receive(&mut answers) {
-            Ok(Answer::Started(pid)) => leader.store(pid, Ordering::Relaxed),
+            Ok(Answer::Started(pid)) => leader.store(pid, Ordering::Release),
             Ok(Answer::Finished { code, output }) => return Ok(Finished { code, output }),
             Ok(Answer::Failed(message)) => return Err(StepError::Failed(message)),
             Err(error) => return failed!("launcher of programs: {error}"),

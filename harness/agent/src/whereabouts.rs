@@ -25,7 +25,8 @@ impl Worker {
     /// The program that it waits for, else its own thread.
     pub fn place(&self) -> ThreadState {
         let unborn = ThreadState { state: 'R', stack: vec![] };
-        let dir = match (self.program.load(Ordering::Relaxed), self.thread.load(Ordering::Relaxed)) {
+        let who = self.numbers();
+        let dir = match who {
             (0, 0) => return unborn,
             // The thread sleeps then, but for a while only.
             (LAUNCHING, _) => return unborn,
@@ -33,7 +34,13 @@ impl Worker {
             (program, _) => PathBuf::from(format!("/proc/{program}")),
         };
         // A program that has just ended: its thread is about to say so.
-        ThreadState::read(&dir).unwrap_or(unborn)
+        let place = ThreadState::read(&dir).unwrap_or_else(|| unborn.clone());
+        // Asked again: a thread that meanwhile began to wait for a program was seen asleep for the launcher.
+        if self.numbers() == who { place } else { unborn }
+    }
+
+    fn numbers(&self) -> (i32, i32) {
+        (self.program.load(Ordering::Acquire), self.thread.load(Ordering::Acquire))
     }
 }
 
