@@ -216,6 +216,9 @@ pub struct PinCounters {
     pub released: u64,
 }
 
+/// Text of the line by which the agent reports that the kernel log was overrun: records before it are lost.
+pub const KERNEL_LOG_OVERRUN: &str = "longpin-agent: kernel log overrun, records before this one are lost";
+
 /// One line of the kernel log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KernelLine {

@@ -2,7 +2,7 @@
 //! The kernel log by `/dev/kmsg`: every record once, in order, from boot on; an overrun is a line of its own.
 
 use crate::error::{OrRefused, StepError};
-use longpin_proto::facts::KernelLine;
+use longpin_proto::facts::{KERNEL_LOG_OVERRUN, KernelLine};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -11,8 +11,6 @@ use rustix::io::Errno;
 const MAX_LINES: usize = 20_000;
 /// Largest record (kernel: PRINTK_MESSAGE_MAX, 2 KiB), with room.
 const RECORD_BYTES: usize = 8192;
-/// Text of the line that stands for overwritten records.
-const OVERRUN: &str = "longpin-agent: kernel log overrun, records before this one are lost";
 
 /// A reader with its own position.
 #[derive(Debug)]
@@ -53,7 +51,7 @@ impl KernelLog {
             seq: before.map_or(0, |line| line.seq + 1),
             level: 4,
             time_us: before.map_or(0, |line| line.time_us),
-            text: OVERRUN.to_owned(),
+            text: KERNEL_LOG_OVERRUN.to_owned(),
         }
     }
 }

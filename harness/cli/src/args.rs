@@ -259,7 +259,7 @@ pub struct RunArgs {
     /// Most cases that share one boot
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pub cases_per_boot: u32,
-    /// Seconds that one case may take
+    /// Seconds that one case may take; a translated guest (tcg) gets three times as much
     #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
     pub timeout: Duration,
     /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]

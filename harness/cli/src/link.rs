@@ -47,6 +47,12 @@ pub enum LinkError {
         /// Where the agent last saw who carries it out; empty if it never said.
         place: String,
     },
+    /// The case was to be over, and the step that ran then was still within its own deadline.
+    #[error("the case did not end in its time, step `{step}` was running; see --timeout")]
+    Overdue {
+        /// Name of the step.
+        step: String,
+    },
     /// The kernel killed a task, and no answer came after it.
     #[error("step `{step}` did not end within {} s of a kernel oops", grace.as_secs())]
     Oopsed {
@@ -142,9 +148,15 @@ impl AgentLink {
         }
     }
 
-    /// Give one order and wait for its answer.
-    pub fn call(&mut self, step: Step, timeout: Duration) -> Result<Reply, LinkError> {
-        let deadline = Deadline::after(timeout);
+    /// Give one order and wait for its answer, at most for `timeout` and at most until the `case` is to be over.
+    pub fn call(
+        &mut self,
+        step: Step,
+        timeout: Duration,
+        case: Option<Deadline>,
+    ) -> Result<Reply, LinkError> {
+        let own = Deadline::after(timeout);
+        let deadline = case.map_or(own, |case| case.min(own));
         let name = step_name(&step);
         let seq = self.send(step)?;
         let mut heard = Instant::now();
@@ -169,13 +181,14 @@ impl AgentLink {
                 Some(other) => {
                     return Err(LinkError::Protocol(format!("during command {seq} ({name}) came {other:?}")));
                 }
-                None if deadline.passed() => {
+                None if own.passed() => {
                     return Err(LinkError::Late {
                         step: name,
                         seconds: timeout.as_secs(),
                         place: last_place,
                     });
                 }
+                None if deadline.passed() => return Err(LinkError::Overdue { step: name }),
                 None => return Err(LinkError::Silent { step: name, seconds: SILENCE.as_secs() }),
             }
         }
@@ -305,7 +318,7 @@ mod tests {
         line::send(&mut peer.stream, &Message::Heartbeat { seq: 1, elapsed_ms: 1000, place: String::new() })
             .unwrap();
         line::send(&mut peer.stream, &done(1)).unwrap();
-        let reply = link.call(Step::Sync, SOON).unwrap();
+        let reply = link.call(Step::Sync, SOON, None).unwrap();
         assert_eq!(reply, Reply { elapsed_us: 5, outcome: Outcome::Done { fact: Fact::Nothing } });
         let log = std::fs::read_to_string(peer.dir.path().join("agent.log")).unwrap();
         let kinds: Vec<char> =
@@ -316,7 +329,7 @@ mod tests {
     #[test]
     fn an_agent_that_lives_and_does_not_answer_is_late() {
         let (mut link, _peer) = pair();
-        let error = link.call(Step::Sync, Duration::from_millis(50)).unwrap_err();
+        let error = link.call(Step::Sync, Duration::from_millis(50), None).unwrap_err();
         assert_eq!(error.to_string(), "step `sync` did not end within 0 s");
     }
 
@@ -329,7 +342,7 @@ mod tests {
         while link.incoming.is_empty() {
             std::thread::yield_now();
         }
-        let error = link.call(Step::Sync, Duration::ZERO).unwrap_err();
+        let error = link.call(Step::Sync, Duration::ZERO, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "step `sync` did not end within 0 s; it was last seen in state D in percpu_rwsem_wait < xfs_filemap_fault"
@@ -351,8 +364,21 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(link.incoming.capacity(), Some(QUEUED_MESSAGES));
-        link.call(Step::Sync, SOON).unwrap();
+        link.call(Step::Sync, SOON, None).unwrap();
         drop(flood.join().unwrap());
+    }
+
+    #[test]
+    fn the_end_of_the_cases_time_is_no_word_about_the_step() {
+        let (mut link, _peer) = pair();
+        let case = Some(Deadline::after(Duration::from_millis(50)));
+        let error = link.call(Step::Sync, SOON, case).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the case did not end in its time, step `sync` was running; see --timeout"
+        );
+        let error = link.call(Step::Sync, Duration::ZERO, case).unwrap_err();
+        assert!(matches!(error, LinkError::Late { .. }), "{error}");
     }
 
     #[test]
@@ -373,7 +399,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        let error = link.call(Step::Sync, Duration::from_secs(600)).unwrap_err();
+        let error = link.call(Step::Sync, Duration::from_secs(600), None).unwrap_err();
         assert_eq!(error.to_string(), "step `sync` did not end within 1 s of a kernel oops");
         assert!(began.elapsed() >= Duration::from_secs(1));
         drop(link);
@@ -384,16 +410,16 @@ mod tests {
     fn an_answer_to_another_order_breaks_the_protocol() {
         let (mut link, mut peer) = pair();
         line::send(&mut peer.stream, &done(9)).unwrap();
-        assert!(matches!(link.call(Step::Sync, SOON), Err(LinkError::Protocol(_))));
+        assert!(matches!(link.call(Step::Sync, SOON, None), Err(LinkError::Protocol(_))));
     }
 
     #[test]
     fn garbage_breaks_the_protocol_and_a_closed_port_is_closed() {
         let (mut link, mut peer) = pair();
         peer.stream.write_all(b"\xff garbage\n").unwrap();
-        assert!(matches!(link.call(Step::Sync, SOON), Err(LinkError::Protocol(_))));
+        assert!(matches!(link.call(Step::Sync, SOON, None), Err(LinkError::Protocol(_))));
         drop(peer);
-        assert!(matches!(link.call(Step::Sync, SOON), Err(LinkError::Closed)));
+        assert!(matches!(link.call(Step::Sync, SOON, None), Err(LinkError::Closed)));
     }
 
     #[test]
@@ -436,7 +462,7 @@ mod tests {
         ] {
             let (mut link, _peer) = pair();
             link.lifelines = lifelines;
-            assert_eq!(link.call(Step::Sync, SOON).unwrap_err().to_string(), word);
+            assert_eq!(link.call(Step::Sync, SOON, None).unwrap_err().to_string(), word);
         }
     }
 }

@@ -198,7 +198,7 @@ fn serve_disk() -> anyhow::Result<()> {
         log: at("log"),
         disks,
     };
-    device::Device::start(&device::Program::open()?, &paths)?.stop();
+    drop(device::Device::start(&device::Program::open()?, &paths)?);
     Ok(())
 }
 

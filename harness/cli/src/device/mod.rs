@@ -154,11 +154,6 @@ impl Device {
         }
     }
 
-    /// End it: by itself when QEMU has gone, by signal otherwise.
-    pub fn stop(&mut self) {
-        self.child.stop(END_TIMEOUT);
-    }
-
     fn hello(&mut self) -> anyhow::Result<String> {
         let nothing_else = Ends { qemu: never(), interrupt: never() };
         match self.ask(&Request::Hello, ANSWER_TIMEOUT, &nothing_else)? {
@@ -168,6 +163,14 @@ impl Device {
             ),
             other => bail!("longpin-device answers a greeting with {other:?}"),
         }
+    }
+}
+
+/// The daemon writes its ledger out when it ends in order, so it is asked to on every path, that of a dead guest
+/// included; what does not end in time is killed.
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.child.stop(END_TIMEOUT);
     }
 }
 

@@ -184,14 +184,15 @@ impl Guest {
     }
 
     /// Give an order. Whatever keeps the answer away is told as the trouble that it is.
-    pub fn call(&mut self, step: Step, timeout: Duration) -> Result<Reply, Trouble> {
-        self.link.call(step, timeout).map_err(|error| self.processes.diagnose(&error))
+    /// A step that runs when the `case` is to be over is no hang, unless it is past its own `timeout`.
+    pub fn call(&mut self, step: Step, timeout: Duration, case: Option<Deadline>) -> Result<Reply, Trouble> {
+        self.link.call(step, timeout, case).map_err(|error| self.processes.diagnose(&error))
     }
 
     /// Load our driver, or another module of the initramfs.
     pub fn load_module(&mut self, name: &str) -> Result<(), BootError> {
         let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
-        let message = match self.call(step, LOAD_TIMEOUT) {
+        let message = match self.call(step, LOAD_TIMEOUT, None) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
             Ok(Reply { outcome: Outcome::Refused(errno), .. }) => {
                 format!("{} gave {}", errno.call, errno.name)
@@ -240,13 +241,11 @@ impl Guest {
         self.link.is_over(seq)
     }
 
-    /// Power off and wait for the processes' own end; what does not end in time is killed.
+    /// Power off and wait for QEMU's own end; what does not end in time is killed.
     pub fn power_off(mut self) {
         if self.link.send(Step::PowerOff).is_ok() {
             self.processes.qemu.wait(Deadline::after(POWER_OFF_TIMEOUT));
         }
-        self.processes.qemu.kill();
-        self.processes.device.stop();
     }
 }
 

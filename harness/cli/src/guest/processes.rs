@@ -35,6 +35,10 @@ impl Processes {
             LinkError::Late { .. } | LinkError::Oopsed { .. } | LinkError::Silent { .. } => {
                 self.of_silence(error)
             }
+            LinkError::Overdue { .. } => match console::panic_line(&self.console_log) {
+                Some(_) => self.of_silence(error),
+                None => Trouble::Other { message: error.to_string() },
+            },
             LinkError::DeviceGone => Trouble::DeviceLost { message: self.device.obituary() },
             LinkError::Closed => self.of_closed_port(),
         }
@@ -61,7 +65,7 @@ impl Processes {
     }
 
     fn of_silence(&mut self, error: &LinkError) -> Trouble {
-        let console = console::tail(&self.console_log, self.console_before);
+        let console = console::evidence(&self.console_log, self.console_before);
         match console::panic_line(&self.console_log) {
             Some(_) => Trouble::Panic { console },
             None => Trouble::Hang { waited: error.to_string(), console },
@@ -71,7 +75,7 @@ impl Processes {
     /// The port closes when QEMU ends. A daemon that dies can take QEMU with it, so it is asked first.
     fn of_closed_port(&mut self) -> Trouble {
         self.qemu.wait(Deadline::after(AFTERMATH));
-        let console = console::tail(&self.console_log, self.console_before);
+        let console = console::evidence(&self.console_log, self.console_before);
         if console::panic_line(&self.console_log).is_some() {
             return Trouble::Panic { console };
         }

@@ -26,18 +26,18 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 pub struct Limits {
     /// Factor on the deadlines of steps, percent.
     pub patience_percent: u64,
-    /// For the whole case.
+    /// For the whole case, stretched like the deadlines of steps.
     pub timeout: Duration,
 }
 
 impl Limits {
     /// Deadlines of steps are made for hardware; a translated guest on a busy host is several times slower.
     pub fn new(accel: Accel, timeout: Duration) -> Self {
-        let patience_percent = match accel {
+        let percent: u32 = match accel {
             Accel::Kvm => 100,
             Accel::Tcg => 300,
         };
-        Self { patience_percent, timeout }
+        Self { patience_percent: percent.into(), timeout: timeout.saturating_mul(percent) / 100 }
     }
 }
 
@@ -160,7 +160,7 @@ impl Hands<'_> {
             return Input::Trouble(self.overdue());
         }
         let began_ns = monotonic_ns();
-        match self.guest.call(step, timeout.min(self.deadline.left())) {
+        match self.guest.call(step, timeout, Some(self.deadline)) {
             Ok(Reply { outcome, elapsed_us }) => {
                 Input::Reply { outcome, elapsed_us, began_ns, ended_ns: monotonic_ns() }
             }
@@ -183,12 +183,11 @@ impl Hands<'_> {
         Input::Disk { answer, began_ns, ended_ns: monotonic_ns() }
     }
 
+    /// The user's bound says nothing about the kernel: a host may be too slow for it. A step that hangs has a deadline
+    /// of its own.
     fn overdue(&self) -> Trouble {
         let seconds = self.limits.timeout.as_secs();
-        Trouble::Hang {
-            waited: format!("the case did not end within its {seconds} s (--timeout)"),
-            console: Vec::new(),
-        }
+        Trouble::Other { message: format!("the case did not end within its {seconds} s; see --timeout") }
     }
 
     fn pause(&self, time: Duration) -> Input {
@@ -196,5 +195,18 @@ impl Hands<'_> {
             Err(crossbeam_channel::RecvTimeoutError::Disconnected) => Input::Trouble(Trouble::Interrupted),
             _ => Input::Paused,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_translated_guest_has_more_time_for_a_case_as_for_its_steps() {
+        let minute = Duration::from_secs(60);
+        let (kvm, tcg) = (Limits::new(Accel::Kvm, minute), Limits::new(Accel::Tcg, minute));
+        assert_eq!((kvm.patience_percent, kvm.timeout), (100, minute));
+        assert_eq!((tcg.patience_percent, tcg.timeout), (300, 3 * minute));
     }
 }

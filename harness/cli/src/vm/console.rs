@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The kernel's console log, read after the fact: did the guest panic, and what were its last words? Only the words
-//! of `kernel/panic.c` count; warnings are judged from the kernel log that the agent reads.
+//! of `kernel/panic.c` count; warnings are judged from the kernel log that the agent reads, and from here only where the
+//! guest died before the agent could read them.
 
+use longpin_core::dmesg;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-/// How much of a log is looked at: a panic with its backtrace stands at the end.
+/// How much of a log is looked at for a panic or an oops: it stands at the end, with its backtrace.
 const WINDOW_BYTES: u64 = 256 << 10;
-/// Lines of a log that go into evidence: an oops with its registers and its trace has some seventy.
+/// How much of it is looked at for evidence, once.
+const EVIDENCE_BYTES: u64 = 4 << 20;
+/// Last lines of a log that go into evidence: an oops with its registers and its trace has some seventy.
 const TAIL_LINES: usize = 120;
+/// Lines before those that go into evidence since they mean something.
+const TELLING_LINES: usize = 1000;
 /// First words of `panic()`.
 const PANIC: &str = "Kernel panic - not syncing";
 /// First word of `die()`: the running task is killed, or the machine panics.
@@ -16,12 +22,12 @@ const OOPS: &str = "Oops: ";
 
 /// The line in which the guest says that it panicked.
 pub fn panic_line(log: &Path) -> Option<String> {
-    window(log, 0).lines().find(|line| line.contains(PANIC)).map(without_time)
+    window(log, 0, WINDOW_BYTES).lines().find(|line| line.contains(PANIC)).map(without_time)
 }
 
 /// The guest says that it oopsed.
 pub fn has_oops(log: &Path) -> bool {
-    window(log, 0).lines().any(|line| line.contains(OOPS))
+    window(log, 0, WINDOW_BYTES).lines().any(|line| line.contains(OOPS))
 }
 
 /// Bytes that the log has now; 0 if it cannot be read.
@@ -29,19 +35,22 @@ pub fn len(log: &Path) -> u64 {
     std::fs::metadata(log).map_or(0, |meta| meta.len())
 }
 
-/// Last lines after the first `before` bytes, without empty ones.
-pub fn tail(log: &Path, before: u64) -> Vec<String> {
-    let text = window(log, before);
+/// Evidence after the first `before` bytes: the last lines, and of those before them the ones that mean something.
+/// Nobody else may have read them.
+pub fn evidence(log: &Path, before: u64) -> Vec<String> {
+    let text = window(log, before, EVIDENCE_BYTES);
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    lines[lines.len().saturating_sub(TAIL_LINES)..].iter().map(|line| (*line).to_owned()).collect()
+    let (head, tail) = lines.split_at(lines.len().saturating_sub(TAIL_LINES));
+    let telling = head.iter().filter(|line| dmesg::classify(line).is_some()).take(TELLING_LINES);
+    telling.chain(tail).map(|line| (*line).to_owned()).collect()
 }
 
 /// A log that cannot be read has no lines: that the guest died is known without it.
-fn window(log: &Path, before: u64) -> String {
+fn window(log: &Path, before: u64, limit: u64) -> String {
     let mut bytes = Vec::new();
     if let Ok(mut file) = std::fs::File::open(log) {
-        let _ = file.seek(SeekFrom::Start(len(log).saturating_sub(WINDOW_BYTES).max(before)));
-        let _ = file.take(WINDOW_BYTES).read_to_end(&mut bytes);
+        let _ = file.seek(SeekFrom::Start(len(log).saturating_sub(limit).max(before)));
+        let _ = file.take(limit).read_to_end(&mut bytes);
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
@@ -81,24 +90,28 @@ mod tests {
         let file = log("[    1.0] WARNING: CPU: 0 PID: 1 at mm/gup.c:1 foo\n");
         assert_eq!(panic_line(file.path()), None);
         assert_eq!(panic_line(Path::new("/nonexistent/console.log")), None);
-        assert!(tail(Path::new("/nonexistent/console.log"), 0).is_empty());
+        assert!(evidence(Path::new("/nonexistent/console.log"), 0).is_empty());
     }
 
     #[test]
-    fn an_oops_is_found_and_the_tail_leaves_out_what_was_before_the_case() {
+    fn an_oops_is_found_and_evidence_leaves_out_what_was_before_the_case() {
         let before = "[    1.0] BTRFS error (device vda): of the case before\n";
         let file = log(&format!("{before}[    2.0] Oops: Oops: 0002 [#1] SMP NOPTI\n"));
         assert!(has_oops(file.path()));
         assert_eq!(len(file.path()), before.len() as u64 + 42);
-        assert_eq!(tail(file.path(), before.len() as u64), ["[    2.0] Oops: Oops: 0002 [#1] SMP NOPTI"]);
+        assert_eq!(evidence(file.path(), before.len() as u64), ["[    2.0] Oops: Oops: 0002 [#1] SMP NOPTI"]);
         assert!(!has_oops(log(before).path()));
     }
 
     #[test]
-    fn the_tail_is_bounded_and_ends_with_the_last_line() {
-        let text: String = (0..20_000).map(|n| format!("line {n}\n\n")).collect();
-        let lines = tail(log(&text).path(), 0);
-        assert_eq!(lines.len(), TAIL_LINES);
+    fn evidence_is_bounded_and_has_what_means_something_and_the_last_line() {
+        let telling = "BTRFS warning (device vda): csum failed root 5 ino 257 off 0";
+        let text: String = (0..20_000)
+            .map(|n| if n == 7 { format!("{telling}\n") } else { format!("line {n}\n\n") })
+            .collect();
+        let lines = evidence(log(&text).path(), 0);
+        assert_eq!(lines.len(), 1 + TAIL_LINES);
+        assert_eq!(lines.first().map(String::as_str), Some(telling));
         assert_eq!(lines.last().map(String::as_str), Some("line 19999"));
     }
 }

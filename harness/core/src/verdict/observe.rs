@@ -282,7 +282,13 @@ fn problem(story: &Story<'_>, seen: &Observed, agreement: Option<&Agreement>) ->
     if let Some(late) = story.ledger.write_after_release() {
         return infra(format!("the device wrote generation {} after the release", late.generation));
     }
-    if seen.skip.is_some() || seen.observations.contains(&Observation::Refused) {
+    if seen.skip.is_some() {
+        return None;
+    }
+    if story.log_overrun {
+        return unproven("the kernel log was overrun: what the lost lines said is not known".into());
+    }
+    if seen.observations.contains(&Observation::Refused) {
         return None;
     }
     if let Some(path) = story.host_missing() {

@@ -105,7 +105,7 @@ vocabulary! {
         /// witnesses of the same bytes that contradict each other.
         Infra = "infra",
         /// A step of the argument was not shown: a DMA that did not land, a page that was not clean, a write that was
-        /// not held or not as long as it should be.
+        /// not held or not as long as it should be, a kernel log of which lines were lost.
         Unproven = "unproven",
     }
 }

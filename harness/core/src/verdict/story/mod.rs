@@ -20,7 +20,7 @@ use files::Moment;
 use jobs::Begun;
 use longpin_proto::agent::{Fact, Outcome, Program, Step};
 use longpin_proto::disk::{AuditReport, HoldReport};
-use longpin_proto::facts::{Cells, Errno, Extent, KernelLine, PinCounters};
+use longpin_proto::facts::{Cells, Errno, Extent, KERNEL_LOG_OVERRUN, KernelLine, PinCounters};
 use pins::DioRead;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,6 +83,8 @@ pub struct Story<'r> {
     pub unproven: Vec<String>,
     pub trouble: Option<&'r Trouble>,
     pub log: Vec<&'r KernelLine>,
+    /// Lines of the kernel log were lost before the agent could read them.
+    pub log_overrun: bool,
     /// Microseconds since boot of the last log line from before the case.
     pub log_starts_us: Option<u64>,
     pub pins_before: Option<PinCounters>,
@@ -228,7 +230,10 @@ impl<'r> Story<'r> {
             (Step::KernelLog, Fact::Log(lines)) if role == Role::Drain => {
                 self.log_starts_us = lines.iter().map(|line| line.time_us).max();
             }
-            (Step::KernelLog, Fact::Log(lines)) => self.log.extend(lines),
+            (Step::KernelLog, Fact::Log(lines)) => {
+                self.log_overrun |= lines.iter().any(|line| line.text == KERNEL_LOG_OVERRUN);
+                self.log.extend(lines);
+            }
             (Step::ReadMapping { .. }, Fact::Cells(cells)) if role == Role::ProveDma => self.prove_dma(cells),
             (Step::ReadCells { path, .. }, Fact::Cells(cells)) => self.read(role, path, cells),
             (Step::Extents { path }, Fact::Extents(extents)) => {

@@ -5,7 +5,7 @@ use super::super::{Cause, Problem, observe};
 use super::tale::{LEN, Tale, by_dma, cpu, errno};
 use crate::record::{Evidence, Role, Trouble};
 use longpin_proto::agent::{Fact, Outcome, Step};
-use longpin_proto::facts::CellState;
+use longpin_proto::facts::{CellState, KERNEL_LOG_OVERRUN};
 use longpin_wire::dma;
 
 fn problem(tale: Tale) -> Problem {
@@ -32,6 +32,20 @@ fn dma_that_the_ledger_does_not_know() {
     tale.remount();
     tale.compare("a", |_| by_dma(100));
     unproven(tale, "DMA generation 100 was not shown to land: the ledger has 0 of 16 cells");
+}
+
+#[test]
+fn a_kernel_log_of_which_lines_are_lost_even_if_the_pin_was_refused() {
+    let mut tale = Tale::of_an_update();
+    tale.log.push(KERNEL_LOG_OVERRUN.into());
+    tale.compare("a", |_| by_dma(101));
+    unproven(tale, "the kernel log was overrun");
+
+    let mut tale = Tale::of_a_file();
+    tale.map(true);
+    tale.refused(Tale::pin_step(), "EFAULT");
+    tale.log.push(KERNEL_LOG_OVERRUN.into());
+    unproven(tale, "the kernel log was overrun");
 }
 
 #[test]
