@@ -19,7 +19,8 @@ pub enum Role {
     Act,
     /// Preparation or clean-up of the machine's own.
     Frame,
-    /// Kernel log lines from before the case: not its evidence.
+    /// Kernel log lines since the case before it has ended, or since the boot was ready: whoever caused them, a case
+    /// must not go on in a kernel that is hurt.
     Drain,
     /// Pin counters before the first step.
     Before,

@@ -204,6 +204,21 @@ impl Guest {
         Err(anyhow::anyhow!("module `{name}` cannot be loaded: {message}").into())
     }
 
+    /// Read the kernel log of the boot, which is no case's evidence; `agent.log` has it for people.
+    pub fn drop_boot_log(&mut self) -> Result<(), BootError> {
+        match self.call(Step::KernelLog, LOAD_TIMEOUT, None) {
+            Ok(Reply { outcome: Outcome::Done { .. }, .. }) => Ok(()),
+            Ok(Reply { outcome, .. }) => {
+                Err(anyhow::anyhow!("the kernel log cannot be read: {outcome:?}").into())
+            }
+            Err(Trouble::Interrupted) => Err(BootError::Interrupted),
+            Err(trouble) => {
+                Err(anyhow::anyhow!("the kernel log cannot be read: {}", processes::describe(&trouble))
+                    .into())
+            }
+        }
+    }
+
     /// Ask the device daemon. A refusal is an answer; what keeps the answer away is told as the trouble that it is.
     pub fn ask_device(&mut self, request: &Request, timeout: Duration) -> Result<Answer, Trouble> {
         let asked = self.processes.device.ask(request, timeout, &self.ends);

@@ -10,7 +10,7 @@ use crate::link::Reply;
 use crate::vm::spec::Accel;
 use longpin_core::machine::{Action, CaseEnv, CaseMachine, Input};
 use longpin_core::plan::Case;
-use longpin_core::record::{CaseRecord, Trouble};
+use longpin_core::record::{CaseRecord, Evidence, Role, Trouble};
 use longpin_proto::agent::Step;
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk;
@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Where file systems are mounted in the guest.
 const MOUNT_DIR: &str = "/mnt";
+/// Reading the kernel log is quick; a translated guest on a busy host may be slow to begin.
+const LOG_TIMEOUT: Duration = Duration::from_secs(60);
 /// A daemon on a busy host answers so much later than it means to.
 const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 
@@ -62,7 +64,7 @@ pub fn run(
         }
         match hands.act(action) {
             Some(input) => machine.feed(input),
-            None => return machine.into_record(),
+            None => return hands.close(machine.into_record()),
         }
     }
 }
@@ -153,6 +155,23 @@ impl Hands<'_> {
             Action::SyncLedger => self.guest.ledger(self.run).map_or_else(Input::Trouble, Input::Ledger),
             Action::Finished => return None,
         })
+    }
+
+    /// What the kernel says up to here belongs to this case; what it says from now on is the next one's. Host work at the
+    /// end of a case leaves the guest much time: a late warning, or a panic.
+    fn close(&mut self, mut record: CaseRecord) -> CaseRecord {
+        if record.evidence.iter().any(|e| matches!(e, Evidence::Trouble(_) | Evidence::Skip { .. })) {
+            return record;
+        }
+        record.evidence.push(match self.call(Step::KernelLog, LOG_TIMEOUT) {
+            Input::Reply { outcome, elapsed_us, began_ns, ended_ns } => {
+                let (role, step) = (Role::Frame, Step::KernelLog);
+                Evidence::Step { line: 0, role, step, outcome, elapsed_us, began_ns, ended_ns }
+            }
+            Input::Trouble(trouble) => Evidence::Trouble(trouble),
+            other => Evidence::Trouble(Trouble::Other { message: format!("kernel log gave {other:?}") }),
+        });
+        record
     }
 
     fn call(&mut self, step: Step, timeout: Duration) -> Input {

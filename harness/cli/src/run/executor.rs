@@ -161,6 +161,7 @@ impl Executor<'_> {
     fn start(&self, needs: &MachineNeeds, dir: &Path) -> Result<Guest, BootError> {
         let mut guest = Guest::boot(self.machine, needs, dir, false, self.interrupt)?;
         guest.load_module(guest::DRIVER)?;
+        guest.drop_boot_log()?;
         Ok(guest)
     }
 

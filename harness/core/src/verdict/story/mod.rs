@@ -227,10 +227,10 @@ impl<'r> Story<'r> {
             (Step::ReadDirect { .. }, _) => self.read_is_over(step),
             (Step::PinCounters, Fact::Pins(pins)) if role == Role::Before => self.pins_before = Some(*pins),
             (Step::PinCounters, Fact::Pins(pins)) if role == Role::After => self.pins_after = Some(*pins),
-            (Step::KernelLog, Fact::Log(lines)) if role == Role::Drain => {
-                self.log_starts_us = lines.iter().map(|line| line.time_us).max();
-            }
             (Step::KernelLog, Fact::Log(lines)) => {
+                if role == Role::Drain {
+                    self.log_starts_us = lines.iter().map(|line| line.time_us).max();
+                }
                 self.log_overrun |= lines.iter().any(|line| line.text == KERNEL_LOG_OVERRUN);
                 self.log.extend(lines);
             }

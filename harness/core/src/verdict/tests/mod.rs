@@ -11,7 +11,7 @@ mod power;
 mod tale;
 mod unproven;
 
-use super::{Generations, Observation, Observed, Reader, observe};
+use super::{Generations, Observation, Observed, Reader, observe, spoils_boot};
 use crate::record::{Role, Trouble};
 use longpin_proto::agent::{Fact, Step};
 use longpin_proto::facts::{CellState, KernelLine, PinCounters, Source, Writer};
@@ -308,6 +308,20 @@ fn the_console_of_an_earlier_case_is_no_evidence() {
         tale.seen(Role::Drain, Step::KernelLog, Fact::Log(vec![line]));
         tale.trouble(Trouble::Hang { waited: "w".into(), console: vec![text.into()] });
         assert_eq!(words(&observe(&tale.record)), wanted, "{text}");
+    }
+}
+
+#[test]
+fn what_the_kernel_says_before_the_first_step_and_after_the_last_is_judged() {
+    let splat = || KernelLine { seq: 1, level: 4, time_us: 1, text: "WARNING: mm/gup.c:1 at x".into() };
+    for role in [Role::Drain, Role::Frame] {
+        let mut tale = Tale::of_an_update();
+        tale.compare("a", |_| by_dma(101));
+        tale.seen(role, Step::KernelLog, Fact::Log(vec![splat()]));
+        let record = tale.end();
+        let seen = observe(&record);
+        assert_eq!(words(&seen), ["intact", "splat"]);
+        assert!(spoils_boot(&record, &seen));
     }
 }
 
