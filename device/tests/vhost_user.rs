@@ -303,7 +303,12 @@ fn a_silent_device_falls_silent_and_recovers_by_reset() {
     driver.map(1, &[(DATA, 0x1000)]);
     assert_eq!(control.ask(&Request::Fault { fault: Fault::SilentDma }), Answer::Ok);
     let program = driver.start(1, &stamps(1, 0x1000));
-    wait_for("the silent program to write", || cells(&driver, DATA, 0x1000)[7] != Cell::Zero);
+    // To its end: another fault would let it be told.
+    wait_for("the silent program to end", || {
+        let status = control.status();
+        status.cells == 8 && status.programs == 0
+    });
+    assert_ne!(cells(&driver, DATA, 0x1000)[7], Cell::Zero);
     assert_eq!(control.ask(&Request::Fault { fault: Fault::SilentControl }), Answer::Ok);
     let unmap = driver.submit(0, &driver::unmap_request(1));
     wait_for("the request to be taken", || control.status().requests == 3);

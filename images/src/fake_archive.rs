@@ -153,6 +153,16 @@ impl FakeArchive {
         Ok((kernel, module))
     }
 
+    /// A collection that met no lock. Other tests of this process start programs, and a child has a copy of every
+    /// descriptor, those of locks too, until its exec.
+    pub(crate) fn gc(&self, all: bool) {
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !self.store.gc(all).unwrap().busy.is_empty() {
+            assert!(std::time::Instant::now() < end, "a lock is never given back");
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn has(&self, id: &ArtifactId) -> bool {
         self.store.dir(id).join("manifest.json").exists()
     }

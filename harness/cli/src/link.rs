@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A guest that says nothing for so long, not even that a step is still running, is dead. Heartbeats come every
+/// How long a message may take from the socket to whoever waits for it, on a host that does much else.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// second of guest time; a host that runs several translated guests may stretch that tenfold.
 const SILENCE: Duration = Duration::from_secs(30);
 /// After an oops the task that ran the step is dead as a rule. Who still lives answers within this time.
@@ -138,7 +140,7 @@ impl AgentLink {
     pub fn hello(&mut self, deadline: Deadline) -> Result<Hello, LinkError> {
         let started = Instant::now();
         let late = || LinkError::Silent { step: "boot".into(), seconds: started.elapsed().as_secs() };
-        match self.next(deadline)?.ok_or_else(late)? {
+        match self.next_or_late(deadline)?.ok_or_else(late)? {
             Message::Hello(hello) if hello.version == VERSION => Ok(hello),
             Message::Hello(hello) => Err(LinkError::Protocol(format!(
                 "it speaks version {}, this harness speaks {VERSION}; rebuild the image",
@@ -164,7 +166,7 @@ impl AgentLink {
         let mut last_place = String::new();
         loop {
             let patience = Deadline::after(SILENCE.saturating_sub(heard.elapsed()));
-            match self.next(deadline.min(patience))? {
+            match self.next_or_late(deadline.min(patience))? {
                 Some(Message::Heartbeat { seq: s, place, .. }) if s == seq => {
                     heard = Instant::now();
                     last_place = place;
@@ -222,6 +224,15 @@ impl AgentLink {
     }
 
     /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
+    /// The next message, also one that had come by the deadline and was not handed over yet: whoever was stopped and goes
+    /// on (SIGSTOP and SIGCONT, a host that slept) finds deadlines passed and answers waiting in the socket.
+    fn next_or_late(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
+        match self.next(deadline)? {
+            None => self.next(Deadline::after(HAND_OVER)),
+            message => Ok(message),
+        }
+    }
+
     fn next(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
         let received = match self.incoming.try_recv() {
             Ok(received) => Some(received),
@@ -366,6 +377,20 @@ mod tests {
         assert_eq!(link.incoming.capacity(), Some(QUEUED_MESSAGES));
         link.call(Step::Sync, SOON, None).unwrap();
         drop(flood.join().unwrap());
+    }
+
+    #[test]
+    fn an_answer_that_has_come_wins_over_a_deadline_that_has_passed() {
+        for _ in 0..50 {
+            let (mut link, mut peer) = pair();
+            line::send(
+                &mut peer.stream,
+                &Message::Heartbeat { seq: 1, elapsed_ms: 1000, place: String::new() },
+            )
+            .unwrap();
+            line::send(&mut peer.stream, &done(1)).unwrap();
+            link.call(Step::Sync, Duration::ZERO, Some(Deadline::after(Duration::ZERO))).unwrap();
+        }
     }
 
     #[test]

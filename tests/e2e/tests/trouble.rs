@@ -163,11 +163,34 @@ fn the_users_deadline_is_an_infrastructure_error_and_no_hang_of_the_kernel() {
 }
 
 #[test]
+fn a_full_host_disk_under_qemus_own_disk_is_no_hang_of_the_kernel() {
+    let lab = Lab::new();
+    let disks = lab.path("disks");
+    std::fs::create_dir(&disks).expect("the place is new");
+    let Some(_mounted) = TinyDisk::mount(&disks, "32m") else {
+        eprintln!("skip: mounting a tmpfs needs root");
+        return;
+    };
+    let fill = "{ do = \"exec\", argv = [\"dd\", \"if=/dev/urandom\", \"of=/mnt/x\", \"bs=1M\", \"count=64\", \"conv=fsync\"], timeout_ms = 600000 }";
+    let file =
+        scenario::write_on(&lab.path(""), "filling", "ext4", "", &["\"mkfs\"", "\"mount\"", fill], "intact");
+    let disk_dir = disks.to_str().expect("temporary paths are UTF-8");
+    let ended = lab.run(&[&file, "--disk", "qemu", "--disk-dir", disk_dir]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    let reason = error_of_only_case(&lab).to_string();
+    assert!(
+        reason.contains("QEMU stopped the guest") && reason.contains("No space left on device"),
+        "{reason}"
+    );
+    lab.assert_tidy();
+}
+
+#[test]
 fn a_full_result_directory_is_named_and_ends_the_run() {
     let lab = Lab::new();
     let out = lab.out();
     std::fs::create_dir(&out).expect("the place is new");
-    let Some(_mounted) = TinyDisk::mount(&out) else {
+    let Some(_mounted) = TinyDisk::mount(&out, "200k") else {
         eprintln!("skip: mounting a tmpfs needs root");
         return;
     };
@@ -177,13 +200,13 @@ fn a_full_result_directory_is_named_and_ends_the_run() {
     lab.assert_tidy();
 }
 
-/// A tmpfs with room for the start of a run only.
+/// A tmpfs with room for the start of a run only, or of a guest's disk.
 struct TinyDisk<'a>(&'a std::path::Path);
 
 impl<'a> TinyDisk<'a> {
-    fn mount(at: &'a std::path::Path) -> Option<Self> {
+    fn mount(at: &'a std::path::Path, size: &str) -> Option<Self> {
         let status = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=200k", "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
             .arg(at)
             .stderr(std::process::Stdio::null())
             .status();

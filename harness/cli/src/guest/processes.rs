@@ -28,6 +28,16 @@ pub struct Processes {
 impl Processes {
     /// What kept an answer away.
     pub fn diagnose(&mut self, error: &LinkError) -> Trouble {
+        let waited = matches!(
+            error,
+            LinkError::Late { .. }
+                | LinkError::Oopsed { .. }
+                | LinkError::Silent { .. }
+                | LinkError::Overdue { .. }
+        );
+        if let Some(cause) = self.qmp.io_error().filter(|_| waited) {
+            return Trouble::Other { message: format!("QEMU stopped the guest: {cause}; see --disk-dir") };
+        }
         match error {
             LinkError::Interrupted => Trouble::Interrupted,
             LinkError::Io(message) => Trouble::Other { message: message.clone() },

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! QEMU's monitor: the handshake, and the one event that says how a guest ended. Never asks for
+//! QEMU's monitor: the handshake, and the events that say how a guest ended or why it stands still. Never asks for
 //! `x-query-virtio-status` (it crashes QEMU with the accelerator's front end).
 
 use crate::deadline::Deadline;
@@ -40,6 +40,8 @@ pub struct Qmp {
     writer: UnixStream,
     incoming: Receiver<Value>,
     shutdown: Option<Shutdown>,
+    /// The host failed a request of a disk and QEMU stopped the guest.
+    io_error: Option<String>,
     version: String,
 }
 
@@ -57,7 +59,8 @@ impl Qmp {
                 }
             }
         })?;
-        let mut qmp = Self { writer: stream, incoming, shutdown: None, version: String::new() };
+        let mut qmp =
+            Self { writer: stream, incoming, shutdown: None, io_error: None, version: String::new() };
         let greeting = qmp.next(deadline).context("QEMU did not greet on its monitor")?;
         qmp.version = version(&greeting).context("QEMU's greeting names no version")?;
         qmp.execute("qmp_capabilities", deadline)?;
@@ -92,6 +95,12 @@ impl Qmp {
         self.shutdown
     }
 
+    /// Why QEMU stopped the guest, if the host could not serve a disk of QEMU's own (`werror=enospc`: a full disk).
+    pub fn io_error(&mut self) -> Option<&str> {
+        self.shutdown();
+        self.io_error.as_deref()
+    }
+
     fn next(&mut self, deadline: Deadline) -> Option<Value> {
         let message = self.incoming.recv_deadline(deadline.instant()).ok()?;
         self.note(&message);
@@ -101,7 +110,17 @@ impl Qmp {
     /// The first word counts: a reset is followed by QEMU's own end.
     fn note(&mut self, message: &Value) {
         self.shutdown = self.shutdown.or_else(|| Shutdown::of(message));
+        self.io_error = self.io_error.take().or_else(|| io_error(message));
     }
+}
+
+/// The event BLOCK_IO_ERROR (qapi/block-core.json), if the guest was stopped for it.
+fn io_error(event: &Value) -> Option<String> {
+    let data =
+        event.get("data").filter(|_| event.get("event").is_some_and(|name| name == "BLOCK_IO_ERROR"))?;
+    let word = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
+    (word("action") == "stop")
+        .then(|| format!("a {} of {} failed: {}", word("operation"), word("node-name"), word("reason")))
 }
 
 fn version(greeting: &Value) -> Option<String> {
@@ -129,6 +148,21 @@ mod tests {
     fn the_handshake_tells_the_version() {
         let (qmp, _peer) = connect(&[GREETING, r#"{"return": {}}"#]).unwrap();
         assert_eq!(qmp.version(), "11.1.3");
+    }
+
+    #[test]
+    fn a_disk_error_counts_if_the_guest_was_stopped_for_it() {
+        for (action, expected) in
+            [("stop", Some("a write of disk0 failed: No space left on device")), ("report", None)]
+        {
+            let event = format!(
+                r#"{{"event": "BLOCK_IO_ERROR", "data": {{"device": "", "node-name": "disk0", "operation": "write",
+                "action": "{action}", "nospace": true, "reason": "No space left on device"}}}}"#
+            )
+            .replace('\n', " ");
+            let (mut qmp, _peer) = connect(&[GREETING, &event, r#"{"return": {}}"#]).unwrap();
+            assert_eq!(qmp.io_error(), expected);
+        }
     }
 
     #[test]
