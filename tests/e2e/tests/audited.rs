@@ -134,7 +134,7 @@ fn a_full_file_system_under_the_image_is_an_infrastructure_error_with_its_name()
     let case = only_case(&result);
     assert_eq!((&case["outcome"], &case["error"]["cause"]), (&json!("error"), &json!("infra")), "{case}");
     let reason = case["reason"].as_str().expect("a reason");
-    assert!(reason.contains("image of disk 0") && reason.contains("No space left"), "{reason}");
+    assert!(reason.contains("disk 0 failed: write of image") && reason.contains("No space left"), "{reason}");
     lab.assert_tidy();
 }
 

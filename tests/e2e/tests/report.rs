@@ -178,7 +178,7 @@ fn what_is_no_result_directory_is_named_with_a_remedy() {
     for (text, said) in [
         ("{", "is no JSON document"),
         ("{}", "has no field `schema`"),
-        ("{\"schema\": 99}", "has schema 99, this longpin reads up to 1"),
+        ("{\"schema\": 99}", "has schema 99, this longpin reads up to 2"),
         ("{\"schema\": 1}", "missing field"),
     ] {
         std::fs::write(lab.out().join("result.json"), text).expect("writable");
