@@ -140,7 +140,7 @@ impl AgentLink {
     pub fn hello(&mut self, deadline: Deadline) -> Result<Hello, LinkError> {
         let started = Instant::now();
         let late = || LinkError::Silent { step: "boot".into(), seconds: started.elapsed().as_secs() };
-        match self.next_or_late(deadline)?.ok_or_else(late)? {
+        match self.next_or_handed_over(deadline, &mut None)?.ok_or_else(late)? {
             Message::Hello(hello) if hello.version == VERSION => Ok(hello),
             Message::Hello(hello) => Err(LinkError::Protocol(format!(
                 "it speaks version {}, this harness speaks {VERSION}; rebuild the image",
@@ -164,11 +164,14 @@ impl AgentLink {
         let mut heard = Instant::now();
         let mut oops: Option<Instant> = None;
         let mut last_place = String::new();
+        let mut late = None;
         loop {
             let patience = Deadline::after(SILENCE.saturating_sub(heard.elapsed()));
-            match self.next_or_late(deadline.min(patience))? {
+            match self.next_or_handed_over(deadline.min(patience), &mut late)? {
                 Some(Message::Heartbeat { seq: s, place, .. }) if s == seq => {
                     heard = Instant::now();
+                    // The agent was silent and is no longer; a deadline that has passed stays so.
+                    late = late.filter(|_| deadline.passed());
                     last_place = place;
                     if oops.is_none() && console::has_oops(&self.lifelines.console) {
                         oops = Some(heard);
@@ -225,10 +228,15 @@ impl AgentLink {
 
     /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
     /// The next message, also one that had come by the deadline and was not handed over yet: whoever was stopped and goes
-    /// on (SIGSTOP and SIGCONT, a host that slept) finds deadlines passed and answers waiting in the socket.
-    fn next_or_late(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
+    /// on (SIGSTOP and SIGCONT, a host that slept) finds deadlines passed and answers waiting in the socket. `late` is the
+    /// end of that hand-over, from the first time on: what comes meanwhile does not put it off.
+    fn next_or_handed_over(
+        &mut self,
+        deadline: Deadline,
+        late: &mut Option<Deadline>,
+    ) -> Result<Option<Message>, LinkError> {
         match self.next(deadline)? {
-            None => self.next(Deadline::after(HAND_OVER)),
+            None => self.next(*late.get_or_insert_with(|| Deadline::after(HAND_OVER))),
             message => Ok(message),
         }
     }
@@ -391,6 +399,21 @@ mod tests {
             line::send(&mut peer.stream, &done(1)).unwrap();
             link.call(Step::Sync, Duration::ZERO, Some(Deadline::after(Duration::ZERO))).unwrap();
         }
+    }
+
+    #[test]
+    fn a_heart_that_beats_does_not_put_a_deadline_off() {
+        let (mut link, mut peer) = pair();
+        let beat = std::thread::spawn(move || {
+            let heartbeat = Message::Heartbeat { seq: 1, elapsed_ms: 1000, place: String::new() };
+            while line::send(&mut peer.stream, &heartbeat).is_ok() {
+                std::thread::sleep(HAND_OVER / 50);
+            }
+        });
+        let error = link.call(Step::Sync, Duration::from_millis(50), None).unwrap_err();
+        assert!(matches!(error, LinkError::Late { .. }), "{error}");
+        drop(link);
+        beat.join().unwrap();
     }
 
     #[test]
