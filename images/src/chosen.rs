@@ -69,21 +69,8 @@ impl Store {
 mod tests {
     use super::*;
     use crate::fake_archive::{FakeArchive, release};
-    use crate::report::{Reporter, Silent};
+    use crate::report::{Notes, Silent};
     use crate::store::State;
-    use std::sync::Mutex;
-
-    #[derive(Default)]
-    struct Notes(Mutex<Vec<String>>);
-
-    impl Reporter for Notes {
-        fn step(&self, _text: &str) {}
-        fn bytes(&self, _done: u64, _total: Option<u64>) {}
-        fn note(&self, text: &str) {
-            self.0.lock().unwrap().push(text.to_owned());
-        }
-        fn finished(&self, _text: &str) {}
-    }
 
     #[test]
     fn an_archive_that_has_moved_on_gives_the_newest_of_the_driver_s_series() {

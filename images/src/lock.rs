@@ -150,21 +150,9 @@ fn holder(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Silent;
+    use crate::report::{Notes, Silent};
     use std::sync::Mutex;
     use std::sync::mpsc;
-
-    #[derive(Default)]
-    struct Notes(Mutex<Vec<String>>);
-
-    impl Reporter for Notes {
-        fn step(&self, _text: &str) {}
-        fn bytes(&self, _done: u64, _total: Option<u64>) {}
-        fn note(&self, text: &str) {
-            self.0.lock().unwrap().push(text.to_owned());
-        }
-        fn finished(&self, _text: &str) {}
-    }
 
     #[test]
     fn users_share_and_a_builder_excludes_them() {

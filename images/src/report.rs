@@ -165,6 +165,21 @@ pub(crate) fn summary(what: &str, size_bytes: u64, took: Duration) -> String {
     format!("{what} ready: {} in {:.0} s", HumanBytes(size_bytes), took.as_secs_f64())
 }
 
+/// The notes of a build, for tests.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Notes(pub(crate) Mutex<Vec<String>>);
+
+#[cfg(test)]
+impl Reporter for Notes {
+    fn step(&self, _text: &str) {}
+    fn bytes(&self, _done: u64, _total: Option<u64>) {}
+    fn note(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+    fn finished(&self, _text: &str) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

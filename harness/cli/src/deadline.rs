@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 /// Pause between two looks at a condition that cannot be waited for otherwise.
 const POLL_PAUSE: Duration = Duration::from_millis(5);
 
+/// How long a message may take from its socket to whoever waits for it, on a host that does much else.
+pub const HAND_OVER: Duration = Duration::from_secs(1);
+
 /// A moment on the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);

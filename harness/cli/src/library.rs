@@ -66,13 +66,9 @@ impl Library {
         &self.words
     }
 
-    /// Name and text of the scenarios that were chosen.
+    /// Name and text of all scenarios: the words of a command line are checked against those too that they leave out.
     pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
-        let chosen = |(name, _): &(&String, &String)| {
-            let scenario = self.scenarios.iter().find(|scenario| scenario.name == **name);
-            scenario.is_some_and(|scenario| self.filter.wants_scenario(scenario))
-        };
-        self.texts.iter().filter(chosen).map(|(name, text)| (name.as_str(), text.as_str()))
+        self.texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))
     }
 
     /// Cases that were chosen, in order.
@@ -182,6 +178,24 @@ mod tests {
     fn the_built_in_library_has_no_fault_and_is_not_empty() {
         let library = Library::load(&args(&[])).unwrap();
         assert!(!library.cases(1).is_empty());
+    }
+
+    #[test]
+    fn what_is_left_out_is_known_to_whoever_repeats_the_run() {
+        let args = LibraryArgs { exclude: vec!["lost-update".to_owned()], ..LibraryArgs::whole(None) };
+        let library = Library::load(&args).unwrap();
+        assert!(library.cases(1).iter().all(|case| case.scenario.name != "lost-update"));
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in library.texts() {
+            fs::write(dir.path().join(format!("{name}.toml")), text).unwrap();
+        }
+        let again = LibraryArgs { scenario_dir: Some(dir.path().to_owned()), ..args };
+        let labels = |library: &Library| {
+            let mut labels: Vec<_> = library.cases(1).iter().map(Case::label).collect();
+            labels.sort();
+            labels
+        };
+        assert_eq!(labels(&Library::load(&again).unwrap()), labels(&library));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! The channel to the agent: one command at a time, each with a deadline. Every line in both directions goes to the
 //! agent log before anything is made of it. Owns the socket; judges nothing.
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, HAND_OVER};
 use crate::vm::console;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
@@ -16,8 +16,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A guest that says nothing for so long, not even that a step is still running, is dead. Heartbeats come every
-/// How long a message may take from the socket to whoever waits for it, on a host that does much else.
-const HAND_OVER: Duration = Duration::from_secs(1);
 /// second of guest time; a host that runs several translated guests may stretch that tenfold.
 const SILENCE: Duration = Duration::from_secs(30);
 /// After an oops the task that ran the step is dead as a rule. Who still lives answers within this time.

@@ -3,7 +3,7 @@
 //! behind it goes away. An answer that came too late for its request breaks the connection: nothing on the wire tells
 //! whose answer it is.
 
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, HAND_OVER};
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, RecvError, RecvTimeoutError, select, unbounded};
 use longpin_proto::control::{Answer, Request};
@@ -12,8 +12,6 @@ use std::io::BufReader;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// How long an answer may take from the socket to whoever waits for it, on a host that does much else.
-const HAND_OVER: Duration = Duration::from_secs(1);
 /// The daemon reads requests at once.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -148,19 +148,20 @@ impl Filter {
 
     /// Variants of the scenarios that are chosen, each once.
     fn variants(&self, library: &[Arc<Scenario>]) -> Vec<String> {
-        let chosen = library.iter().filter(|scenario| self.wants_scenario(scenario));
-        let mut variants: Vec<String> =
-            chosen.flat_map(|scenario| scenario.matrix.points()).filter_map(|point| point.variant).collect();
+        let chosen = |scenario: &&Arc<Scenario>| {
+            let mut points = scenario.matrix.points().into_iter();
+            self.wants_group(scenario) && points.any(|point| self.wants_point(scenario, &point))
+        };
+        let points = library.iter().filter(chosen).flat_map(|scenario| scenario.matrix.points());
+        let mut variants: Vec<String> = points.filter_map(|point| point.variant).collect();
         variants.sort_unstable();
         variants.dedup();
         variants
     }
 
-    /// The scenario has a point that is chosen.
-    pub fn wants_scenario(&self, scenario: &Scenario) -> bool {
-        let in_group =
-            self.groups.is_empty() || self.groups.iter().any(|group| scenario.groups.contains(group));
-        in_group && scenario.matrix.points().iter().any(|point| self.wants_point(scenario, point))
+    /// The scenario is in one of the groups.
+    pub fn wants_group(&self, scenario: &Scenario) -> bool {
+        self.groups.is_empty() || self.groups.iter().any(|group| scenario.groups.contains(group))
     }
 
     /// The point is chosen, whatever its group.

@@ -51,7 +51,7 @@ impl Case {
 pub fn cases(scenarios: &[Arc<Scenario>], filter: &Filter, repeat: u32) -> Vec<Case> {
     (1..=repeat.max(1))
         .flat_map(|attempt| scenarios.iter().map(move |scenario| (attempt, scenario)))
-        .filter(|(_, scenario)| filter.wants_scenario(scenario))
+        .filter(|(_, scenario)| filter.wants_group(scenario))
         .flat_map(|(attempt, scenario)| {
             let points =
                 scenario.matrix.points().into_iter().filter(|point| filter.wants_point(scenario, point));
