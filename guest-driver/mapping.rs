@@ -133,7 +133,7 @@ impl Drop for DmaDevice {
 ///
 /// # Invariants
 ///
-/// `table` is mapped for `dev`.
+/// `table` is mapped for `dev`, which is bound to its driver.
 pub(crate) struct MappedPages {
     dev: DmaDevice,
     // Dropped in this order, after `drop()` has unmapped them.
@@ -147,13 +147,18 @@ unsafe impl Send for MappedPages {}
 unsafe impl Sync for MappedPages {}
 
 impl MappedPages {
-    /// Maps `pinned` for `dev`, which must stay bound to its driver until the result is dropped.
+    /// Maps `pinned` for `dev`.
     ///
     /// Errors: [`ENOMEM`]; [`EIO`] and others of `dma_map_sgtable()`; [`EOPNOTSUPP`] if the
     /// platform translates or bounces what the device takes for physical.
-    pub(crate) fn new(pinned: PinnedPages, dev: &DmaDevice) -> Result<Self> {
+    ///
+    /// # Safety
+    ///
+    /// `dev` must be bound to its driver now, and stay bound until the result is dropped: the
+    /// driver core takes away what a mapping stands on when a device is unbound.
+    pub(crate) unsafe fn new(pinned: PinnedPages, dev: &DmaDevice) -> Result<Self> {
         let mut table = Table::new(&pinned)?;
-        // SAFETY: `dev` is bound by the caller's promise, and the table is initialized.
+        // SAFETY: `dev` is bound by the safety requirements, and the table is initialized.
         to_result(unsafe {
             bindings::dma_map_sgtable(
                 dev.raw.as_ptr(),
@@ -162,7 +167,7 @@ impl MappedPages {
                 MAP_ATTRS,
             )
         })?;
-        // INVARIANT: Mapped just now.
+        // INVARIANT: Mapped just now; bound by the safety requirements.
         let mut mapped = Self {
             dev: dev.clone(),
             table,
@@ -217,8 +222,8 @@ impl MappedPages {
 
 impl Drop for MappedPages {
     fn drop(&mut self) {
-        // SAFETY: The table is mapped for `dev` by the type invariant, with the same direction and
-        // attributes.
+        // SAFETY: The table is mapped for `dev`, which is bound, by the type invariant; with the
+        // same direction and attributes.
         unsafe {
             bindings::dma_unmap_sgtable(
                 self.dev.raw.as_ptr(),

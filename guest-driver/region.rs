@@ -147,11 +147,14 @@ impl Region {
         let pinned = PinnedPages::pin(addr, nr_pages as usize, mode, access)?;
 
         let mut slot = self.slot.lock();
-        // The slot is locked: if the device is up now, then its removal will find the pages here.
         if device.is_down() {
             return Err(ENODEV);
         }
-        let pages = MappedPages::new(pinned, device.dma_dev())?.for_device();
+        // SAFETY: The device is up, so it is bound. Its removal goes through all regions that it
+        // remembers, this one among them, and locks the slot of each to give its pages back; ours
+        // is locked until the pages are in it, or were dropped.
+        let mapped = unsafe { MappedPages::new(pinned, device.dma_dev()) }?;
+        let pages = mapped.for_device();
         if let Err(error) = self.announce(device, &pages) {
             let (failed, clean) = (Announcement::Failed, uapi::RELEASE_CLEAN);
             pages.release(Quiet::after_unmap(device, self.id, failed, clean), false);

@@ -49,7 +49,11 @@ fn program(name: &str) -> PathBuf {
 }
 
 /// Build the images once, outside of any test's deadline.
-fn images() {
+///
+/// # Panics
+///
+/// If they cannot be built.
+pub fn images() {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
         let child = Command::new(program("longpin")).args(["image", "build"]).spawn();
