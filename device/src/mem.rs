@@ -112,6 +112,12 @@ impl GuestRam {
         self.views.try_write_for(limit).is_some()
     }
 
+    /// Whether a settle waits for a view now. Asked under a view of the caller's, a yes means that somebody waits.
+    #[cfg(test)]
+    pub fn is_settling(&self) -> bool {
+        self.views.try_read().is_none()
+    }
+
     /// Allow operations that outlast `view`. They use addresses that were looked up under it.
     pub fn lend(self: &Arc<Self>, view: &View<'_>) -> Lease {
         let mut leases = self.leases.lock();

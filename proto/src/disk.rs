@@ -194,6 +194,16 @@ pub enum Author {
     Other,
     /// Both.
     Mixed,
+    /// What was kept of the page does not say: DMA of ours wrote to a part of it, and it is not known which bytes
+    /// changed, or the record of DMA has a gap. Proves nothing.
+    Unknown,
+}
+
+impl Author {
+    /// It is shown that DMA of ours changed some of the page.
+    pub fn by_dma(self) -> bool {
+        matches!(self, Self::Dma | Self::Mixed)
+    }
 }
 
 /// Neighbouring bytes that differ.
@@ -300,7 +310,7 @@ pub struct DiskStatus {
     pub held: u32,
     /// Pages hashed.
     pub pages_audited: u64,
-    /// Pages that changed in flight, by DMA and otherwise.
+    /// Pages that changed in flight, by DMA, and otherwise or by nobody knows whom.
     pub hits_by_dma: u64,
     /// See `hits_by_dma`.
     pub hits_by_others: u64,

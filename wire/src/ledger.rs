@@ -82,7 +82,7 @@ pub const KIND_DISK_RELEASE: u32 = 18;
 pub const KIND_DISK_FETCH: u32 = 19;
 /// [`DiskEntry::kind`]: the answer is in the ring. `detail`: VIRTIO_BLK_S_ status.
 pub const KIND_DISK_COMPLETE: u32 = 20;
-/// [`DiskEntry::kind`]: one page changed in flight. `detail`: 0 by DMA, 1 by others, 2 by both.
+/// [`DiskEntry::kind`]: one page changed in flight. `detail`: 0 by DMA, 1 by others, 2 by both, 3 not known.
 pub const KIND_DISK_HIT: u32 = 21;
 /// [`DiskEntry::kind`]: the power cut was noted.
 pub const KIND_DISK_POWER_CUT: u32 = 22;

@@ -79,7 +79,7 @@ impl DiskCounters {
 
     /// A page changed in flight. One with two authors counts for both.
     pub fn hit(&self, author: Author) {
-        if author != Author::Other {
+        if author.by_dma() {
             self.by_dma.fetch_add(1, Ordering::Relaxed);
         }
         if author != Author::Dma {

@@ -66,14 +66,9 @@ impl History<'_> {
         Some(changed)
     }
 
-    /// Who changed it. Without the bytes of the submission, DMA that covers all of the piece made the change, one
-    /// that covers a part is taken for one of two authors.
+    /// Who changed it.
     pub fn author(&self, dma: &Covered) -> Author {
-        let (unstamped, by_cpu) = self.changed().unwrap_or_else(|| {
-            let mut all = PageBits::default();
-            all.insert(self.piece.start(), self.piece.len as usize);
-            (all, PageBits::default())
-        });
+        let Some((unstamped, by_cpu)) = self.changed() else { return self.author_by_hash(dma) };
         let mut written = dma.bytes.clone();
         if !dma.whole {
             // What the trace has left out, the stamps of DMA still say.
@@ -84,7 +79,25 @@ impl History<'_> {
         match (ours, others) {
             (true, false) => Author::Dma,
             (true, true) => Author::Mixed,
+            // The record has a gap, and what was left out carried no stamp.
+            (false, _) if !dma.whole && by_cpu.is_empty() => Author::Unknown,
             (false, _) => Author::Other,
+        }
+    }
+
+    /// Who changed it, where nobody knows which bytes: DMA that wrote to all of the piece, where no later look finds a
+    /// CPU's stamp; others, if no DMA came near it. Anything between proves nothing.
+    fn author_by_hash(&self, dma: &Covered) -> Author {
+        let start = self.piece.start();
+        let mut all = PageBits::default();
+        all.insert(start, self.piece.len as usize);
+        let mut looks = [self.copy.bytes(self.piece), Some(self.last)].into_iter().flatten();
+        if all.without(&dma.bytes).is_empty() && looks.all(|bytes| stamps::by_cpu(start, bytes).is_empty()) {
+            Author::Dma
+        } else if dma.whole && all.and(&dma.bytes).is_empty() {
+            Author::Other
+        } else {
+            Author::Unknown
         }
     }
 
@@ -121,4 +134,26 @@ impl History<'_> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::pool::Pool;
+    use crate::mem::Gpa;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_gap_in_the_trace_makes_nobody_the_author() {
+        let pool = Arc::<Pool>::default();
+        let mut old = pool.take(4096);
+        old.bytes_mut().fill(0);
+        let look = Look::Bytes(Arc::new(old));
+        let mut last = vec![0; 4096];
+        last[100] = 1;
+        let piece = Piece { at: 0, gpa: Gpa(0), len: 4096 };
+        let history = History { piece: &piece, index: 0, first: &look, copy: &look, last: &last };
+        let author = |whole| history.author(&Covered { bytes: PageBits::default(), whole });
+        assert_eq!((author(true), author(false)), (Author::Other, Author::Unknown));
+    }
 }

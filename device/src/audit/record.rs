@@ -66,6 +66,7 @@ fn author_code(author: Author) -> u32 {
         Author::Dma => 0,
         Author::Other => 1,
         Author::Mixed => 2,
+        Author::Unknown => 3,
     }
 }
 

@@ -250,11 +250,40 @@ fn a_change_is_found_by_hash_where_bytes_were_not_kept() {
         found,
         [
             (0, Change::BeforeFetch, Author::Dma, 0),
-            (4096, Change::BeforeFetch, Author::Mixed, 0),
+            (4096, Change::BeforeFetch, Author::Unknown, 0),
             (8192, Change::BeforeFetch, Author::Other, 0)
         ]
     );
     assert!(hits.iter().all(|hit| hit.hashes[0] != hit.hashes[1] && hit.spans.is_empty()));
+}
+
+/// A CPU that stamps a page to the half of which DMA has written: without the bytes of the submission nothing shows
+/// that DMA changed anything.
+#[test]
+fn a_cpu_s_change_is_not_put_down_to_dma_where_only_hashes_are_kept() {
+    let fixture = Fixture::new();
+    fixture.hold("w", Match::default(), Fetch::Late);
+    fixture.pin(3, RUN, 0, &[PAGE, PAGE + 4096]);
+    fixture.dma(3, 0, 8192, Payload::Stamp, 100);
+    let memory = fixture.watch.shared.disk(0).unwrap().kept.charge(KEPT_BYTES as u64);
+    fixture.submit(write(0, &[(PAGE, 8192)]));
+    drop(memory);
+    std::thread::scope(|scope| {
+        scope.spawn(|| fixture.watch.release_held("w").unwrap());
+        let (ticket, _) = fixture.next();
+        // What is there already: DMA changes nothing of the first page, and a CPU does.
+        fixture.dma(3, 0, 512, Payload::Stamp, 100);
+        fixture.write(PAGE + 2048, &page(RUN, 0x800, 101, SOURCE_CPU)[..512]);
+        // All of the second page, and then a CPU.
+        fixture.dma(3, 4096, 4096, Payload::Stamp, 101);
+        fixture.write(PAGE + 4096, &page(RUN, 4096, 102, SOURCE_CPU)[..512]);
+        fixture.finish(ticket);
+    });
+    let authors: Vec<_> = fixture.hits().iter().map(|hit| hit.author).collect();
+    assert_eq!(authors, [Author::Unknown, Author::Unknown]);
+    let mut status = Default::default();
+    fixture.watch.fill_status(0, &mut status);
+    assert_eq!((status.hits_by_dma, status.hits_by_others), (0, 2));
 }
 
 /// A batch of DMA that has written and not recorded yet: the last look sees its bytes, and waits to hear whose they
@@ -270,7 +299,7 @@ fn a_writer_that_is_just_being_recorded_is_waited_for() {
     batch.write(Gpa(PAGE + 4096), &[1; 64]).unwrap();
     std::thread::scope(|scope| {
         let completing = scope.spawn(|| fixture.complete(ticket));
-        std::thread::sleep(Duration::from_millis(20));
+        until("the last look waits", || fixture.engine.ram().is_settling() || completing.is_finished());
         assert!(!completing.is_finished(), "it did not wait for the batch");
         let time_ns = crate::clock::monotonic_ns();
         let written = Entry { dma_addr: PAGE + 4096, len: 64, ..entry(KIND_DMA_WRITE, time_ns) };

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Two witnesses of the same bytes: a file system or device-mapper target that found a page which does not match its
-//! checksum, and the audit, which saw pages change after the checksum was taken. They must name the same page.
+//! checksum, and the audit, which saw pages change after the checksum was taken. They must name the same page, unless
+//! the device wrote to the named one: the checksum is taken before the disk sees the request, and what changes in
+//! between is on the disk without a trace in the audit.
 
-use super::audit::{changed_pages, page_of};
+use super::audit::{changed_pages, page_of, written_by_dma};
 use super::observe::LogLine;
 use super::story::Story;
 use longpin_proto::facts::Extent;
@@ -30,13 +32,15 @@ pub fn agreement(story: &Story<'_>, log: &[LogLine]) -> Option<Agreement> {
     let (changed, all_known) = changed_pages(story);
     let named: BTreeSet<Named> = log.iter().filter_map(|line| detector(story, &line.text)).collect();
     let first = named.first().filter(|_| !changed.is_empty())?;
-    let Some(stranger) = named.iter().find(|named| !changed.contains(&named.page)) else {
+    let mut strangers = named.iter().filter(|named| !changed.contains(&named.page)).peekable();
+    if strangers.peek().is_none() {
         let (who, page) = (first.who, first.page);
         return Some(Agreement::Same(match named.len() {
             1 => format!("{who} and the audit name the same page, offset {page}"),
             n => format!("{who} and the audit name the same {n} pages, the first at offset {page}"),
         }));
-    };
+    }
+    let stranger = strangers.find(|named| !written_by_dma(story, named.page))?;
     all_known.then(|| {
         let pages: Vec<String> = changed.iter().map(u64::to_string).collect();
         let (who, page) = (stranger.who, stranger.page);

@@ -21,7 +21,7 @@ pub struct Audit {
     pub pages: u64,
     /// Pages that our DMA changed in flight.
     pub hits_by_dma: u64,
-    /// Pages that somebody else changed in flight.
+    /// Pages that somebody else changed in flight, or of which it is not known who did.
     pub hits_by_others: u64,
     /// Pages that changed in flight beyond the disk's limit: counted only.
     pub hits_left_out: u64,
@@ -93,7 +93,7 @@ pub fn audit(story: &Story<'_>) -> Option<Audit> {
 
 /// A page of the case that our DMA changed.
 fn by_dma(hit: &Hit) -> bool {
-    hit.author != Author::Other && (hit.region.is_some() || hit.file_offset.is_some())
+    hit.author.by_dma() && (hit.region.is_some() || hit.file_offset.is_some())
 }
 
 /// Pages that our DMA changed in flight.
@@ -106,13 +106,22 @@ pub fn changed_by_dma(story: &Story<'_>) -> bool {
     dma_hits(story).next().is_some()
 }
 
-/// Changes that were only counted may be ours: where DMA was done, nothing can be said then.
+/// Changes that were only counted, or of which nobody knows who made them, may be ours: where DMA was done, nothing can
+/// be said then.
 pub fn gap(story: &Story<'_>) -> Option<String> {
-    let left_out = story.audit.map_or(0, |report| report.hits_left_out);
-    (left_out > 0 && !changed_by_dma(story) && story.ledger.last().is_some()).then(|| {
-        format!(
-            "{left_out} pages that changed in flight were not kept, and DMA may have changed some of them"
-        )
+    let report = story.audit?;
+    if changed_by_dma(story) || story.ledger.last().is_none() {
+        return None;
+    }
+    if report.hits_left_out > 0 {
+        return Some(format!(
+            "{} pages that changed in flight were not kept, and DMA may have changed some of them",
+            report.hits_left_out
+        ));
+    }
+    let unknown = report.hits.iter().filter(|hit| hit.author == Author::Unknown).count();
+    (unknown > 0).then(|| {
+        format!("{unknown} pages changed in flight, and too little was kept of them to say whether DMA changed them")
     })
 }
 
@@ -134,6 +143,11 @@ pub fn changed_pages(story: &Story<'_>) -> (BTreeSet<u64>, bool) {
     let complete = story.audit.is_none_or(|report| report.hits_left_out == 0);
     let all = complete && pages.iter().all(Option::is_some);
     (pages.into_iter().flatten().map(page_of).collect(), all)
+}
+
+/// The device wrote into a page of some file at this offset.
+pub fn written_by_dma(story: &Story<'_>, page: u64) -> bool {
+    story.ledger.first_into(page..page.saturating_add(PAGE_BYTES), 0..=u64::MAX).is_some()
 }
 
 /// First byte of the page of an offset.

@@ -7,7 +7,7 @@ use super::history::{self, History};
 use super::walk::Walk;
 use super::words::{self, PAGE};
 use crate::record::Role;
-use longpin_proto::disk::{Author, Hit};
+use longpin_proto::disk::Hit;
 use longpin_proto::facts::CellState;
 use longpin_wire::dma::{MAX_CELL_BYTES, MIN_CELL_BYTES};
 use longpin_wire::stamp::{self, Stamp};
@@ -93,7 +93,7 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
 
 /// Bytes that differ: those that the audit kept, else those of the first cells that differ.
 pub fn hex(walk: &Walk<'_>, histories: &[History]) -> Vec<HexDiff> {
-    let hits = walk.hits.iter().filter(|hit| hit.author != Author::Other && !hit.spans.is_empty());
+    let hits = walk.hits.iter().filter(|hit| hit.author.by_dma() && !hit.spans.is_empty());
     let first = hits.clone().next().map(|hit| of_hit(walk, hit, hits.count() - 1));
     first.or_else(|| histories.iter().find_map(|history| of_cells(walk, history))).into_iter().collect()
 }

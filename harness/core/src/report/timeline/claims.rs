@@ -8,7 +8,7 @@ use super::walk::Walk;
 use super::words;
 use crate::record::Role;
 use longpin_proto::agent::{Fact, Outcome, Step};
-use longpin_proto::disk::{Author, Hit};
+use longpin_proto::disk::Hit;
 use longpin_proto::facts::{PageState, Source};
 use std::collections::BTreeMap;
 
@@ -120,7 +120,7 @@ fn clean(walk: &Walk<'_>, from: u64, to: u64) -> bool {
 }
 
 fn in_flight<'w, 'r>(walk: &'w Walk<'r>) -> Option<InFlight<'w, 'r>> {
-    let hits: Vec<&Hit> = walk.hits.iter().filter(|hit| hit.author != Author::Other).copied().collect();
+    let hits: Vec<&Hit> = walk.hits.iter().filter(|hit| hit.author.by_dma()).copied().collect();
     let first = hits.first()?;
     let mut pages: Vec<u64> = hits.iter().filter_map(|hit| Some(hit.file_offset? / words::PAGE)).collect();
     pages.sort_unstable();

@@ -144,12 +144,32 @@ fn btrfs_and_the_audit_name_the_same_page() {
 
 #[test]
 fn a_page_that_btrfs_names_and_the_audit_did_not_see_is_a_contradiction() {
-    let problem = told_by_btrfs(0).problem.expect("a problem");
+    // DMA never went there.
+    let problem = told_by_btrfs(8192).problem.expect("a problem");
     assert_eq!(problem.cause, Cause::Infra);
     assert_eq!(
         problem.message,
-        "btrfs names the page at offset 0, and the audit saw only those at 4096 change"
+        "btrfs names the page at offset 8192, and the audit saw only those at 4096 change"
     );
+}
+
+/// DMA after the file system's checksum and before the disk's first look: the page is wrong for the file system, and
+/// did not change under the eyes of the disk.
+#[test]
+fn a_page_that_dma_changed_before_the_first_look_is_detected() {
+    let seen = told_by_btrfs(0);
+    assert_eq!((words(&seen), seen.errno.as_deref()), (vec!["detected"], Some("EIO")));
+    assert_eq!((seen.problem, seen.agreement), (None, None));
+
+    // No page changed at all.
+    let mut tale = Tale::of_an_update();
+    tale.hit(0, Change::BeforeFetch, Author::Dma);
+    tale.audit.as_mut().expect("an audit").hits.clear();
+    tale.log.push(csum_failed(0));
+    tale.guest_reads(Role::CompareWrites, "a", |_| CellState::Unreadable { errno: 5 });
+    tale.host_reads(Role::CompareWrites, "a", true, |_| by_dma(101));
+    let seen = verdict(tale);
+    assert_eq!((words(&seen), seen.problem), (vec!["detected"], None));
 }
 
 #[test]
@@ -165,13 +185,13 @@ fn a_page_whose_place_the_audit_does_not_know_contradicts_nobody() {
 
 #[test]
 fn dm_integrity_speaks_of_a_sector_of_its_device() {
-    for (sector, agrees) in [("0x1008", true), ("0x1000", false)] {
+    for (sector, agrees) in [("0x1008", true), ("0x1010", false)] {
         let mut tale = Tale::of_an_update();
         tale.hit(4096, Change::BeforeFetch, Author::Dma);
         tale.log.push(format!("device-mapper: integrity: dm-0: Checksum failed at sector {sector}"));
         tale.guest_reads(Role::CompareWrites, "a", |_| CellState::Unreadable { errno: 84 });
         // The file lies on dm-0, which the host cannot read: extents are taken, and not for an image.
-        let extent = Extent { logical: 0, physical: 0x1000 * 512, len: 8192, flags: 0, located: true };
+        let extent = Extent { logical: 0, physical: 0x1000 * 512, len: 12288, flags: 0, located: true };
         tale.seen(Role::Act, Step::Extents { path: path("a") }, Fact::Extents(vec![extent]));
         let seen = verdict(tale);
         assert_eq!(seen.problem.is_none(), agrees, "{}", seen.reason);
@@ -197,6 +217,27 @@ fn changes_that_were_not_kept_may_be_ours_where_dma_was_done() {
     quiet.remount();
     quiet.compare("a", |_| super::cpu(1));
     assert_eq!(words(&verdict(quiet)), ["intact"]);
+}
+
+/// The disk kept hashes, and DMA wrote to a part of the page.
+#[test]
+fn a_change_of_which_nobody_knows_who_made_it_is_no_verdict() {
+    let mut tale = Tale::of_an_update();
+    tale.hit(0, Change::BeforeFetch, Author::Unknown);
+    tale.hit(4096, Change::Torn, Author::Unknown);
+    tale.compare("a", |_| by_dma(101));
+    let (cause, message) = problem(tale);
+    assert_eq!(cause, Cause::Unproven);
+    assert!(message.starts_with("2 pages changed in flight, and too little"), "{message}");
+
+    // Beside one that is proven it changes nothing.
+    let mut proven = Tale::of_an_update();
+    proven.hit(0, Change::BeforeFetch, Author::Unknown);
+    proven.hit(4096, Change::BeforeFetch, Author::Dma);
+    proven.compare("a", |_| by_dma(101));
+    let seen = verdict(proven);
+    assert_eq!(words(&seen), ["unstable"]);
+    assert!(seen.reason.contains("byte 4096"), "{}", seen.reason);
 }
 
 #[test]
