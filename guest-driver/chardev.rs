@@ -180,6 +180,12 @@ static FOPS: Fops = Fops(bindings::file_operations {
 ///
 /// Called by `misc_open()`, which keeps the misc device registered meanwhile.
 unsafe extern "C" fn fops_open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+    // Who has the device has its DMA: it learns physical addresses, and may have pages written that
+    // it may only read.
+    // SAFETY: It only looks at the current task.
+    if !unsafe { bindings::capable(bindings::CAP_SYS_RAWIO as c_int) } {
+        return EPERM.to_errno();
+    }
     // SAFETY: Both are valid by the safety requirements. It cannot fail.
     unsafe { bindings::nonseekable_open(inode, file) };
     // SAFETY: `misc_open()` has set the private data to our registered misc device.

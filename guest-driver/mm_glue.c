@@ -38,15 +38,23 @@ void longpin_put_page(struct page *page)
 
 /*
  * Whether a page is the zero page that untouched private memory shares, or of
- * the huge one. The huge one is not exported to modules; it is known by being a
- * large folio that belongs to neither a file nor a process.
+ * the huge one, which is not exported to modules. Nothing maps or unmaps the
+ * huge one folio by folio, so it alone of what can be a huge page of memory or
+ * of a file is not rmappable (alloc_huge_zero_folio(), fs/proc/page.c). A folio
+ * that was truncated after it was pinned has no mapping, but stays rmappable.
+ *
+ * What a driver has allocated in one piece of this very size and maps to user
+ * space looks the same, and is refused.
  */
 bool longpin_is_zero_page(struct page *page)
 {
 	struct folio *folio = page_folio(page);
 
-	return is_zero_page(page) ||
-	       (folio_test_large(folio) && !READ_ONCE(folio->mapping));
+	if (is_zero_page(page))
+		return true;
+	return folio_order(folio) == HPAGE_PMD_ORDER &&
+	       !folio_test_hugetlb(folio) &&
+	       !folio_test_large_rmappable(folio) && !READ_ONCE(folio->mapping);
 }
 
 /*

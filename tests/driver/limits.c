@@ -38,13 +38,13 @@ static void set_memlock(rlim_t bytes)
 	CHECK(setrlimit(RLIMIT_MEMLOCK, &limit) == 0);
 }
 
-static void drop_ipc_lock(void)
+static void drop_capability(int capability)
 {
 	struct __user_cap_header_struct header = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct data[2];
 
 	CHECK(syscall(SYS_capget, &header, data) == 0);
-	data[0].effective &= ~(1U << CAP_IPC_LOCK);
+	data[0].effective &= ~(1U << capability);
 	CHECK(syscall(SYS_capset, &header, data) == 0);
 }
 
@@ -60,7 +60,7 @@ void test_memlock_limit(void)
 	CHECK(pin(fd, memory, 64 * PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
 	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0);
 
-	drop_ipc_lock();
+	drop_capability(CAP_IPC_LOCK);
 	for (unsigned int mode = LONGPIN_MODE_LONGTERM; mode <= LONGPIN_MODE_GET; mode++) {
 		CHECK_ERRNO(pin(fd, memory, 17 * PAGE, mode, LONGPIN_ACCESS_WRITE, &region), ENOMEM);
 		CHECK(pin(fd, memory, 16 * PAGE, mode, LONGPIN_ACCESS_WRITE, &region) == 0);
@@ -72,6 +72,20 @@ void test_memlock_limit(void)
 	set_memlock(0);
 	CHECK_ERRNO(pin(fd, memory, PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), EPERM);
 	check_balance(fd, before);
+}
+
+/* Root alone is not enough; a file that is open stays so. */
+void test_capability(void)
+{
+	void *memory = map_anonymous(PAGE);
+	struct longpin_pin region;
+	int fd = open_device();
+
+	drop_capability(CAP_SYS_RAWIO);
+	CHECK_ERRNO(open(DEVICE, O_RDWR | O_CLOEXEC), EPERM);
+	CHECK_ERRNO(open(DEVICE, O_RDONLY | O_CLOEXEC), EPERM);
+	CHECK(pin(fd, memory, PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
+	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0);
 }
 
 /*

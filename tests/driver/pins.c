@@ -5,7 +5,9 @@
 
 #include <fcntl.h>
 #include <signal.h>
+#include <linux/io_uring.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #define HUGE_PAGE (2UL << 20)
@@ -153,6 +155,38 @@ void test_huge_pages(void)
 	each_mode(memory, len);
 	munmap(memory, len);
 	write_file("/proc/sys/vm/nr_hugepages", "0");
+}
+
+/*
+ * A large folio without mapping that is no zero page: the kernel allocates the rings of io_uring in one piece and
+ * inserts their pages into the owner's memory. It stands for a large folio that is truncated between pin and look,
+ * which cannot be timed.
+ */
+void test_folio_without_mapping(void)
+{
+	struct io_uring_params params = { 0 };
+	int64_t before = pins_held();
+	struct longpin_query state;
+	struct longpin_pin region;
+	int fd = open_device();
+	int ring = syscall(SYS_io_uring_setup, 1024, &params);
+	void *memory;
+	size_t len;
+
+	if (ring < 0 && (errno == ENOSYS || errno == EPERM))
+		skip("this kernel has no io_uring");
+	CHECK(ring >= 0);
+	len = params.sq_entries * sizeof(struct io_uring_sqe);
+	memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQES);
+	CHECK(memory != MAP_FAILED);
+	for (unsigned int mode = LONGPIN_MODE_PIN; mode <= LONGPIN_MODE_GET; mode++) {
+		CHECK(pin(fd, memory, len, mode, LONGPIN_ACCESS_READ, &region) == 0);
+		CHECK(query(fd, region.region, 0, &state) == 0);
+		CHECK(state.folio_pages > 1 && state.page_has_mapping == 0);
+		CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0);
+	}
+	check_balance(fd, before);
+	close(ring);
 }
 
 /* More segments than one message to the device holds, and every page at its place. */

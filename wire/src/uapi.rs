@@ -6,6 +6,9 @@
 //! (EINVAL); a structure that cannot be read or written is EFAULT. Regions and programs belong to the open file that made them; closing it stops the programs, waits for
 //! the device's acknowledgement, and only then unpins.
 //!
+//! open(2) needs CAP_SYS_RAWIO (EPERM): QUERY gives physical addresses, and ACCESS_READ has the device write what the
+//! caller may only read.
+//!
 //! This file is compiled into the kernel module as well: `core`, zerocopy derives and Rust 1.85 only.
 
 use zerocopy_derive::{FromBytes, Immutable, IntoBytes, KnownLayout};
