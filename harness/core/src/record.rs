@@ -111,6 +111,12 @@ pub enum Evidence {
         /// What is missing.
         message: String,
     },
+    /// The guest powered off after this case, the last of its boot: its console since the case began. What the case's own
+    /// readings of the kernel log have of it is not new.
+    PowerOff {
+        /// Lines of the console, the last ones and those that mean something.
+        console: Vec<String>,
+    },
     /// The harness gave a proof up.
     Unproven {
         /// Line of the scenario file.

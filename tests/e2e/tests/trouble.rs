@@ -223,3 +223,22 @@ impl Drop for TinyDisk<'_> {
         });
     }
 }
+
+/// The agent powers off with the guest's own `sync`, which this scenario replaces by one that has a last word.
+#[test]
+fn what_the_kernel_says_while_it_powers_off_is_the_last_case_s() {
+    let lab = Lab::new();
+    let word = "WARNING: CPU: 0 PID: 1 at mm/gup.c:1 said while powering off";
+    let program = format!("printf \"#!/bin/sh\\necho \\\"<4>{word}\\\" > /dev/kmsg\\n\" > /bin/sync");
+    let script = format!("rm /bin/sync && {program} && chmod +x /bin/sync");
+    let step = format!("{{ do = \"exec\", argv = [\"sh\", \"-c\", '{script}'] }}");
+    let steps = ["\"mkfs\"", "\"mount\"", "\"create\"", &step, "\"compare\""];
+    let file = scenario::write(&lab.path(""), "last-word", &steps, "intact");
+    let ended = lab.run(&[&file]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result = lab.result();
+    let case = only_case(&result);
+    assert_eq!(case["observations"], json!(["intact", "splat"]), "{case}");
+    assert!(case["reason"].to_string().contains(word), "{case}");
+    lab.assert_tidy();
+}

@@ -20,7 +20,7 @@ use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
 use files::{Files, Listeners, Streams, Temporary};
-use longpin_core::record::{FsckReport, Trouble};
+use longpin_core::record::{Evidence, FsckReport, Trouble};
 use longpin_core::scenario::MachineNeeds;
 use longpin_images::ToolRoot;
 use longpin_proto::agent::{Hello, Outcome, Step};
@@ -44,8 +44,8 @@ const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 pub const DRIVER: &str = "longpin";
 /// A module loads in a moment.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// An orderly power-off: nothing is mounted any more.
-const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(20);
+/// An orderly power-off: nothing is mounted any more. It takes a second or two; longer is a hang.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What the guests of a run have in common.
 pub struct Machine {
@@ -256,11 +256,13 @@ impl Guest {
         self.link.is_over(seq)
     }
 
-    /// Power off and wait for QEMU's own end; what does not end in time is killed.
-    pub fn power_off(mut self) {
-        if self.link.send(Step::PowerOff).is_ok() {
-            self.processes.qemu.wait(Deadline::after(POWER_OFF_TIMEOUT));
+    /// Power off and wait for QEMU's own end: what the kernel said since the last case began, or how it died. A guest that
+    /// does not end in time is killed when it is dropped, and was a hang.
+    pub fn power_off(&mut self) -> Evidence {
+        if let Err(error) = self.link.send(Step::PowerOff) {
+            return Evidence::Trouble(self.processes.diagnose(&error));
         }
+        self.processes.power_off(POWER_OFF_TIMEOUT, &self.ends)
     }
 }
 

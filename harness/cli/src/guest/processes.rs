@@ -4,11 +4,12 @@
 
 use crate::child::Child;
 use crate::deadline::Deadline;
-use crate::device::{ControlError, Device, GOODBYE};
+use crate::device::{ControlError, Device, Ends, GOODBYE};
 use crate::link::LinkError;
 use crate::vm::console;
 use crate::vm::qmp::{Qmp, Shutdown};
-use longpin_core::record::Trouble;
+use crossbeam_channel::select;
+use longpin_core::record::{Evidence, Trouble};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,6 +73,25 @@ impl Processes {
                 Trouble::Other { message: error.to_string() }
             }
         }
+    }
+
+    /// The guest was told to power off: wait for QEMU's end, and say what the kernel said since the case began.
+    pub fn power_off(&mut self, timeout: Duration, ends: &Ends) -> Evidence {
+        select! {
+            recv(ends.qemu) -> _ => {}
+            recv(ends.interrupt) -> _ => return Evidence::Trouble(Trouble::Interrupted),
+            default(timeout) => {}
+        }
+        let console = console::evidence(&self.console_log, self.console_before);
+        if console::panic_line(&self.console_log).is_some() {
+            return Evidence::Trouble(Trouble::Panic { console });
+        }
+        // Where the guest did power off, it is QEMU that does not end: nothing that the kernel could do anything for.
+        if self.qemu.ended().is_none() && self.qmp.shutdown().is_none() {
+            let waited = format!("the guest did not power off within {} s", timeout.as_secs());
+            return Evidence::Trouble(Trouble::Hang { waited, console });
+        }
+        Evidence::PowerOff { console }
     }
 
     fn of_silence(&mut self, error: &LinkError) -> Trouble {

@@ -43,12 +43,14 @@ impl Pending {
         taken
     }
 
+    /// Can the next case run on this machine?
+    pub fn has_next_with(&self, needs: &MachineNeeds) -> bool {
+        self.0.front().is_some_and(|case| case.scenario.machine == *needs)
+    }
+
     /// The next case, if it can run on this machine.
     pub fn next_with(&mut self, needs: &MachineNeeds) -> Option<Case> {
-        match self.0.front() {
-            Some(case) if case.scenario.machine == *needs => self.0.pop_front(),
-            _ => None,
-        }
+        self.has_next_with(needs).then(|| self.0.pop_front()).flatten()
     }
 }
 

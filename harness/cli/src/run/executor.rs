@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use longpin_core::controls;
 use longpin_core::events::EventKind;
 use longpin_core::plan::Case;
-use longpin_core::record::{Evidence, Trouble};
+use longpin_core::record::{CaseRecord, Evidence, Trouble};
 use longpin_core::report::{BootResult, CaseResult, Environment};
 use longpin_core::scenario::MachineNeeds;
 use longpin_core::verdict::{self, Cause, Judgement, Observed, Outcome};
@@ -143,18 +143,32 @@ impl Executor<'_> {
             End::Spoiled(control) => return self.spoil(pending, &needs, result, &control),
             end => return Ok(end),
         }
-        for _ in 0..self.cases_per_boot {
+        for nth in 1..=self.cases_per_boot {
             let Some(case) = pending.next_with(&needs) else { break };
-            match self.case(&mut guest, &case, result)? {
+            let mut attempt = self.run_case(&mut guest, &case, result.boot)?;
+            result.cases += 1;
+            let good = matches!(attempt.judgement.outcome, Outcome::Pass | Outcome::Xfail | Outcome::Skip);
+            if self.fail_fast && !good {
+                self.last = Some(case.label());
+            }
+            let last = nth == self.cases_per_boot || !pending.has_next_with(&needs) || self.last.is_some();
+            let mut interrupted = false;
+            if last && matches!(attempt.end, CaseEnd::Good) {
+                match guest.power_off() {
+                    // The case itself came to its end.
+                    Evidence::Trouble(Trouble::Interrupted) => interrupted = true,
+                    word => attempt = attempt.with(&case, word)?,
+                }
+            }
+            self.report(&case, &attempt, result.boot)?;
+            match attempt.end {
+                CaseEnd::Good if interrupted => return Ok(End::Interrupted),
+                CaseEnd::Good if last => break,
                 CaseEnd::Good => {}
                 CaseEnd::Spoils(why) => return Ok(End::Spoiled(why)),
                 CaseEnd::Interrupted => return Ok(End::Interrupted),
             }
-            if self.last.is_some() {
-                break;
-            }
         }
-        guest.power_off();
         Ok(End::Done)
     }
 
@@ -180,7 +194,10 @@ impl Executor<'_> {
         let controls =
             controls::cases().map_err(|faults| anyhow::anyhow!("built-in controls: {faults:?}"))?;
         for control in controls {
-            let (seen, judgement, end) = self.attempt(guest, &control, result)?;
+            let attempt = self.run_case(guest, &control, result.boot)?;
+            result.cases += 1;
+            self.report(&control, &attempt, result.boot)?;
+            let Attempt { seen, judgement, end, .. } = attempt;
             match end {
                 CaseEnd::Interrupted => return Ok(End::Interrupted),
                 CaseEnd::Spoils(why) if seen.problem.is_some() => return Ok(End::Failed(why)),
@@ -214,48 +231,61 @@ impl Executor<'_> {
         u64::from(self.seed & 0xf_ffff) << 32 | u64::from(self.attempts)
     }
 
-    fn case(&mut self, guest: &mut Guest, case: &Case, result: &mut BootResult) -> anyhow::Result<CaseEnd> {
-        let (_, judgement, end) = self.attempt(guest, case, result)?;
-        let good = matches!(judgement.outcome, Outcome::Pass | Outcome::Xfail | Outcome::Skip);
-        if self.fail_fast && !good {
-            self.last = Some(case.label());
-        }
-        Ok(end)
-    }
-
-    /// Run a case, judge it, tell it.
-    fn attempt(
-        &mut self,
-        guest: &mut Guest,
-        case: &Case,
-        result: &mut BootResult,
-    ) -> anyhow::Result<(Observed, Judgement, CaseEnd)> {
+    /// Run a case, and judge it.
+    fn run_case(&mut self, guest: &mut Guest, case: &Case, boot: u32) -> anyhow::Result<Attempt> {
         let began = Instant::now();
-        self.story.tell(EventKind::CaseStarted { case: case.label(), boot: result.boot })?;
-        self.attempts += 1;
         let label = case.label();
+        self.story.tell(EventKind::CaseStarted { case: label.clone(), boot })?;
+        self.attempts += 1;
         let mut told = Ok(());
         let record = case::run(guest, case, self.label(), self.limits, self.interrupt, |line| {
             let progress = EventKind::CaseProgress { case: label.clone(), line };
             told = std::mem::replace(&mut told, Ok(())).and_then(|()| self.story.tell(progress));
         });
         told?;
-        result.cases += 1;
+        Attempt::judge(case, record, began.elapsed().as_secs_f64())
+    }
+
+    /// Keep its evidence, tell its verdict; a case that was interrupted has none.
+    fn report(&mut self, case: &Case, attempt: &Attempt, boot: u32) -> anyhow::Result<()> {
+        let name = if case.control { format!("boot-{boot}.{}", case.id) } else { case.label() };
+        self.out.write_case(&name, &attempt.record)?;
+        if matches!(attempt.end, CaseEnd::Interrupted) {
+            return Ok(());
+        }
+        let Attempt { seen, judgement, seconds, .. } = attempt;
+        let result = CaseResult::new(case, boot, seen, judgement, *seconds);
+        self.story.tell(EventKind::CaseFinished(Box::new(result)))
+    }
+}
+
+/// A case that has run.
+struct Attempt {
+    record: CaseRecord,
+    seen: Observed,
+    judgement: Judgement,
+    end: CaseEnd,
+    seconds: f64,
+}
+
+impl Attempt {
+    fn judge(case: &Case, record: CaseRecord, seconds: f64) -> anyhow::Result<Self> {
         let seen = verdict::observe(&record);
         let expected = case.expectation().with_context(|| format!("{} has no expectation", case.id))?;
         let judgement = verdict::judge(&seen, expected);
-        let name = if case.control { format!("boot-{}.{}", result.boot, case.id) } else { case.label() };
-        self.out.write_case(&name, &record)?;
-        if record.evidence.iter().any(|e| matches!(e, Evidence::Trouble(Trouble::Interrupted))) {
-            return Ok((seen, judgement, CaseEnd::Interrupted));
-        }
-        let seconds = began.elapsed().as_secs_f64();
-        let reported = CaseResult::new(case, result.boot, &seen, &judgement, seconds);
-        self.story.tell(EventKind::CaseFinished(Box::new(reported)))?;
+        let interrupted =
+            record.evidence.iter().any(|e| matches!(e, Evidence::Trouble(Trouble::Interrupted)));
         let end = match verdict::spoils_boot(&record, &seen) {
+            _ if interrupted => CaseEnd::Interrupted,
             true => CaseEnd::Spoils(format!("{}: {}", case.label(), judgement.reason)),
             false => CaseEnd::Good,
         };
-        Ok((seen, judgement, end))
+        Ok(Self { record, seen, judgement, end, seconds })
+    }
+
+    /// The same case, judged again with one more piece of evidence.
+    fn with(mut self, case: &Case, evidence: Evidence) -> anyhow::Result<Self> {
+        self.record.evidence.push(evidence);
+        Self::judge(case, self.record, self.seconds)
     }
 }

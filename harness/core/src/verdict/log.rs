@@ -13,12 +13,13 @@ pub fn log(story: &Story<'_>) -> Vec<LogLine> {
         _ => &[],
     };
     // The console remembers earlier cases of the boot; what was there before the case is not its evidence.
-    let ours = |line: &&String| match (console_line(line), story.log_starts_us) {
-        (Some((time, _)), Some(start)) => time > start,
-        _ => true,
-    };
-    let console = console.iter().filter(ours).map(|line| console_text(line));
-    let lines = story.log.iter().map(|line| line.text.as_str()).chain(console);
+    let ours = newer_than(story.log_starts_us);
+    // At power-off the agent's last reading of the log is the one before: only what came after it is new.
+    let last_read = story.log.iter().map(|line| line.time_us).max().max(story.log_starts_us);
+    let afterwards = newer_than(last_read);
+    let console = console.iter().filter(|line| ours(line));
+    let console = console.chain(story.power_off.iter().filter(|line| afterwards(line)));
+    let lines = story.log.iter().map(|line| line.text.as_str()).chain(console.map(|line| console_text(line)));
     lines
         .filter_map(|text| {
             let pattern = dmesg::classify(text)?;
@@ -26,6 +27,14 @@ pub fn log(story: &Story<'_>) -> Vec<LogLine> {
             Some(LogLine { class, text, meaning })
         })
         .collect()
+}
+
+/// A line without a time is taken for new.
+fn newer_than(start: Option<u64>) -> impl Fn(&str) -> bool {
+    move |line| match (console_line(line), start) {
+        (Some((time, _)), Some(start)) => time > start,
+        _ => true,
+    }
 }
 
 /// Microseconds and text of a console line: `[   11.828306] text`.

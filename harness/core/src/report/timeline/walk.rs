@@ -173,6 +173,7 @@ impl<'r> Walk<'r> {
             Evidence::FsckFailed { .. }
             | Evidence::Skip { .. }
             | Evidence::Ledger { .. }
+            | Evidence::PowerOff { .. }
             | Evidence::Unproven { .. } => {}
         }
     }

@@ -109,6 +109,8 @@ pub struct Story<'r> {
     pub holds: BTreeMap<u64, &'r HoldReport>,
     /// What is missing to try the case at all.
     pub skip: Option<&'r String>,
+    /// The console after the guest powered off; empty if another case followed.
+    pub power_off: &'r [String],
 }
 
 impl<'r> Story<'r> {
@@ -140,6 +142,7 @@ impl<'r> Story<'r> {
             }
             Evidence::Ledger { .. } => {}
             Evidence::Skip { message } => self.skip = Some(message),
+            Evidence::PowerOff { console } => self.power_off = console,
             Evidence::Trouble(trouble) => self.trouble = Some(trouble),
             Evidence::Unproven { message, .. } => self.unproven.push(message.clone()),
         }

@@ -12,7 +12,7 @@ mod tale;
 mod unproven;
 
 use super::{Generations, Observation, Observed, Reader, observe, spoils_boot};
-use crate::record::{Role, Trouble};
+use crate::record::{Evidence, Role, Trouble};
 use longpin_proto::agent::{Fact, Step};
 use longpin_proto::facts::{CellState, KernelLine, PinCounters, Source, Writer};
 use tale::{LEN, RUN, Tale, by_dma, cells, cpu, path};
@@ -322,6 +322,23 @@ fn what_the_kernel_says_before_the_first_step_and_after_the_last_is_judged() {
         let seen = observe(&record);
         assert_eq!(words(&seen), ["intact", "splat"]);
         assert!(spoils_boot(&record, &seen));
+    }
+}
+
+#[test]
+fn what_the_kernel_says_while_it_powers_off_is_the_last_case_s_and_what_was_read_before_is_not_new() {
+    for (time, wanted) in [("10.000000", vec!["intact"]), ("10.000001", vec!["intact", "splat"])] {
+        let mut tale = Tale::of_an_update();
+        tale.compare("a", |_| by_dma(101));
+        let read = KernelLine { seq: 1, level: 6, time_us: 10_000_000, text: "unmounting".into() };
+        tale.seen(Role::Frame, Step::KernelLog, Fact::Log(vec![read]));
+        let mut record = tale.end();
+        let console = vec![
+            "[    9.000000] EXT4-fs (vda): unmounting".to_owned(),
+            format!("[   {time}] WARNING: mm/gup.c:1 at x"),
+        ];
+        record.evidence.push(Evidence::PowerOff { console });
+        assert_eq!(words(&observe(&record)), wanted, "{time}");
     }
 }
 
