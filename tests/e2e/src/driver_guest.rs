@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 const START_DEADLINE: Duration = Duration::from_secs(60);
 /// The compiler, and one answer of device or QEMU.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
+/// From the start of QEMU to the first word of the test program.
+const BOOT_DEADLINE: Duration = Duration::from_secs(600);
 /// All tests of one guest, emulated, on a machine that does much else.
 const TESTS_DEADLINE: Duration = Duration::from_secs(1800);
 /// From the last test to the end of the machine.
@@ -177,13 +179,16 @@ impl<'a> Guest<'a> {
 
     /// The lines of the test program, until it says that it is over. Does what it asks for.
     fn listen(&mut self) -> Vec<String> {
-        let deadline = Instant::now() + TESTS_DEADLINE;
+        let started = Instant::now();
         let stream = self.channel.try_clone().expect("a socket can be cloned");
         stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a socket takes a timeout");
         let mut input = BufReader::new(stream);
         let (mut told, mut line) = (Vec::new(), String::new());
         loop {
-            assert!(Instant::now() < deadline, "the tests did not end in {TESTS_DEADLINE:?}: {told:#?}");
+            let deadline = if told.is_empty() { BOOT_DEADLINE } else { TESTS_DEADLINE };
+            if started.elapsed() > deadline {
+                panic!("the tests did not end in {deadline:?}: {told:#?}\n{}", self.state());
+            }
             match input.read_line(&mut line) {
                 Ok(0) => panic!("the guest ended: {told:#?}\n{}", self.console()),
                 Ok(_) => {}
@@ -221,12 +226,20 @@ impl<'a> Guest<'a> {
         Conversation::with(&self.dir.join("control")).ask(request)
     }
 
-    fn ask_qemu(&self, request: &Value) {
+    fn ask_qemu(&self, request: &Value) -> Value {
         let mut qmp = Conversation::with(&self.dir.join("qmp"));
         qmp.next();
         qmp.ask(&json!({"execute": "qmp_capabilities"}));
         let answer = qmp.ask(request);
         assert!(answer.get("return").is_some(), "{answer}");
+        answer
+    }
+
+    /// What there is to say of a guest that stands still.
+    fn state(&self) -> String {
+        let registers = json!({"command-line": "info registers -a"});
+        let answer = self.ask_qemu(&json!({"execute": "human-monitor-command", "arguments": registers}));
+        format!("{}\n{}", self.console(), answer["return"].as_str().unwrap_or_default())
     }
 
     fn console(&self) -> String {
