@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of this protocol, in [`Message::Hello`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Name of the virtio-serial port: `/dev/virtio-ports/…`, or `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "longpin.agent";
 /// A heartbeat comes at least this often while a step is running, milliseconds.
@@ -269,8 +269,10 @@ pub enum Step {
     JobWait { job: String, timeout_ms: u32 },
     /// Let go of everything that steps made (programs, regions, mappings, handles, mounts), in that order. -> Text
     Cleanup,
-    /// Interactive shell on a second port, until it exits. -> Nothing
-    Shell,
+    /// A program at a terminal on a second port, until it exits: an interactive shell if `argv` is empty. A terminal that
+    /// is `plain` neither echoes nor changes what is printed. Output went to the port: that of the answer is empty.
+    /// -> Exec
+    Shell { argv: Vec<String>, plain: bool },
     /// Power off. No reply.
     PowerOff,
 }

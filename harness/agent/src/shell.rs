@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! An interactive shell on the virtio-serial port `longpin.shell`: busybox on a pty, until it exits.
+//! An interactive shell, or a program of the user's, on the virtio-serial port `longpin.shell`: at a pty, until it exits.
 
-use crate::error::{OrRefused, StepError, failed};
+use crate::error::{OrRefused, StepError};
 use crate::{exec, port};
+use longpin_proto::agent::Fact;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags};
 use rustix::pty::OpenptFlags;
-use rustix::termios::Winsize;
+use rustix::termios::{LocalModes, OptionalActions, OutputModes, Winsize, tcgetattr, tcsetattr};
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
@@ -25,16 +27,17 @@ const PEER_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// How long the last output of a shell may take to be read.
 const DELIVERY: Duration = Duration::from_secs(10);
 
-/// Run the shell. Blocks until it exits.
-pub fn run() -> Result<(), StepError> {
+/// Run a program, or a shell if `argv` is empty. Blocks until it exits.
+pub fn run(argv: &[String], plain: bool) -> Result<Fact, StepError> {
     let port = port::open(PORT_NAME, PORT_DEADLINE).or_failed("shell")?;
     rustix::io::ioctl_fionbio(&port, true).or_failed("shell port")?;
-    let (terminal, child) = spawn()?;
+    let (terminal, child) = spawn(argv, plain)?;
     rustix::io::ioctl_fionbio(&terminal, true).or_failed("shell terminal")?;
-    Bridge { port, terminal, to_terminal: Vec::new(), to_port: Vec::new() }.run(child)
+    let bridge = Bridge { port, terminal, to_terminal: Vec::new(), to_port: Vec::new() };
+    Ok(Fact::Exec { code: bridge.run(child)?, output: String::new() })
 }
 
-fn spawn() -> Result<(OwnedFd, Child), StepError> {
+fn spawn(argv: &[String], plain: bool) -> Result<(OwnedFd, Child), StepError> {
     let terminal = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)
         .or_failed("openpt")?;
     rustix::pty::unlockpt(&terminal).or_failed("unlockpt")?;
@@ -42,10 +45,21 @@ fn spawn() -> Result<(OwnedFd, Child), StepError> {
     let name = rustix::pty::ptsname(&terminal, Vec::new()).or_failed("ptsname")?;
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let side = rustix::fs::open(&name, flags, Mode::empty()).or_failed("open(pts)")?;
+    if plain {
+        let mut attributes = tcgetattr(&side).or_failed("tcgetattr")?;
+        attributes.local_modes.remove(LocalModes::ECHO);
+        attributes.output_modes.remove(OutputModes::OPOST);
+        tcsetattr(&side, OptionalActions::Now, &attributes).or_failed("tcsetattr")?;
+    }
     let copy = || side.try_clone().or_failed("dup(pts)");
+    let mut command = Command::new(exec::find_program("busybox")?);
     // `setsid -c` makes a session and takes standard input as its controlling terminal.
-    let child = Command::new(exec::find_program("busybox")?)
-        .args(["setsid", "-c", "sh", "-i"])
+    command.args(["setsid", "-c"]);
+    match argv {
+        [] => command.args(["sh", "-i"]),
+        [program, arguments @ ..] => command.arg(exec::find_program(program)?).args(arguments),
+    };
+    let child = command
         .envs(exec::ENVIRONMENT)
         .env("TERM", "vt100")
         .stdin(copy()?)
@@ -65,7 +79,8 @@ struct Bridge {
 }
 
 impl Bridge {
-    fn run(mut self, mut child: Child) -> Result<(), StepError> {
+    /// Exit code; 128 + signal.
+    fn run(mut self, mut child: Child) -> Result<i32, StepError> {
         let pidfd = rustix::process::pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
             .or_failed("pidfd_open")?;
         let mut has_peer = true;
@@ -93,11 +108,7 @@ impl Bridge {
             self.deliver()?;
         }
         let status = child.wait().or_failed("waitpid")?;
-        match status.code() {
-            // 127 and 126 are the shell's words for "it could not be started".
-            Some(126 | 127) => failed!("busybox could not start a shell"),
-            _ => Ok(()),
-        }
+        Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
     }
 
     /// The last output of a shell that has ended, to a peer that takes it.
@@ -185,7 +196,7 @@ mod tests {
         person.read_exact(&mut heard).unwrap();
         assert_eq!(heard, said);
         drop(program);
-        shell.join().unwrap().unwrap();
+        assert_eq!(shell.join().unwrap(), Ok(0));
     }
 
     #[test]

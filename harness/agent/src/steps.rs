@@ -165,7 +165,7 @@ impl Agent {
                 objects.accept(end)
             }
             Step::Cleanup => self.clean_up().map(Fact::Text),
-            Step::Shell => shell::run().map(nothing),
+            Step::Shell { argv, plain } => shell::run(&argv, plain),
             Step::PowerOff => Ok(Fact::Nothing),
         }
     }

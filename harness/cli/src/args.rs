@@ -312,6 +312,10 @@ pub struct ShellArgs {
     /// How guests are run
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// A program to run in the guest instead of a shell; its exit code is ours, and 125 says that there was no guest to
+    /// run it in
+    #[arg(last = true, value_name = "CMD")]
+    pub command: Vec<String>,
 }
 
 /// A positive number of seconds, up to a day.

@@ -212,14 +212,14 @@ impl AgentLink {
         Ok(self.last_seq)
     }
 
-    /// Has the answer to command `seq` come, or can none come any more? Does not block.
-    pub fn is_over(&mut self, seq: u64) -> bool {
+    /// What came of command `seq`, or why nothing can any more; none if it is still under way at the deadline.
+    pub fn answer(&mut self, seq: u64, deadline: Deadline) -> Option<Result<Outcome, LinkError>> {
         loop {
-            match self.next(Deadline::after(Duration::ZERO)) {
-                Ok(Some(Message::Reply { seq: s, .. })) if s == seq => return true,
+            match self.next(deadline) {
+                Ok(Some(Message::Reply { seq: s, outcome, .. })) if s == seq => return Some(Ok(outcome)),
                 Ok(Some(_)) => {}
-                Ok(None) => return false,
-                Err(_) => return true,
+                Ok(None) => return None,
+                Err(error) => return Some(Err(error)),
             }
         }
     }

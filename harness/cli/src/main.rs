@@ -28,30 +28,41 @@ mod vm;
 
 use args::{Cli, Command};
 use clap::Parser as _;
-use error::{Error, Result};
+use error::Error;
 use longpin_core::exit_code::ExitCode;
+
+/// Exit code of `shell -- CMD` where CMD was not run to its end, or not at all. `git bisect run` skips such a commit.
+const NO_COMMAND: u8 = 125;
 
 fn main() -> std::process::ExitCode {
     let code = match Cli::try_parse() {
-        Ok(cli) => dispatch(cli.command).unwrap_or_else(|error| report(&error)),
+        Ok(cli) => dispatch(cli.command),
         Err(error) => {
             // To standard error for mistakes, to standard output for --help and --version.
             let _ = error.print();
-            if error.use_stderr() { ExitCode::Usage } else { ExitCode::Good }
+            if error.use_stderr() { ExitCode::Usage.code() } else { ExitCode::Good.code() }
         }
     };
-    code.code().into()
+    code.into()
 }
 
-fn dispatch(command: Command) -> Result<ExitCode> {
-    match command {
+fn dispatch(command: Command) -> u8 {
+    let result = match command {
         Command::Doctor => commands::doctor::doctor(),
         Command::Image { command } => commands::image::image(command),
         Command::List(args) => commands::list::list(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),
-        Command::Shell(args) => commands::shell::shell(&args),
-    }
+        Command::Shell(args) if args.command.is_empty() => commands::shell::shell(&args),
+        // All codes may be the command's own; ours must not be taken for one of them.
+        Command::Shell(args) => {
+            return commands::shell::command(&args).unwrap_or_else(|error| {
+                report(&error);
+                NO_COMMAND
+            });
+        }
+    };
+    result.unwrap_or_else(|error| report(&error)).code()
 }
 
 fn report(error: &Error) -> ExitCode {

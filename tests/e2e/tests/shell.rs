@@ -36,3 +36,27 @@ fn a_guest_that_panics_below_its_shell_is_no_success_and_leaves_its_console() {
     let console = std::fs::read_to_string(format!("{}/console.log", kept.expect("a directory is named")));
     assert!(console.expect("the console is there").contains("Kernel panic"));
 }
+
+#[test]
+fn a_command_has_its_input_its_output_unchanged_and_its_exit_code() {
+    let lab = Lab::new();
+    let script = "read word; printf 'got %s\\n' $word; ls /dev/longpin0; cat; exit 7";
+    let (running, mut typing) = lab.start_typing(&["shell", "--", "sh", "-c", script]);
+    typing.write_all(b"it\nand the rest").expect("the program listens");
+    drop(typing);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(7), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "got it\n/dev/longpin0\nand the rest");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_command_that_cannot_be_run_gives_125_and_says_why() {
+    let lab = Lab::new();
+    let (running, typing) = lab.start_typing(&["shell", "--", "no-such-program"]);
+    drop(typing);
+    let ended = running.end();
+    assert_eq!(ended.code, Some(125), "{}", ended.stderr);
+    assert!(ended.stderr.contains("program `no-such-program` is not in the initramfs"), "{}", ended.stderr);
+    lab.assert_tidy();
+}

@@ -3,6 +3,7 @@
 //! shell on a port of its own, in the raw terminal.
 
 use crate::args::ShellArgs;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::forced_end;
 use crate::guest::{self, BootError, Guest};
@@ -15,6 +16,7 @@ use crate::vm::console;
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::record::Trouble;
+use longpin_proto::agent::{Fact, Outcome};
 use longpin_proto::disk::MAX_HOLD_MS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -29,11 +31,26 @@ const ESCAPE: u8 = 0x1d;
 const MODULES: [&str; 6] = [guest::DRIVER, "virtio_blk", "ext4", "xfs", "btrfs", "f2fs"];
 /// Far more than any scenario takes.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(600);
+/// The answer of the agent follows the end of its port at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often an end from outside is looked for; typing wakes us by itself.
 const END_CHECK: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// Boot and connect until the shell exits or the escape is typed.
 pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
+    session(args).map(|_| ExitCode::Good)
+}
+
+/// Boot, run the command and give its exit code.
+pub fn command(args: &ShellArgs) -> Result<u8> {
+    match session(args)? {
+        Some(code) => Ok(code),
+        None => Err(Error::Interrupted),
+    }
+}
+
+/// Exit code of what ran in the guest; none if it was left before its end.
+fn session(args: &ShellArgs) -> Result<Option<u8>> {
     let case = match args.library.scenarios.is_empty() {
         true => None,
         false => Library::load(&args.library)?.first_case(),
@@ -57,22 +74,40 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode> {
         rules.iter().for_each(|rule| output::note(&standing(rule, guest.control_socket())));
     }
     let port = guest.take_shell().context("the guest has no shell port")?;
-    let shell = guest.start_shell().context("the shell cannot be started")?;
-    output::note(
-        "/dev/longpin0 is there, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest",
-    );
-    let ended = connect(port, || interrupt.asked() || guest.is_over(shell));
+    // A pipe gets what the program prints and nothing else; who sits at a terminal wants to see what is typed.
+    let plain = !args.command.is_empty() && !std::io::stdin().is_terminal();
+    let shell = guest.start_shell(&args.command, plain).context("the shell cannot be started")?;
+    if args.command.is_empty() {
+        output::note(
+            "/dev/longpin0 is there, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest",
+        );
+    }
+    let mut answer = None;
+    let left = connect(port, || {
+        answer = answer.take().or_else(|| guest.answer(shell, Deadline::after(Duration::ZERO)));
+        interrupt.asked() || answer.is_some()
+    })?;
+    // The port can end before the answer is there.
+    if !left && answer.is_none() && !interrupt.asked() {
+        answer = guest.answer(shell, Deadline::after(ANSWER_TIMEOUT));
+    }
     drop(guest);
-    ended?;
-    match console::panic_line(&dir.path().join("console.log")) {
-        None => Ok(ExitCode::Good),
-        Some(line) => {
-            let kept = dir.keep();
-            Err(Error::Infra(anyhow::anyhow!(
-                "the guest panicked: {line}; its console is kept in {}",
-                kept.display()
-            )))
+    if let Some(line) = console::panic_line(&dir.path().join("console.log")) {
+        let kept = dir.keep();
+        return Err(Error::Infra(anyhow::anyhow!(
+            "the guest panicked: {line}; its console is kept in {}",
+            kept.display()
+        )));
+    }
+    match answer {
+        Some(Ok(Outcome::Done { fact: Fact::Exec { code, .. } })) => {
+            Ok(Some(u8::try_from(code).unwrap_or(u8::MAX)))
         }
+        Some(Ok(Outcome::Failed { message })) => Err(Error::Infra(anyhow::anyhow!(message))),
+        Some(Ok(other)) => Err(Error::Infra(anyhow::anyhow!("the agent answered {other:?}"))),
+        Some(Err(Trouble::Interrupted)) => Err(Error::Interrupted),
+        Some(Err(trouble)) => Err(Error::Infra(anyhow::anyhow!(guest::describe(&trouble)))),
+        None => Ok(None),
     }
 }
 
@@ -95,11 +130,11 @@ fn boot_error(error: BootError) -> Error {
     }
 }
 
-/// Copy both ways.
-fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Result<()> {
-    let _raw = RawTerminal::enter()?;
+/// Copy both ways until it is over. True if the escape was typed.
+fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Result<bool> {
+    let raw = RawTerminal::enter()?;
     let (mut stdin, mut stdout) = (std::io::stdin(), std::io::stdout());
-    let mut typing = true;
+    let (mut typing, mut in_line) = (true, false);
     let mut buffer = [0u8; 4096];
     loop {
         let mut fds = vec![PollFd::new(&port, PollFlags::IN)];
@@ -108,7 +143,7 @@ fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Resu
         }
         match poll(&mut fds, Some(&END_CHECK)) {
             // Nothing more to show: now an end is an end.
-            Ok(0) if over() => return Ok(()),
+            Ok(0) if over() => return Ok(false),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(error) => return Err(error).context("terminal cannot be polled"),
@@ -116,7 +151,7 @@ fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Resu
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready[0] {
             match port.read(&mut buffer).context("shell port cannot be read")? {
-                0 => return Ok(()),
+                0 => return Ok(false),
                 n => {
                     stdout.write_all(&buffer[..n]).and_then(|()| stdout.flush()).context("standard output")?
                 }
@@ -125,15 +160,18 @@ fn connect(mut port: UnixStream, mut over: impl FnMut() -> bool) -> anyhow::Resu
         if ready.get(1) == Some(&true) {
             let n = stdin.read(&mut buffer).context("standard input")?;
             let typed = &buffer[..n];
-            if typed.contains(&ESCAPE) {
-                return Ok(());
+            if raw.0.is_some() && typed.contains(&ESCAPE) {
+                return Ok(true);
             }
             port.write_all(typed).context("shell port cannot be written")?;
-            // The end of a script: its output is still to come, and the shell is told by an end of file.
+            // The end of a script: its output is still to come, and the program is told by an end of file, which in
+            // the middle of a line takes two.
             if n == 0 {
                 typing = false;
-                port.write_all(b"\x04").context("shell port cannot be written")?;
+                port.write_all(if in_line { b"\x04\x04" } else { b"\x04" })
+                    .context("shell port cannot be written")?;
             }
+            in_line = typed.last().is_some_and(|byte| *byte != b'\n');
         }
     }
 }

@@ -246,14 +246,16 @@ impl Guest {
         self.shell.take()
     }
 
-    /// Tell the agent to run a shell; the number is for [`Self::is_over`].
-    pub fn start_shell(&mut self) -> Result<u64, LinkError> {
-        self.link.send(Step::Shell)
+    /// Tell the agent to run a program at the shell port, or a shell if `argv` is empty; the number is for
+    /// [`Self::answer`].
+    pub fn start_shell(&mut self, argv: &[String], plain: bool) -> Result<u64, LinkError> {
+        self.link.send(Step::Shell { argv: argv.to_owned(), plain })
     }
 
-    /// Has the shell ended, or the guest?
-    pub fn is_over(&mut self, seq: u64) -> bool {
-        self.link.is_over(seq)
+    /// What came of an order, or what keeps its answer away; none if it is still under way at the deadline.
+    pub fn answer(&mut self, seq: u64, deadline: Deadline) -> Option<Result<Outcome, Trouble>> {
+        let answer = self.link.answer(seq, deadline)?;
+        Some(answer.map_err(|error| self.processes.diagnose(&error)))
     }
 
     /// Power off and wait for QEMU's own end: what the kernel said since the last case began, or how it died. A guest that

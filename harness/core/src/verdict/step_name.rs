@@ -50,7 +50,7 @@ pub fn step_name(step: &Step) -> &'static str {
         Step::JobState { .. } => "settle",
         Step::JobWait { .. } => "join",
         Step::Cleanup => "cleanup",
-        Step::Shell => "shell",
+        Step::Shell { .. } => "shell",
         Step::PowerOff => "power-off",
     }
 }
