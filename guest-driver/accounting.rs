@@ -7,23 +7,14 @@
 //! All modes are charged, not only the long-term one: whatever kind of reference it is, the page
 //! can be neither freed nor moved as long as the region lives, and the owner decides how long.
 
+use crate::glue;
 use kernel::{
-    bindings,
     current,
     error::to_result,
     mm::Mm,
     prelude::*,
     sync::aref::ARef, //
 };
-
-#[allow(
-    improper_ctypes,
-    reason = "structures of the kernel are only passed by pointer"
-)]
-extern "C" {
-    fn longpin_charge_pinned(mm: *mut bindings::mm_struct, nr_pages: c_ulong) -> c_int;
-    fn longpin_uncharge_pinned(mm: *mut bindings::mm_struct, nr_pages: c_ulong);
-}
 
 /// Pages charged to a process. Dropping it takes the charge back, from whichever process.
 ///
@@ -43,7 +34,7 @@ impl Charge {
         let task = current!();
         let mm: &Mm = task.mm().ok_or(EINVAL)?;
         // SAFETY: `mm` is a valid reference.
-        to_result(unsafe { longpin_charge_pinned(mm.as_raw(), nr_pages) })?;
+        to_result(unsafe { glue::longpin_charge_pinned(mm.as_raw(), nr_pages) })?;
         // INVARIANT: Charged just now.
         Ok(Self {
             mm: mm.into(),
@@ -55,6 +46,6 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         // SAFETY: `mm` is a valid reference, and the charge is ours by the type invariant.
-        unsafe { longpin_uncharge_pinned(self.mm.as_raw(), self.nr_pages) };
+        unsafe { glue::longpin_uncharge_pinned(self.mm.as_raw(), self.nr_pages) };
     }
 }

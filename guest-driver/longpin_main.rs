@@ -17,7 +17,8 @@
 //! * [`pins`], [`mapping`], [`accounting`]: GUP; the DMA mapping; RLIMIT_MEMLOCK;
 //! * [`device`]: the device: limits, regions, the one way down;
 //! * [`control`], [`queue`]: requests with an answer; virtqueues and messages;
-//! * [`port`]: the virtio driver and what `virtio_glue.c` gives.
+//! * [`port`]: the virtio driver and what `virtio_glue.c` gives;
+//! * [`glue`]: what C and Rust call of each other.
 //!
 //! # Lock order
 //!
@@ -36,6 +37,7 @@ mod chardev;
 mod control;
 mod device;
 mod file;
+mod glue;
 mod mapping;
 mod pins;
 mod port;

@@ -11,6 +11,7 @@
 
 use crate::{
     dma::MAX_REGION_BYTES,
+    glue,
     pins::PinnedPages,
     quiet::Quiet, //
 };
@@ -31,14 +32,6 @@ use kernel::{
     prelude::*,
     scatterlist::SGTable, //
 };
-
-#[allow(
-    improper_ctypes,
-    reason = "structures of the kernel are only passed by pointer"
-)]
-extern "C" {
-    fn longpin_sgt_is_physical(sgt: *mut bindings::sg_table) -> bool;
-}
 
 /// A region of one piece may be one segment. `virtio_glue.c` says the same to the DMA layer
 /// (`dma_set_max_seg_size()`).
@@ -174,7 +167,7 @@ impl MappedPages {
             pinned,
         };
         // SAFETY: The table is initialized and mapped.
-        if !dev.translates && !unsafe { longpin_sgt_is_physical(&mut mapped.table.sgt) } {
+        if !dev.translates && !unsafe { glue::longpin_sgt_is_physical(&mut mapped.table.sgt) } {
             pr_warn_once!(
                 "DMA addresses are not physical ones, and the accelerator does not translate \
                  them: boot with iommu.passthrough=1\n"

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
-/* See mm_glue.h. */
+/* Memory-management macros and inlines that Rust cannot reach in Linux 7.3. */
 #include <linux/capability.h>
 #include <linux/mm.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
 
-#include "mm_glue.h"
+#include "glue.h"
 
 /*
  * The rule of drivers/infiniband/core/umem.c: pinned_vm of the pinning process
@@ -69,7 +69,6 @@ void longpin_page_facts(struct page *page, struct longpin_page_facts *facts)
 	facts->zone = page_zonenum(page);
 	facts->folio_pages = folio_nr_pages(folio);
 	facts->has_mapping = !!READ_ONCE(folio->mapping);
-	facts->reserved = 0;
 }
 
 bool longpin_sgt_is_physical(struct sg_table *sgt)

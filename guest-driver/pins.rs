@@ -10,6 +10,7 @@
 
 use crate::{
     accounting::Charge,
+    glue,
     uapi, //
 };
 use kernel::{
@@ -21,18 +22,6 @@ use kernel::{
     },
     prelude::*, //
 };
-
-#[allow(
-    improper_ctypes,
-    reason = "structures of the kernel are only passed by pointer"
-)]
-extern "C" {
-    fn longpin_put_page(page: *mut bindings::page);
-    fn longpin_is_zero_page(page: *mut bindings::page) -> bool;
-    fn longpin_page_facts(page: *mut bindings::page, facts: *mut PageFacts);
-    fn longpin_killed() -> bool;
-    fn longpin_resched();
-}
 
 /// Pages in one call of GUP, and in one of its counterparts.
 const BATCH: usize = PAGE_SIZE / size_of::<*mut bindings::page>();
@@ -82,20 +71,11 @@ impl TryFrom<u32> for Access {
 /// Whether the owner was sent a SIGKILL and a long operation should stop.
 pub(crate) fn killed() -> bool {
     // SAFETY: It only looks at the current task.
-    unsafe { longpin_killed() }
+    unsafe { glue::longpin_killed() }
 }
 
 /// What the kernel thinks of a page now. Evidence: it may have changed by the time it is read.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub(crate) struct PageFacts {
-    pub(crate) flags: u64,
-    pub(crate) zone: u32,
-    pub(crate) folio_pages: u32,
-    pub(crate) has_mapping: u32,
-    _reserved: u32,
-}
-static_assert!(size_of::<PageFacts>() == 24);
+pub(crate) type PageFacts = glue::longpin_page_facts;
 
 /// User pages that we hold a reference to.
 ///
@@ -139,7 +119,7 @@ impl PinnedPages {
             let batch = BATCH.min(nr_pages - pinned.pages.len());
             pinned.pin_batch(addr + (pinned.pages.len() << PAGE_SHIFT), batch, access)?;
             // SAFETY: We are in process context and hold no spinlock.
-            unsafe { longpin_resched() };
+            unsafe { glue::longpin_resched() };
         }
         Ok(pinned)
     }
@@ -179,7 +159,7 @@ impl PinnedPages {
         }
         let batch = &self.pages[self.pages.len() - nr_pages..];
         // SAFETY: The pages are valid by the type invariant.
-        let zero = |page: &*mut bindings::page| unsafe { longpin_is_zero_page(*page) };
+        let zero = |page: &*mut bindings::page| unsafe { glue::longpin_is_zero_page(*page) };
         if batch.iter().any(zero) {
             return Err(EFAULT);
         }
@@ -202,7 +182,7 @@ impl PinnedPages {
         let page = *self.pages.get(index)?;
         let mut facts = PageFacts::default();
         // SAFETY: The page is valid by the type invariant, `facts` for writing.
-        unsafe { longpin_page_facts(page, &mut facts) };
+        unsafe { glue::longpin_page_facts(page, &mut facts) };
         Some(facts)
     }
 
@@ -221,7 +201,7 @@ impl PinnedPages {
                     }
                     // SAFETY: By the type invariant the page holds a reference of `FOLL_GET`,
                     // which the caller gives up.
-                    unsafe { longpin_put_page(*page) };
+                    unsafe { glue::longpin_put_page(*page) };
                 }
             }
         }
@@ -233,7 +213,7 @@ impl Drop for PinnedPages {
         for batch in self.pages.chunks_mut(BATCH) {
             Self::give_back(self.mode, self.dirty, batch);
             // SAFETY: We are in process context and hold no spinlock.
-            unsafe { longpin_resched() };
+            unsafe { glue::longpin_resched() };
         }
     }
 }

@@ -14,15 +14,12 @@ use crate::{
         QUEUE_CONTROL,
         QUEUE_DMA, //
     },
+    glue,
     mapping::DmaDevice,
-    queue::{
-        RawQueue,
-        VirtQueue, //
-    },
+    queue::VirtQueue, //
 };
 use core::ptr::NonNull;
 use kernel::{
-    bindings,
     device,
     error::to_result,
     prelude::*,
@@ -34,34 +31,13 @@ use kernel::{
 };
 use zerocopy::FromZeros;
 
-/// `struct longpin_port`.
-#[repr(C)]
-struct RawPort {
-    _opaque: [u8; 0],
-}
-
-#[allow(
-    improper_ctypes,
-    reason = "structures of the kernel are only passed by pointer"
-)]
-extern "C" {
-    fn longpin_driver_register() -> c_int;
-    fn longpin_driver_unregister();
-    fn longpin_port_dev(port: *mut RawPort) -> *mut bindings::device;
-    fn longpin_port_dma_dev(port: *mut RawPort, translates: *mut bool) -> *mut bindings::device;
-    fn longpin_port_read_config(port: *mut RawPort, buf: *mut c_void, len: c_uint);
-    fn longpin_port_queue(port: *mut RawPort, index: c_uint) -> *mut RawQueue;
-    fn longpin_port_ready(port: *mut RawPort, device: *mut c_void);
-    fn longpin_port_reset(port: *mut RawPort);
-}
-
 /// The registered virtio driver; dropping it unbinds every device.
 pub(crate) struct Driver(());
 
 impl Driver {
     pub(crate) fn register() -> Result<Self> {
         // SAFETY: Called once, when the module is loaded; undone by `drop()`.
-        to_result(unsafe { longpin_driver_register() })?;
+        to_result(unsafe { glue::longpin_driver_register() })?;
         Ok(Self(()))
     }
 }
@@ -69,7 +45,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         // SAFETY: A `Driver` exists only after a successful registration.
-        unsafe { longpin_driver_unregister() };
+        unsafe { glue::longpin_driver_unregister() };
     }
 }
 
@@ -78,7 +54,7 @@ impl Drop for Driver {
 /// # Invariants
 ///
 /// The pointer is valid; nothing uses it after `longpin_rust_remove()`.
-pub(crate) struct Port(NonNull<RawPort>);
+pub(crate) struct Port(NonNull<glue::longpin_port>);
 
 // SAFETY: The functions of `virtio_glue.c` may be called from any thread.
 unsafe impl Send for Port {}
@@ -89,14 +65,14 @@ impl Port {
     /// The virtio device, to name it in messages.
     pub(crate) fn dev(&self) -> ARef<device::Device> {
         // SAFETY: The port is valid by the type invariant, and its device is alive with it.
-        unsafe { device::Device::get_device(longpin_port_dev(self.0.as_ptr())) }
+        unsafe { device::Device::get_device(glue::longpin_port_dev(self.0.as_ptr())) }
     }
 
     /// The device to map DMA for.
     pub(crate) fn dma_dev(&self) -> Result<DmaDevice> {
         let mut translates = false;
         // SAFETY: The port is valid by the type invariant.
-        let raw = unsafe { longpin_port_dma_dev(self.0.as_ptr(), &mut translates) };
+        let raw = unsafe { glue::longpin_port_dma_dev(self.0.as_ptr(), &mut translates) };
         // SAFETY: The device is alive with the port.
         Ok(unsafe { DmaDevice::new(NonNull::new(raw).ok_or(ENODEV)?, translates) })
     }
@@ -107,7 +83,7 @@ impl Port {
         let bytes = config.as_mut_bytes();
         // SAFETY: The port is valid by the type invariant, `bytes` for writing its length.
         unsafe {
-            longpin_port_read_config(
+            glue::longpin_port_read_config(
                 self.0.as_ptr(),
                 bytes.as_mut_ptr().cast(),
                 CONFIG_SIZE as c_uint,
@@ -128,7 +104,7 @@ impl Port {
 
     fn queue<C>(&self, index: u32) -> Result<impl PinInit<VirtQueue<C>>> {
         // SAFETY: The port is valid by the type invariant.
-        let raw = NonNull::new(unsafe { longpin_port_queue(self.0.as_ptr(), index) });
+        let raw = NonNull::new(unsafe { glue::longpin_port_queue(self.0.as_ptr(), index) });
         // SAFETY: Probe makes each queue object once, before anything is added. The virtio core
         // deletes queues after `longpin_rust_remove()`, which closes them.
         Ok(unsafe { VirtQueue::new(raw.ok_or(ENODEV)?) })
@@ -139,14 +115,14 @@ impl Port {
         let device = Arc::into_raw(device).cast_mut().cast();
         // SAFETY: The port is valid by the type invariant. The C side gets a reference of its own,
         // which `longpin_rust_put()` gives up.
-        unsafe { longpin_port_ready(self.0.as_ptr(), device) };
+        unsafe { glue::longpin_port_ready(self.0.as_ptr(), device) };
     }
 
     /// Resets the device. May sleep. After this the device touches no memory and
     /// `longpin_rust_drain()` is neither running nor called again. The queues must be closed.
     pub(crate) fn reset(&self) -> Quiesced {
         // SAFETY: The port is valid by the type invariant.
-        unsafe { longpin_port_reset(self.0.as_ptr()) };
+        unsafe { glue::longpin_port_reset(self.0.as_ptr()) };
         Quiesced(())
     }
 }
@@ -178,7 +154,7 @@ fn probe(port: Port) -> Result<KBox<Bound>> {
 ///
 /// Called by `virtio_glue.c` with a new port, once a port.
 #[no_mangle]
-unsafe extern "C" fn longpin_rust_probe(port: *mut RawPort) -> *mut c_void {
+unsafe extern "C" fn longpin_rust_probe(port: *mut glue::longpin_port) -> *mut c_void {
     let Some(port) = NonNull::new(port) else {
         return EINVAL.to_ptr();
     };
@@ -231,3 +207,11 @@ unsafe extern "C" fn longpin_rust_put(device: *mut c_void) {
     // SAFETY: By the safety requirements; it came from `Arc::into_raw()`.
     drop(unsafe { Arc::from_raw(device.cast_const().cast::<Device>()) });
 }
+
+glue::called_by_c!(
+    longpin_rust_probe,
+    longpin_rust_remove,
+    longpin_rust_drain,
+    longpin_rust_fail,
+    longpin_rust_put,
+);

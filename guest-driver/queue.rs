@@ -11,6 +11,7 @@
 
 use crate::{
     dma::Response,
+    glue,
     port::Quiesced, //
 };
 use core::{
@@ -30,26 +31,6 @@ use zerocopy::{
     FromZeros,
     Immutable, //
 };
-
-/// `struct virtqueue`.
-#[repr(C)]
-pub(crate) struct RawQueue {
-    _opaque: [u8; 0],
-}
-
-extern "C" {
-    fn longpin_queue_add(
-        vq: *mut RawQueue,
-        request: *const c_void,
-        request_len: c_uint,
-        response: *mut c_void,
-        response_len: c_uint,
-        token: *mut c_void,
-    ) -> c_int;
-    fn virtqueue_get_buf(vq: *mut RawQueue, len: *mut c_uint) -> *mut c_void;
-    fn virtqueue_detach_unused_buf(vq: *mut RawQueue) -> *mut c_void;
-    fn virtqueue_is_broken(vq: *const RawQueue) -> bool;
-}
 
 /// A request and its answer. `C` is for the sender.
 pub(crate) struct Message<C> {
@@ -105,7 +86,7 @@ impl<C> Message<C> {
 #[pin_data]
 pub(crate) struct VirtQueue<C> {
     #[pin]
-    raw: Mutex<Option<NonNull<RawQueue>>>,
+    raw: Mutex<Option<NonNull<glue::virtqueue>>>,
     _messages: PhantomData<KBox<Message<C>>>,
 }
 
@@ -120,7 +101,7 @@ impl<C> VirtQueue<C> {
     ///
     /// `raw` must be a virtqueue without buffers, on which nobody else works, and stay valid until
     /// [`VirtQueue::close`] was called and the [`ClosedQueue`] is gone.
-    pub(crate) unsafe fn new(raw: NonNull<RawQueue>) -> impl PinInit<Self> {
+    pub(crate) unsafe fn new(raw: NonNull<glue::virtqueue>) -> impl PinInit<Self> {
         // INVARIANT: By the safety requirements.
         pin_init!(Self {
             raw <- new_mutex!(Some(raw), "longpin_queue"),
@@ -146,7 +127,7 @@ impl<C> VirtQueue<C> {
         // to the message, which is given up until the virtio core gives the token back.
         // INVARIANT: The token is a message from `into_raw()`.
         let added = to_result(unsafe {
-            longpin_queue_add(
+            glue::longpin_queue_add(
                 raw.as_ptr(),
                 request.as_ptr().cast(),
                 request.len() as c_uint,
@@ -165,7 +146,7 @@ impl<C> VirtQueue<C> {
         let guard = self.raw.lock();
         let mut written: c_uint = 0;
         // SAFETY: `raw` is valid by the type invariant and its users are serialized by the mutex.
-        let token = unsafe { virtqueue_get_buf((*guard)?.as_ptr(), &mut written) };
+        let token = unsafe { glue::virtqueue_get_buf((*guard)?.as_ptr(), &mut written) };
         let message = NonNull::new(token.cast::<Message<C>>())?;
         // SAFETY: By the type invariant the token is a message from `into_raw()`, and the virtio
         // core gives each token back once.
@@ -178,7 +159,7 @@ impl<C> VirtQueue<C> {
     pub(crate) fn is_broken(&self) -> bool {
         let guard = self.raw.lock();
         // SAFETY: `raw` is valid by the type invariant and its users are serialized by the mutex.
-        guard.is_some_and(|raw| unsafe { virtqueue_is_broken(raw.as_ptr()) })
+        guard.is_some_and(|raw| unsafe { glue::virtqueue_is_broken(raw.as_ptr()) })
     }
 
     /// Ends the use of the queue: every later [`VirtQueue::submit`] fails, none is under way.
@@ -196,7 +177,7 @@ impl<C> VirtQueue<C> {
 ///
 /// As for [`VirtQueue`]; and this is the only user of the queue.
 pub(crate) struct ClosedQueue<C> {
-    raw: Option<NonNull<RawQueue>>,
+    raw: Option<NonNull<glue::virtqueue>>,
     _messages: PhantomData<KBox<Message<C>>>,
 }
 
@@ -205,7 +186,7 @@ impl<C> ClosedQueue<C> {
     pub(crate) fn next_abandoned(&mut self, _reset: &Quiesced) -> Option<KBox<Message<C>>> {
         // SAFETY: The queue is valid and only used here by the type invariants. The device was
         // reset, so it does not write to the message's memory.
-        let token = unsafe { virtqueue_detach_unused_buf(self.raw?.as_ptr()) };
+        let token = unsafe { glue::virtqueue_detach_unused_buf(self.raw?.as_ptr()) };
         let message = NonNull::new(token.cast::<Message<C>>())?;
         // SAFETY: By the type invariant the token is a message from `into_raw()`, and the virtio
         // core gives each token back once.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Thin C side of longpin's virtio driver, see virtio_glue.h. Everything that
+ * Thin C side of longpin's virtio driver, see glue.h. Everything that
  * decides something is in Rust.
  *
  * Both queues share one interrupt. Its handler only queues a work item, so that
@@ -15,19 +15,12 @@
 #include <linux/dma-mapping.h>
 #include <linux/module.h>
 #include <linux/scatterlist.h>
-#include <linux/sizes.h>
 #include <linux/slab.h>
 #include <linux/virtio.h>
 #include <linux/virtio_config.h>
 #include <linux/workqueue.h>
 
-#include "virtio_glue.h"
-
-/* "Audio policy" of virtio 1.3; Linux has no driver for it. wire/src/dma.rs */
-#define LONGPIN_VIRTIO_ID	38
-#define LONGPIN_NUM_QUEUES	2
-/* Largest region, so that a region of one piece may be one DMA segment. */
-#define LONGPIN_MAX_SEGMENT	SZ_1G
+#include "glue.h"
 
 /* All bits of a register that nobody answers for: the device has gone. */
 #define LONGPIN_NO_STATUS	0xff

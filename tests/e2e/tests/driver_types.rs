@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the driver's types forbid: copies of its source in which pages are given back without a proof that the device
-//! is quiet are built as the driver itself is, and must fail for the reason that is expected.
+//! What does not compile: copies of the driver's source in which pages are given back without a proof that the device
+//! is quiet, or in which C and Rust disagree about each other, are built as the driver itself is, and must fail for the
+//! reason that is expected.
 
 use longpin_e2e::images;
 use longpin_images::{Error, Kernel, Store, ToolRoot, report};
@@ -16,7 +17,7 @@ struct Change {
     error: [&'static str; 2],
 }
 
-const CHANGES: [Change; 6] = [
+const WITHOUT_PROOF: [Change; 6] = [
     // A proof of one's own.
     Change {
         file: "region.rs",
@@ -103,13 +104,42 @@ fn copy_sources(to: &Path) {
     }
 }
 
-#[test]
-fn pages_are_not_given_back_without_a_proof_that_the_device_is_quiet() {
+/// Each side of `glue.h`, changed alone.
+const DISAGREEMENTS: [Change; 4] = [
+    Change {
+        file: "glue.h",
+        from: "#define LONGPIN_VIRTIO_ID\t38",
+        to: "#define LONGPIN_VIRTIO_ID\t39",
+        error: ["E0080", "LONGPIN_VIRTIO_ID as u32 == dma::VIRTIO_ID"],
+    },
+    Change {
+        file: "glue.h",
+        from: "(1U << 30)",
+        to: "(1U << 29)",
+        error: ["E0080", "LONGPIN_MAX_SEGMENT as u64 == dma::MAX_REGION_BYTES"],
+    },
+    // C gets an answer where none is given.
+    Change {
+        file: "glue.h",
+        from: "void longpin_rust_fail(void *device);",
+        to: "int longpin_rust_fail(void *device);",
+        error: ["E0308", "`if` and `else` have incompatible types"],
+    },
+    // Rust passes what C does not take.
+    Change {
+        file: "mapping.rs",
+        from: "longpin_sgt_is_physical(&mut mapped.table.sgt)",
+        to: "longpin_sgt_is_physical(&mut mapped.table)",
+        error: ["E0308", "expected `*mut sg_table`, found `&mut Table`"],
+    },
+];
+
+fn none_compiles(changes: &[Change]) {
     let builder = Builder::new();
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     copy_sources(dir.path());
     builder.build(dir.path()).expect("the unchanged copy compiles");
-    for Change { file, from, to, error: [code, words] } in CHANGES {
+    for Change { file, from, to, error: [code, words] } in changes {
         let path = dir.path().join("guest-driver").join(file);
         let good = fs::read_to_string(&path).expect("the copy is there");
         assert_eq!(good.matches(from).count(), 1, "{file} no longer has `{from}` once");
@@ -119,4 +149,14 @@ fn pages_are_not_given_back_without_a_proof_that_the_device_is_quiet() {
         assert!(matches!(codes[..], [only] if only.contains(code) && log.contains(words)), "`{to}`:\n{log}");
         fs::write(&path, good).expect("the copy is writable");
     }
+}
+
+#[test]
+fn pages_are_not_given_back_without_a_proof_that_the_device_is_quiet() {
+    none_compiles(&WITHOUT_PROOF);
+}
+
+#[test]
+fn c_and_rust_agree_about_each_other() {
+    none_compiles(&DISAGREEMENTS);
 }
