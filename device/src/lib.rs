@@ -4,8 +4,8 @@
 //!
 //! Layers, each knowing only those below: `control` (socket for the harness) and `front` (connections); `accel` and
 //! `disk` (queues, requests); `audit` with `policy` (what becomes of a disk's requests and their bytes); `engine` with
-//! `region` and `program` (what is written by DMA, when, and when no more); `ledger` (the record); `mem` (guest memory)
-//! and `clock`.
+//! `region` and `program` (what is written by DMA, when, and when no more); `ledger` (the record); `guests` (whether
+//! all connections have one guest's memory); `mem` (guest memory) and `clock`.
 #![deny(unsafe_code, missing_docs)]
 
 pub mod accel;
@@ -19,6 +19,7 @@ pub mod disk;
 mod duties;
 pub mod engine;
 pub mod front;
+pub mod guests;
 pub mod ledger;
 pub mod listener;
 mod log_limit;
@@ -101,9 +102,11 @@ pub struct Device {
 }
 
 impl Device {
-    fn new(ledger: Ledger) -> io::Result<Self> {
+    fn new(ledger: Ledger, accelerator: Option<&SocketFile>) -> io::Result<Self> {
         let (ledger, counters) = (Arc::new(ledger), Arc::<Counters>::default());
-        let engine = Engine::new(Arc::new(GuestRam::default()), ledger.clone(), counters.clone());
+        let name = accelerator.map_or_else(String::new, SocketFile::name);
+        let ram = Arc::new(GuestRam::default().named(format!("accelerator{name}")));
+        let engine = Engine::new(ram, ledger.clone(), counters.clone());
         let watch = Watch::new(ledger.clone(), &engine)?;
         Ok(Self {
             engine,
@@ -137,7 +140,7 @@ pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
     if !config.disks.is_empty() {
         disk::check_host().map_err(ServeError::IoUring)?;
     }
-    let mut device = Device::new(ledger)?;
+    let mut device = Device::new(ledger, config.accelerator.as_ref())?;
     let sockets: Vec<_> = config.disks.into_iter().map(|disk| device.add_disk(disk)).collect();
     let device = Arc::new(device);
     let control = config.control.map(|socket| ControlServer::start(socket, device.clone(), stop.clone()));

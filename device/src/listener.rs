@@ -62,6 +62,13 @@ impl SocketFile {
         &self.listener
     }
 
+    /// Behind the name of what listens, in messages.
+    pub fn name(&self) -> String {
+        let address = self.listener.local_addr().ok();
+        let path = address.as_ref().and_then(|address| address.as_pathname());
+        path.map_or_else(String::new, |path| format!(" at socket {path:?}"))
+    }
+
     /// Make a blocked `accept` return.
     pub(crate) fn shutdown(&self) {
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);

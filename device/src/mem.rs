@@ -53,6 +53,8 @@ pub struct BadAddress {
 
 /// The guest's memory, shared by the queues and the DMA engine.
 pub struct GuestRam {
+    /// The connection that it came by, for messages.
+    name: String,
     map: AtomicMap,
     /// Read-locked by every view; the write lock is the proof that none is left.
     views: RwLock<()>,
@@ -87,7 +89,23 @@ impl Default for GuestRam {
 impl GuestRam {
     /// Memory behind `map`.
     pub fn new(map: AtomicMap) -> Self {
-        Self { map, views: RwLock::new(()), leases: Mutex::default(), returned: Condvar::new() }
+        Self {
+            name: "a connection".into(),
+            map,
+            views: RwLock::new(()),
+            leases: Mutex::default(),
+            returned: Condvar::new(),
+        }
+    }
+
+    /// The same with a name for messages: the connection that it comes by.
+    pub fn named(self, name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Handle for the vhost-user handler.
@@ -100,6 +118,11 @@ impl GuestRam {
         // The lock first: a map loaded before it could be replaced and settled in between.
         let lock = self.views.read();
         View { map: self.map.memory(), _lock: lock }
+    }
+
+    /// The map of this moment, to be asked what memory it shows. Not for a use of that memory, which takes a view.
+    pub(crate) fn snapshot(&self) -> Arc<Map> {
+        self.map.memory().into_inner()
     }
 
     /// Wait until no view is left that was taken before this call. Called after the map was replaced.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Ways in which the watch says no to a control request.
 
+use crate::guests::TwoGuests;
 use crate::ledger::LedgerError;
 use crate::mem::BadAddress;
 use crate::policy::RuleError;
@@ -65,6 +66,9 @@ pub enum WatchError {
     /// Memory has left the guest.
     #[error(transparent)]
     Address(#[from] BadAddress),
+    /// Nothing can be said of changes.
+    #[error(transparent)]
+    Guests(#[from] TwoGuests),
     /// What cannot be recorded is not done.
     #[error(transparent)]
     Ledger(#[from] LedgerError),

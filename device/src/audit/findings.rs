@@ -2,6 +2,7 @@
 //! What the audit has found since the case began.
 
 use super::pool::{KEPT_BYTES, WAITING_BYTES};
+use crate::guests::TwoGuests;
 use longpin_proto::disk::{AuditReport, Author, DiskStatus, Hit, HoldReport};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,12 +25,15 @@ pub struct Case {
 pub struct Findings {
     case: Case,
     report: AuditReport,
+    /// Found at a hit; its connections may have gone since.
+    two_guests: Option<TwoGuests>,
 }
 
 impl Findings {
     /// A case begins: nothing is found yet.
     pub fn begin(&mut self, case: Case) {
-        *self = Self { case, report: AuditReport { run: case.run, ..AuditReport::default() } };
+        let report = AuditReport { run: case.run, ..AuditReport::default() };
+        *self = Self { case, report, two_guests: None };
     }
 
     /// An audited write of a case is over. What belongs to an earlier case is in the counters and in the ledger.
@@ -54,6 +58,18 @@ impl Findings {
         } else {
             log::warn!("the end of the hold of request {} is not kept: {MAX_HOLDS} are", hold.request);
         }
+    }
+
+    /// A page of one guest was about to be matched with the DMA of another.
+    pub fn add_two_guests(&mut self, case: Case, found: TwoGuests) {
+        if case == self.case {
+            self.two_guests.get_or_insert(found);
+        }
+    }
+
+    /// The first of these.
+    pub fn two_guests(&self) -> Option<TwoGuests> {
+        self.two_guests.clone()
     }
 
     /// All of it.

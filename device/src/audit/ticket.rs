@@ -194,17 +194,24 @@ impl Ticket {
         };
         let changed = self.changed(audit, first, copy, view);
         let completed_ns = clock::monotonic_ns();
-        let mut settled = false;
+        let (mut settled, mut two_guests) = (false, None);
         let hits = changed.iter().filter_map(|Changed { index, last }| {
             let history = History { piece: &audit.pieces[*index], index: *index, first, copy, last };
             let change = history.change()?;
-            let author = self.author(&history, &mut settled);
-            Some(self.hit(audit, &history, change, author, completed_ns))
+            let same = self.shared.guests.check_page(&self.disk.ram, history.piece.gpa);
+            let one_guest = same.map_err(|found| two_guests = Some(found)).is_ok();
+            let author = if one_guest { self.author(&history, &mut settled) } else { Author::Unknown };
+            let pin = audit.pins.get(*index).copied().flatten().filter(|_| one_guest);
+            Some(self.hit(audit, &history, change, author, pin, completed_ns))
         });
         let hits = hits.collect();
         let pages = audit.pieces.len() as u64;
         self.disk.counters.audited(pages);
-        self.shared.findings.lock().add(self.about.case, pages, hits);
+        let mut findings = self.shared.findings.lock();
+        findings.add(self.about.case, pages, hits);
+        if let Some(found) = two_guests {
+            findings.add_two_guests(self.about.case, found);
+        }
     }
 
     /// Count, record and describe a piece that changed.
@@ -214,13 +221,13 @@ impl Ticket {
         history: &History<'_>,
         change: Change,
         author: Author,
+        pin: Option<PinnedBy>,
         completed_ns: u64,
     ) -> Hit {
-        let (index, piece) = (history.index, history.piece);
+        let piece = history.piece;
         let byte = self.about.byte.saturating_add(piece.at as u64);
         self.disk.counters.hit(author);
         self.disk.record_hit(&self.about, author, byte, piece.len.into(), piece.gpa.0);
-        let pin = audit.pins.get(index).copied().flatten();
         let (generation_before, generation_after) = history.generations();
         let (differing_bytes, spans) = history.spans();
         Hit {

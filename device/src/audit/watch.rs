@@ -8,8 +8,8 @@
 //! * A request that waits keeps nothing else waiting: neither other requests, nor control requests.
 //! * When a control request to release is answered, what it released has been completed.
 //!
-//! Lock order: a view of a disk's memory, the crowd, the desk, then any of: the pin index, the findings, the case, a disk's
-//! ledger buffer. The trace is asked under none of them. A ticket takes the desk when it is dropped, so none is
+//! Lock order: a view of a disk's memory, the crowd, the desk, then any of: the pin index, the findings, the guests, the case, a
+//! disk's ledger buffer. The trace is asked under none of them. A ticket takes the desk when it is dropped, so none is
 //! dropped under it.
 
 use super::facts::{Facts, subject};
@@ -21,6 +21,7 @@ use super::ticket::{About, Ticket};
 use super::timer;
 use crate::clock;
 use crate::engine::{Engine, Owner, Pin, PinIndex, Trace};
+use crate::guests::Guests;
 use crate::ledger::Ledger;
 use crate::mem::{Gpa, GuestRam, View};
 use crate::policy::{Decision, Ended, Holds, Place, Rules};
@@ -80,6 +81,7 @@ pub(super) struct Shared {
     pub(super) pins: Arc<PinIndex>,
     pub(super) trace: Arc<Trace>,
     pub(super) disks: RwLock<Vec<Arc<Disk>>>,
+    pub(super) guests: Guests,
     pub(super) findings: Mutex<Findings>,
     pub(super) case: RwLock<Case>,
     pub(super) desk: Mutex<Desk>,
@@ -141,6 +143,7 @@ impl Watch {
             pins: engine.pins().clone(),
             trace: engine.trace().clone(),
             disks: RwLock::default(),
+            guests: Guests::default(),
             findings: Mutex::default(),
             case: RwLock::default(),
             desk: Mutex::default(),
@@ -150,12 +153,14 @@ impl Watch {
             ruled: AtomicBool::new(false),
             last_request: AtomicU64::new(0),
         });
+        shared.guests.add(engine.ram().clone());
         let timer = timer::start(shared.clone())?;
         Ok(Arc::new(Self { shared, ledger, timer: Some(timer) }))
     }
 
     /// A disk; the first has index 0. `ram` is the memory by the disk's own connection, never the engine's.
     pub fn add_disk(&self, ram: Arc<GuestRam>) -> u32 {
+        self.shared.guests.add(ram.clone());
         let mut disks = self.shared.disks.write();
         let index = disks.len() as u32;
         disks.push(Arc::new(Disk::new(index, ram, &self.ledger)));

@@ -95,7 +95,7 @@ impl Disk {
     /// A disk that `watch` watches, and the socket for its front-end.
     pub fn new(config: DiskConfig, watch: Arc<Watch>, ledger: &Ledger) -> (Arc<Self>, SocketFile) {
         let DiskConfig { socket, image, serial, queues, queue_size, audited } = config;
-        let ram = Arc::<GuestRam>::default();
+        let ram = Arc::new(GuestRam::default().named(format!("disk{}", socket.name())));
         let index = watch.add_disk(ram.clone());
         let serial = serial.unwrap_or_else(|| format!("longpin-{index}"));
         let mut id = [0; ID_BYTES];

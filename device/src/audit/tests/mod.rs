@@ -2,6 +2,7 @@
 //! The watch without a disk: requests in plain memory, resumed into channels.
 
 mod faults;
+mod guests;
 mod holds;
 mod looks;
 mod memory;
@@ -43,10 +44,15 @@ impl Fixture {
         Self::with(Ledger::counting())
     }
 
-    /// Two disks, in a case.
     fn with(ledger: Ledger) -> Self {
         let map = Map::from_ranges(&[(GuestAddress(0), RAM_BYTES)]).unwrap();
-        let [of_engine, of_disk] = [(); 2].map(|()| Arc::new(GuestRam::new(AtomicMap::new(map.clone()))));
+        Self::of(ledger, map.clone(), map)
+    }
+
+    /// Two disks, in a case.
+    fn of(ledger: Ledger, of_engine: Map, of_disk: Map) -> Self {
+        let ram = |map, name: &str| Arc::new(GuestRam::new(AtomicMap::new(map)).named(name));
+        let (of_engine, of_disk) = (ram(of_engine, "the accelerator's"), ram(of_disk, "the disk's"));
         let ledger = Arc::new(ledger);
         let engine = Engine::new(of_engine, ledger.clone(), Arc::<Counters>::default());
         let watch = Watch::new(ledger, &engine).unwrap();
