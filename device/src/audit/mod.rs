@@ -22,8 +22,7 @@
 //! # What it cannot see
 //!
 //! * A change there and back between two looks.
-//! * A change after the last look. The guest does not have the answer yet then, but some time is left: the answers of a
-//!   batch are published together.
+//! * A change after the last look, in the microseconds until the answer is in the ring.
 //! * Who changed bytes to which DMA wrote in the same time without a stamp left whole: these count as DMA's. A CPU is
 //!   recognised by bytes that no DMA wrote, or by a stamp of its own ([`longpin_wire::stamp::SOURCE_CPU`]).
 //! * A look at a page is a copy that takes some 100 ns: it may itself be of two moments.

@@ -17,7 +17,7 @@ use super::gate::Pass;
 use super::inbox::{Inbox, Resumption};
 use super::request::{self, Kind, Parsed, Request};
 use super::uring::{Io, Operation, Ring};
-use crate::audit::{self, Completed, Resume, Ticket};
+use crate::audit::{self, Resume, Ticket};
 use crate::duties::Duties;
 use crate::log_limit::LogLimit;
 use crate::mem::{BadAddress, Gpa, Map, View};
@@ -99,7 +99,6 @@ struct State {
     copied: u64,
     answers: Vec<Answer>,
     // Kept for their memory.
-    completed: Vec<Completed>,
     arrived: Vec<Resumption>,
     reaped: Vec<(Operation<Job>, io::Result<u64>)>,
 }
@@ -130,7 +129,6 @@ impl Lane {
                 ready: Vec::new(),
                 copied: 0,
                 answers: Vec::new(),
-                completed: Vec::new(),
                 arrived: Vec::new(),
                 reaped: Vec::new(),
             }),
@@ -375,42 +373,42 @@ impl Lane {
         }
     }
 
-    /// Put all answers into the ring, with one interrupt at most; returns how many.
+    /// Put all answers into the ring, one after the other, with one interrupt at most; returns how many. Each is looked
+    /// at for the last time just before it goes: a look may take long, and what is published does not wait for the
+    /// looks behind it, nor does it change unseen meanwhile.
     fn answer(&self, state: &mut State, vring: &Vring) -> usize {
-        if state.answers.is_empty() {
+        let count = state.answers.len();
+        if count == 0 {
             return 0;
         }
         let view = self.disk.ram.view();
-        for answer in &mut state.answers {
-            if let Some(ticket) = answer.ticket.take() {
-                state.completed.push(ticket.complete(&view, answer.status));
-            }
+        for answer in state.answers.drain(..) {
+            let completed = answer.ticket.map(|ticket| ticket.complete(&view, answer.status));
             let placed = answer.status_at.is_some_and(|at| view.write(at, &[answer.status]).is_ok());
-            answer.written = if placed { answer.written + 1 } else { 0 };
             if answer.status != OK || !placed {
                 self.disk.counters.failed();
             }
-        }
-        // Before the driver can know.
-        self.disk.counters.ended(state.answers.len());
-        let mut vring = vring.get_mut();
-        for answer in &state.answers {
+            // Before the driver can know.
+            self.disk.counters.ended(1);
             // The driver may use the head again as soon as the used ring says so.
             state.heads[answer.head as usize] = false;
-            if let Err(error) = vring.get_queue_mut().add_used(view.map(), answer.head, answer.written) {
+            let written = if placed { answer.written + 1 } else { 0 };
+            // The vring's lock is not kept over a look: a stop of the queue needs it.
+            let used = vring.get_mut().get_queue_mut().add_used(view.map(), answer.head, written);
+            if let Err(error) = used {
                 self.complaints.warn(|| format!("queue {}: used ring is unusable: {error}", self.index));
             }
+            // Whoever waits for a released request finds it in the ring.
+            drop(completed);
         }
+        let mut vring = vring.get_mut();
         if vring.get_queue_mut().needs_notification(view.map()).unwrap_or(true)
             && let Err(error) = vring.signal_used_queue()
         {
             log::warn!("queue {}: cannot interrupt the driver: {error}", self.index);
         }
         drop(vring);
-        // Whoever waits for a released request finds it in the ring.
-        state.completed.clear();
-        let count = state.answers.len();
-        state.answers.clear();
+        // Last, and all at once: a queue that is at rest has interrupted its driver.
         self.duties.done(count);
         count
     }

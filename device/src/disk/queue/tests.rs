@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! A queue that is taken back while something keeps its requests.
+//! A queue that is taken back while something keeps its requests, and one that answers some of them late.
 
 use super::*;
 use crate::disk::{DiskConfig, Image};
@@ -8,10 +8,16 @@ use crate::listener::SocketFile;
 use crate::{audit::Watch, counters::Counters, engine::Engine, mem::GuestRam};
 use std::sync::mpsc;
 use std::thread;
+use vm_memory::GuestAddress;
 
 const LONG: Duration = Duration::from_secs(60);
 
 fn lane() -> (tempfile::TempDir, Lane) {
+    let (dir, lane, _) = lane_and_engine();
+    (dir, lane)
+}
+
+fn lane_and_engine() -> (tempfile::TempDir, Lane, Arc<Engine>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     std::fs::File::create(&path).unwrap().set_len(1 << 20).unwrap();
@@ -26,7 +32,7 @@ fn lane() -> (tempfile::TempDir, Lane) {
         audited: true,
     };
     let (disk, _socket) = Disk::new(config, Watch::new(ledger.clone(), &engine).unwrap(), &ledger);
-    (dir, Lane::new(0, disk, Arc::default()).unwrap())
+    (dir, Lane::new(0, disk, Arc::default()).unwrap(), engine)
 }
 
 /// As if it had been taken from the ring.
@@ -104,4 +110,65 @@ fn a_range_that_the_device_refuses_is_zeroed_by_writing() {
     assert!(matches!(refused(Kind::Discard), Conclusion::Answer(_, OK)));
     assert!(lane.disk.image.abilities.zero(), "whole blocks still can");
     assert_eq!(lane.disk.status().last_error, None);
+}
+
+/// Rings of 16 descriptors in the disk's memory of 1 MiB, and where the used ring is.
+fn rings(lane: &Lane) -> (Vring, Gpa) {
+    let map = Map::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    lane.disk.ram.atomic_map().lock().unwrap().replace(map);
+    let vring = Vring::new(lane.disk.ram.atomic_map(), 256).unwrap();
+    vring.set_queue_size(16);
+    vring.set_queue_info(0x1000, 0x2000, 0x3000).unwrap();
+    vring.set_queue_ready(true);
+    vring.set_enabled(true);
+    (vring, Gpa(0x3000))
+}
+
+/// A write of 512 bytes that is done, and its answer.
+fn written(lane: &Lane, head: u16, gpa: u64) {
+    lane.duties.add(1);
+    lane.disk.counters.begun(1);
+    let state = &mut *lane.state.lock();
+    let view = lane.disk.ram.view();
+    let request = Request { kind: Kind::Write, byte: 0, len: 512, data: vec![(Gpa(gpa), 512)] };
+    let job = Job { head, status_at: Gpa(0x8000), request, ticket: None, pass: None };
+    lane.hand_over(state, job, &view);
+    lane.collect(state);
+    let (mut job, resume) = state.ready.pop().expect("a request that nobody holds");
+    assert_eq!(resume, Resume::Go);
+    job.ticket.as_mut().unwrap().fetch(&view).unwrap().expect("the bytes of an audited write");
+    state.answers.push(Answer::to(job, OK));
+}
+
+#[test]
+fn an_answer_does_not_wait_for_the_last_look_at_the_next_request() {
+    let (_dir, lane, engine) = lane_and_engine();
+    let (vring, used_ring) = rings(&lane);
+    written(&lane, 3, 0x10000);
+    written(&lane, 5, 0x20000);
+    lane.disk.ram.view().write(Gpa(0x20000), &[1]).unwrap();
+    let used = || {
+        let mut ring = [0; 4 + 2 * 8];
+        lane.disk.ram.view().read(used_ring, &mut ring).unwrap();
+        let count = u16::from_le_bytes([ring[2], ring[3]]);
+        let heads: Vec<_> = ring[4..].chunks(8).take(count.into()).map(|used| used[0]).collect();
+        heads
+    };
+    // DMA may be writing: who changed the second page is not known before this view has gone.
+    let writing = engine.ram().view();
+    thread::scope(|scope| {
+        let answering = scope.spawn(|| lane.answer(&mut lane.state.lock(), &vring));
+        let until = Instant::now() + LONG;
+        while !engine.ram().is_settling() {
+            assert!(Instant::now() < until, "the second look waits for nothing");
+            thread::yield_now();
+        }
+        assert_eq!(used(), [3]);
+        assert_eq!(vring.queue_used_idx().unwrap(), 1, "the look keeps no lock of the ring");
+        assert!(!answering.is_finished());
+        drop(writing);
+        assert_eq!(answering.join().unwrap(), 2);
+    });
+    assert_eq!(used(), [3, 5]);
+    assert_eq!(lane.duties.count(), 0);
 }
