@@ -325,6 +325,85 @@ fn a_silent_device_falls_silent_and_recovers_by_reset() {
     assert_eq!(driver.map(1, &[(DATA, 0x1000)]).status, dma::STATUS_OK);
 }
 
+/// The next used entry of the queue for programs: head, and bytes written.
+fn next_used(driver: &mut driver::Driver) -> (u16, u32) {
+    let mut used = None;
+    wait_for("a used entry", || {
+        used = driver.next_used(1);
+        used.is_some()
+    });
+    used.expect("it was waited for")
+}
+
+#[test]
+fn answers_are_wrong_in_the_way_that_was_asked_for() {
+    const WHOLE: u32 = size_of::<dma::Response>() as u32;
+    let daemon = Daemon::start();
+    let mut driver = daemon.connect();
+    let mut control = daemon.control();
+    let mut fault = |fault| assert_eq!(control.ask(&Request::Fault { fault }), Answer::Ok);
+    driver.map(1, &[(DATA, 0x1000)]);
+    fault(Fault::WrongTag);
+    let end = driver.run(1, &stamps(1, 0x1000));
+    assert_eq!((end.status, end.tag, end.cells_done), (dma::STATUS_OK, !1, 8));
+    fault(Fault::ShortAnswer);
+    let slot = driver.start(2, &stamps(1, 0x1000));
+    let (head, written) = next_used(&mut driver);
+    assert_eq!(head, slot * 2);
+    assert!(written < WHOLE, "{written}");
+    fault(Fault::AnswerTwice);
+    let slot = driver.start(3, &stamps(1, 0x1000));
+    assert_eq!([(); 2].map(|()| next_used(&mut driver)), [(slot * 2, WHOLE); 2]);
+    fault(Fault::BadUsedId);
+    let slot = driver.start(4, &stamps(1, 0x1000));
+    let (head, _) = next_used(&mut driver);
+    assert!(head != slot * 2 && head < dma::QUEUE_SIZE, "{head}, where {} was given", slot * 2);
+    // The control queue has right ones.
+    assert_eq!(driver.unmap(9).status, dma::STATUS_NOT_FOUND);
+    fault(Fault::StrayInterrupt);
+    driver.interrupts(1);
+    driver.start(5, &stamps(1, 0x1000));
+    let mut interrupts = 0;
+    wait_for("two interrupts", || {
+        interrupts += driver.interrupts(1);
+        interrupts == 2
+    });
+    next_used(&mut driver);
+    assert!(driver.next_used(1).is_none(), "one answer");
+    fault(Fault::None);
+    assert_eq!(driver.run(6, &stamps(1, 0x1000)).tag, 6);
+}
+
+#[test]
+fn a_region_that_is_denied_is_written_to_all_the_same() {
+    let daemon = Daemon::start();
+    let mut driver = daemon.connect();
+    let mut control = daemon.control();
+    driver.map(1, &[(DATA, 0x1000)]);
+    let program = driver.start(1, &endless(1, 0x1000));
+    assert_eq!(control.ask(&Request::Fault { fault: Fault::DeniedRegion }), Answer::Ok);
+    assert_eq!(driver.unmap(1).status, dma::STATUS_NOT_FOUND);
+    driver.write(DATA, &[0; 0x1000]);
+    wait_for("another stamp", || cells(&driver, DATA, 512)[0] != Cell::Zero);
+    assert_eq!(control.ask(&Request::Fault { fault: Fault::None }), Answer::Ok);
+    assert_eq!(driver.unmap(1).status, dma::STATUS_OK);
+    assert_eq!(driver.wait_dma(program).status, dma::STATUS_STOPPED);
+}
+
+#[test]
+fn a_slow_device_answers_late_and_rightly() {
+    let daemon = Daemon::start();
+    let mut driver = daemon.connect();
+    let mut control = daemon.control();
+    assert_eq!(control.ask(&Request::Fault { fault: Fault::SlowControl }), Answer::Ok);
+    let begin = Instant::now();
+    assert_eq!(driver.map(1, &[(DATA, 0x1000)]).status, dma::STATUS_OK);
+    assert!(begin.elapsed() >= Duration::from_millis(1200));
+    assert_eq!(driver.run(1, &stamps(1, 0x1000)).status, dma::STATUS_OK);
+    assert_eq!(driver.unmap(1).status, dma::STATUS_OK);
+    assert!(begin.elapsed() >= Duration::from_millis(2400));
+}
+
 #[test]
 fn the_daemon_ends_when_the_front_end_goes() {
     let mut daemon = Daemon::with(|_| {});

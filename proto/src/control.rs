@@ -102,6 +102,8 @@ pub enum Fault {
     None,
     /// Requests on the control queue are taken and never answered.
     SilentControl,
+    /// Each request on the control queue is executed and answered 1.2 s late, those behind it wait.
+    SlowControl,
     /// DMA programs run but never complete.
     SilentDma,
     /// Answers carry the tag of another request.

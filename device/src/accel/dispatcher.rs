@@ -58,6 +58,11 @@ struct Executor {
 
 impl Executor {
     fn execute(&self, reply: Reply, request: Request) {
+        if !matches!(request, Request::Dma(_))
+            && let Some(time) = self.faults.slow_control()
+        {
+            thread::sleep(time);
+        }
         match request {
             Request::Dma(program) => {
                 let (counters, faults) = (self.counters.clone(), self.faults.clone());

@@ -5,6 +5,10 @@
 use longpin_proto::control::Fault;
 use longpin_wire::dma;
 use parking_lot::Mutex;
+use std::time::Duration;
+
+/// A driver that waits two seconds for each answer waits in vain for none, and for hundreds of them minutes.
+const LATE: Duration = Duration::from_millis(1200);
 
 /// The fault of the moment.
 #[derive(Debug)]
@@ -31,6 +35,11 @@ impl Faults {
         self.is(Fault::SilentControl)
     }
 
+    /// How long requests on the control queue are kept before they are executed.
+    pub(super) fn slow_control(&self) -> Option<Duration> {
+        self.is(Fault::SlowControl).then_some(LATE)
+    }
+
     /// Programs run, and their end is not told.
     pub(super) fn silent_dma(&self) -> bool {
         self.is(Fault::SilentDma)
@@ -52,6 +61,7 @@ impl Faults {
             Fault::BadUsedId
             | Fault::None
             | Fault::SilentControl
+            | Fault::SlowControl
             | Fault::SilentDma
             | Fault::DeniedRegion => None,
         }

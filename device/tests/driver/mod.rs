@@ -343,6 +343,11 @@ impl Driver {
         let _ = ring.call.read();
     }
 
+    /// Interrupts of a queue since this or a wait was called.
+    pub fn interrupts(&self, queue: usize) -> u64 {
+        self.queues[queue].call.read().unwrap_or(0)
+    }
+
     pub fn call(&mut self, queue: u32, request: &[u8]) -> Response {
         let slot = self.submit(queue as usize, request);
         self.wait(queue as usize, slot)
