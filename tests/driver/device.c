@@ -12,6 +12,9 @@
 
 /* Of the module, for the test of a silent device. */
 #define DEVICE_TIMEOUT_S 2
+/* What fits in one request to map, and how late the device answers it: device/src/accel/faults.rs. */
+#define SEGMENTS_PER_REQUEST 2048
+#define SLOW_ANSWER_S 1.2
 
 #define NR_THREADS 4
 #define NR_UNBINDS 20
@@ -68,7 +71,7 @@ void test_unbind(void)
 		struct busy busy = start_busy(fd, memory, len, 1 + round % 3);
 		struct longpin_info state;
 
-		unbind();
+		unbind_device();
 		CHECK(pins_held() == before && pinned_kib() == 0);
 		state = info(fd);
 		CHECK(state.device_alive == 0 && state.pages_pinned == 0);
@@ -79,7 +82,7 @@ void test_unbind(void)
 		if (round % 2)
 			close(fd);
 
-		bind();
+		bind_device();
 		check_quiet(memory, len);
 		again = open_device();
 		CHECK(pin(again, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &busy.region) == 0);
@@ -140,8 +143,8 @@ void test_racing_unbind(void)
 
 		/* In the middle of it, at a place that moves. */
 		EVENTUALLY(nr_pins > pinned + i);
-		unbind();
-		bind();
+		unbind_device();
+		bind_device();
 	}
 	enough = true;
 	for (int i = 0; i < NR_THREADS; i++)
@@ -153,8 +156,17 @@ void test_racing_unbind(void)
 static void revive(void)
 {
 	ask_host("fault none");
-	unbind();
-	bind();
+	unbind_device();
+	bind_device();
+}
+
+/* The end of a device that was given up: nothing is left of the file, and it works again and does not write here. */
+static void start_over(int fd, int64_t before, unsigned char *memory, size_t len)
+{
+	check_balance(fd, before);
+	close(fd);
+	revive();
+	check_quiet(memory, len);
 }
 
 /* Of two files one waits for the device in vain; then both know that it was reset. */
@@ -259,6 +271,37 @@ void test_silent_device(void)
 	killed_while_silent(len, before);
 }
 
+/*
+ * Each answer comes in time, all together do not: the requests of one PIN have one deadline. What takes so many of them
+ * would hold its caller, whom no signal ends, for minutes.
+ */
+void test_slow_device(void)
+{
+	size_t len = 16384 * PAGE;
+	unsigned char *memory = map_scattered(len / PAGE);
+	int64_t before = pins_held();
+	int fd = open_device();
+	struct longpin_pin region;
+	uint32_t nr_requests;
+	double begin;
+
+	CHECK(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
+	nr_requests = region.nr_segments / SEGMENTS_PER_REQUEST;
+	CHECK(nr_requests >= 4);
+	/* One request that is answered late is none too many. */
+	ask_host("fault slow-control");
+	begin = now_s();
+	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0 && info(fd).device_alive == 1);
+	CHECK(now_s() - begin >= SLOW_ANSWER_S);
+
+	begin = now_s();
+	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), ETIMEDOUT);
+	note("pin with %u requests: given up after %.1f s", nr_requests, now_s() - begin);
+	CHECK(now_s() - begin < nr_requests * SLOW_ANSWER_S);
+	CHECK(info(fd).device_alive == 0);
+	start_over(fd, before, memory, len);
+}
+
 static void *poll_forever(void *fd)
 {
 	struct pollfd poll_fd = { .fd = *(int *)fd, .events = POLLIN };
@@ -289,11 +332,8 @@ static void lying_about_the_ring(unsigned char *memory, size_t len, int64_t befo
 	CHECK_ERRNO(submit(fd, &program), ENODEV);
 	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &refused), ENODEV);
 	CHECK(release(fd, busy.region.region, LONGPIN_RELEASE_CLEAN) == 0);
-	check_balance(fd, before);
-	close(fd);
 	close(other);
-	revive();
-	check_quiet(memory, len);
+	start_over(fd, before, memory, len);
 }
 
 /* Whatever the device says of a region, its pages come back only when nobody writes into them. */
@@ -306,11 +346,8 @@ static void lying_at_release(unsigned char *memory, size_t len, int64_t before, 
 	ask_host(fault);
 	CHECK(release(fd, busy.region.region, LONGPIN_RELEASE_DIRTY) == 0);
 	CHECK(info(fd).device_alive == 0);
-	check_balance(fd, before);
 	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &refused), ENODEV);
-	close(fd);
-	revive();
-	check_quiet(memory, len);
+	start_over(fd, before, memory, len);
 }
 
 static void lying_at_pin(unsigned char *memory, size_t len, int64_t before, const char *fault)
@@ -321,9 +358,7 @@ static void lying_at_pin(unsigned char *memory, size_t len, int64_t before, cons
 	ask_host(fault);
 	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), EIO);
 	CHECK(info(fd).device_alive == 0);
-	check_balance(fd, before);
-	close(fd);
-	revive();
+	start_over(fd, before, memory, len);
 }
 
 /* Only what is safe without them is taken from such an answer: the program is over, and the device stays. */
@@ -387,8 +422,8 @@ void test_pulled_out(void)
 	close(fd);
 	/* It is back in its place: the driver resets it before it goes. */
 	swap_pci_command(command);
-	unbind();
-	bind();
+	unbind_device();
+	bind_device();
 	check_quiet(memory, len);
 }
 

@@ -73,6 +73,8 @@ double now_s(void);
 void *map_anonymous(size_t len);
 /* A shared mapping of a memfd, which *memfd gets. */
 unsigned char *map_memfd(size_t len, int *memfd);
+/* Shared memory of pages of which no two that follow each other lie so in the file; a power of two of them. */
+unsigned char *map_scattered(size_t pages);
 bool all_bytes(const void *memory, size_t len, int byte);
 
 /* The driver's view. */
@@ -94,13 +96,14 @@ void dma_fill(int fd, uint32_t region, uint64_t offset, uint64_t len, int byte);
 uint64_t vmstat(const char *name);
 /* Pins of FOLL_PIN that are held in the whole machine. */
 int64_t pins_held(void);
-/* VmPin of this process, KiB. */
+/* VmPin of this process or another, KiB. */
 uint64_t pinned_kib(void);
+uint64_t pinned_kib_of(pid_t pid);
 void write_file(const char *path, const char *text);
 
 /* The virtio device. */
-void unbind(void);
-void bind(void);
+void unbind_device(void);
+void bind_device(void);
 /* Sets the command register of its PCI function and returns what was there. */
 uint16_t swap_pci_command(uint16_t command);
 
@@ -129,12 +132,16 @@ void test_many_programs(void);
 void test_ten_thousand_pins(void);
 void test_memlock_limit(void);
 void test_capability(void);
+void test_compat(void);
 void test_failing_allocations(void);
 void test_killed_owner(void);
 void test_racing_threads(void);
+void test_passed_descriptor(void);
+void test_unresolved_fault(void);
 void test_unbind(void);
 void test_racing_unbind(void);
 void test_silent_device(void);
+void test_slow_device(void);
 void test_lying_device(void);
 void test_pulled_out(void);
 void test_hot_removal(void);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 /* Accounting: what is taken is given back, at every limit and wherever an allocation fails. */
 #define _GNU_SOURCE
+#include "compat.h"
 #include "driver_test.h"
 
 #include <fcntl.h>
@@ -9,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 
 void test_ten_thousand_pins(void)
 {
@@ -86,6 +88,41 @@ void test_capability(void)
 	CHECK_ERRNO(open(DEVICE, O_RDONLY | O_CLOEXEC), EPERM);
 	CHECK(pin(fd, memory, PAGE, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
 	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0);
+}
+
+/* A 32-bit program has the same structures, and is told the same. */
+void test_compat(void)
+{
+	struct compat_told told;
+	struct longpin_info state;
+	int64_t before = pins_held();
+	int fd = open_device(), pipe_fd[2], status;
+	pid_t child;
+
+	CHECK(pipe(pipe_fd) == 0);
+	child = fork();
+	if (child == 0) {
+		char *const argv[] = { COMPAT_PROGRAM, NULL };
+
+		dup2(pipe_fd[1], STDOUT_FILENO);
+		execv(COMPAT_PROGRAM, argv);
+		_exit(1);
+	}
+	CHECK(waitpid(child, &status, 0) == child);
+	if (!WIFEXITED(status) || WEXITSTATUS(status))
+		fail_at(__FILE__, __LINE__, "the 32-bit program ended with status %#x", status);
+	CHECK(read(pipe_fd[0], &told, sizeof(told)) == sizeof(told));
+
+	state = info(fd);
+	CHECK(told.info.version == state.version && told.info.device_alive == 1);
+	CHECK(told.info.max_region_bytes == state.max_region_bytes);
+	CHECK(told.info.nr_regions == 1 && told.info.nr_programs == 0 && told.info.pages_pinned == 1);
+	CHECK(told.pin.region && told.pin.nr_pages == 1 && told.pin.nr_segments == 1);
+	CHECK(told.pin.file_offset == COMPAT_FILE_OFFSET);
+	CHECK(told.query.mode == LONGPIN_MODE_LONGTERM && told.query.access == LONGPIN_ACCESS_WRITE);
+	CHECK(told.query.length == PAGE && told.query.nr_pages == 1 && told.query.nr_segments == 1);
+	CHECK(told.query.page_dma_addr % PAGE == 0 && told.query.folio_pages >= 1);
+	check_balance(fd, before);
 }
 
 /*

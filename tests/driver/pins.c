@@ -194,20 +194,13 @@ void test_scattered(void)
 {
 	const uint64_t label = 1ULL << 40;
 	size_t pages = 16384, len = pages * PAGE;
-	int memfd, fd = open_device();
-	unsigned char *memory = map_memfd(len, &memfd);
+	int fd = open_device();
+	unsigned char *memory = map_scattered(pages);
 	int64_t before = pins_held();
 	struct longpin_submit program;
 	struct longpin_pin region;
 	struct longpin_wait end;
 
-	memset(memory, 0, len);
-	for (size_t i = 0; i < pages; i++) {
-		off_t from = i * 5 % pages * PAGE;
-
-		CHECK(mmap(memory + i * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, from) !=
-		      MAP_FAILED);
-	}
 	region = (struct longpin_pin){
 		.addr = (uintptr_t)memory, .length = len, .mode = LONGPIN_MODE_LONGTERM,
 		.access = LONGPIN_ACCESS_WRITE, .file_offset = label, .run = 77,

@@ -40,6 +40,22 @@ unsigned char *map_memfd(size_t len, int *memfd)
 	return memory;
 }
 
+unsigned char *map_scattered(size_t pages)
+{
+	int memfd;
+	unsigned char *memory = map_memfd(pages * PAGE, &memfd);
+
+	memset(memory, 0, pages * PAGE);
+	for (size_t i = 0; i < pages; i++) {
+		off_t from = i * 5 % pages * PAGE;
+
+		CHECK(mmap(memory + i * PAGE, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memfd, from) !=
+		      MAP_FAILED);
+	}
+	close(memfd);
+	return memory;
+}
+
 bool all_bytes(const void *memory, size_t len, int byte)
 {
 	const volatile unsigned char *bytes = memory;
@@ -148,17 +164,24 @@ int64_t pins_held(void)
 	return vmstat("nr_foll_pin_acquired") - vmstat("nr_foll_pin_released");
 }
 
-uint64_t pinned_kib(void)
+uint64_t pinned_kib_of(pid_t pid)
 {
-	FILE *file = fopen("/proc/self/status", "r");
 	unsigned long long kib = 0;
-	char line[256];
+	char path[64], line[256];
+	FILE *file;
 
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	file = fopen(path, "r");
 	CHECK(file);
 	while (fgets(line, sizeof(line), file))
 		sscanf(line, "VmPin: %llu", &kib);
 	fclose(file);
 	return kib;
+}
+
+uint64_t pinned_kib(void)
+{
+	return pinned_kib_of(getpid());
 }
 
 void write_file(const char *path, const char *text)
@@ -195,12 +218,12 @@ static const char *virtio_device(void)
 	return name;
 }
 
-void unbind(void)
+void unbind_device(void)
 {
 	write_file(DRIVER "unbind", virtio_device());
 }
 
-void bind(void)
+void bind_device(void)
 {
 	write_file(DRIVER "bind", virtio_device());
 }

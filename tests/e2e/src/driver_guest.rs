@@ -31,7 +31,18 @@ const IMAGE_BYTES: u64 = 64 << 20;
 const INIT: &str = include_str!("../../driver/init.sh");
 const SOURCES: [&str; 8] =
     ["main.c", "support.c", "pins.c", "errors.c", "programs.c", "limits.c", "lifetime.c", "device.c"];
-const WARNINGS: [&str; 3] = ["-Wall", "-Wextra", "-Werror"];
+const COMMON_FLAGS: [&str; 6] = ["-std=gnu17", "-static", "-O2", "-Wall", "-Wextra", "-Werror"];
+/// The 32-bit program: the compiler comes without the C library for it, and with the kernel's headers in one place only.
+const COMPAT_SOURCES: [&str; 1] = ["compat.c"];
+const COMPAT_FLAGS: [&str; 7] = [
+    "-m32",
+    "-nostdlib",
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-no-pie",
+    "-idirafter",
+    "/usr/include/x86_64-linux-gnu",
+];
 
 /// Result of one test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +115,18 @@ impl Parts {
         let root = store.tool_root(&*reporter).expect("the tool root was built");
         let kernel = store.kernel(&root, &*reporter).expect("the kernel was built");
         let module = store.module(&root, &kernel, None, &*reporter).expect("the driver was built");
-        let content = compile(&root, dir);
+        let compiled = |name: &str, flags: &[&str], sources: &[&str]| ExtraFile {
+            path: format!("/usr/bin/{name}"),
+            permissions: 0o755,
+            content: compile(&root, dir, name, flags, sources),
+        };
         let spec = InitramfsSpec {
             agent: INIT.into(),
             modules: vec![module.path().to_owned()],
-            files: vec![ExtraFile { path: "/usr/bin/driver-test".to_owned(), permissions: 0o755, content }],
+            files: vec![
+                compiled("driver-test", &["-pthread"], &SOURCES),
+                compiled("driver-test-32", &COMPAT_FLAGS, &COMPAT_SOURCES),
+            ],
             ..InitramfsSpec::default()
         };
         let initramfs = store.initramfs(&root, &kernel, &spec, &*reporter).expect("an initramfs can be made");
@@ -116,8 +134,8 @@ impl Parts {
     }
 }
 
-/// The test program, static: the guest has no place for its libraries. By the compiler that built the driver.
-fn compile(root: &ToolRoot, dir: &Path) -> Vec<u8> {
+/// A program of the tests, static: the guest has no place for its libraries. By the compiler that built the driver.
+fn compile(root: &ToolRoot, dir: &Path, name: &str, flags: &[&str], sources: &[&str]) -> Vec<u8> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let binds = [
         Bind::read_only(repository.join("tests/driver")).at("/driver"),
@@ -125,14 +143,14 @@ fn compile(root: &ToolRoot, dir: &Path) -> Vec<u8> {
         Bind::read_write(dir).at("/out"),
     ];
     let mut gcc = root.command("gcc", &binds);
-    gcc.args(["-std=gnu17", "-static", "-O2", "-pthread", "-I/include", "-o", "/out/driver-test"]);
-    gcc.args(WARNINGS).args(SOURCES.map(|source| format!("/driver/{source}")));
+    gcc.args(COMMON_FLAGS).args(flags).args(["-I/include", "-o"]).arg(format!("/out/{name}"));
+    gcc.args(sources.iter().map(|source| format!("/driver/{source}")));
     let mut child = gcc.spawn().expect("the compiler starts");
     let status = wait_for("the compiler", ANSWER_DEADLINE, || {
         child.try_wait().expect("our own child can be waited for")
     });
-    assert!(status.success(), "tests/driver does not compile: {status}");
-    std::fs::read(dir.join("driver-test")).expect("the compiler wrote it")
+    assert!(status.success(), "{name} of tests/driver does not compile: {status}");
+    std::fs::read(dir.join(name)).expect("the compiler wrote it")
 }
 
 /// A machine and its device; both end when dropped.
