@@ -22,6 +22,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 const AFTER_OOPS: Duration = Duration::from_secs(5);
 /// Messages that were read and not yet looked at. A guest that sends more waits in its own port.
 const QUEUED_MESSAGES: usize = 64;
+/// Bytes of the log of a boot. A case writes some ten KiB.
+const LOG_LIMIT: usize = 256 << 20;
+/// Bytes of the console of a boot. A guest that has so much to say, even before an oops, says one thing for ever.
+const CONSOLE_LIMIT: u64 = 1 << 30;
 /// Time for the guest to take a command from the socket.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -60,6 +64,12 @@ pub enum LinkError {
         step: String,
         /// How long it was waited for then.
         grace: Duration,
+    },
+    /// The guest's kernel says more than anybody can keep.
+    #[error("the guest's console has grown beyond {} MiB during step `{step}`; see console.log", CONSOLE_LIMIT >> 20)]
+    Flood {
+        /// Name of the step.
+        step: String,
     },
     /// Neither an answer nor a heartbeat.
     #[error("agent silent for {seconds} s during step `{step}`")]
@@ -108,6 +118,8 @@ pub struct AgentLink {
     last_seq: u64,
     /// [`AFTER_OOPS`], but for tests.
     after_oops: Duration,
+    /// [`CONSOLE_LIMIT`], but for tests.
+    console_limit: u64,
 }
 
 impl AgentLink {
@@ -131,7 +143,15 @@ impl AgentLink {
             })
             .context("agent reader thread cannot be started")?;
         let log = LineLog::create(log)?;
-        Ok(Self { writer: stream, incoming, lifelines, log, last_seq: 0, after_oops: AFTER_OOPS })
+        Ok(Self {
+            writer: stream,
+            incoming,
+            lifelines,
+            log,
+            last_seq: 0,
+            after_oops: AFTER_OOPS,
+            console_limit: CONSOLE_LIMIT,
+        })
     }
 
     /// Wait for the agent's introduction.
@@ -171,6 +191,9 @@ impl AgentLink {
                     // The agent was silent and is no longer; a deadline that has passed stays so.
                     late = late.filter(|_| deadline.passed());
                     last_place = place;
+                    if console::len(&self.lifelines.console) > self.console_limit {
+                        return Err(LinkError::Flood { step: name });
+                    }
                     if oops.is_none() && console::has_oops(&self.lifelines.console) {
                         oops = Some(heard);
                     }
@@ -278,22 +301,32 @@ fn log_error(error: io::Error) -> LinkError {
     LinkError::Io(format!("agent log cannot be written: {error}"))
 }
 
-/// `SECONDS > JSON` or `SECONDS < JSON`, one line a message.
+/// `SECONDS > JSON` or `SECONDS < JSON`, one line a message, up to a bound: it is for people, and the guest decides how
+/// much there is. What a case is judged by is kept elsewhere.
 struct LineLog {
     file: File,
     start: Instant,
+    /// Bytes that may still be written.
+    room: usize,
 }
 
 impl LineLog {
     fn create(path: &Path) -> anyhow::Result<Self> {
         let file = File::create(path).with_context(|| format!("{} cannot be created", path.display()))?;
-        Ok(Self { file, start: Instant::now() })
+        Ok(Self { file, start: Instant::now(), room: LOG_LIMIT })
     }
 
     fn write(&mut self, direction: char, message: &impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string(message)?;
-        self.file
-            .write_all(format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64()).as_bytes())
+        let mut line = format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64());
+        if self.room == 0 {
+            return Ok(());
+        }
+        self.room = self.room.saturating_sub(line.len());
+        if self.room == 0 {
+            line = format!("the log ends here: it may have {} MiB\n", LOG_LIMIT >> 20);
+        }
+        self.file.write_all(line.as_bytes())
     }
 }
 
@@ -341,6 +374,31 @@ mod tests {
         let kinds: Vec<char> =
             log.lines().map(|l| l.split_whitespace().nth(1).unwrap().chars().next().unwrap()).collect();
         assert_eq!(kinds, ['>', '<', '<'], "{log}");
+    }
+
+    #[test]
+    fn a_log_at_its_bound_says_so_and_grows_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.log");
+        let mut log = LineLog { room: 40, ..LineLog::create(&path).unwrap() };
+        for word in ["first", "second, and longer than there is room for", "third"] {
+            log.write('<', &word).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("< \"first\""), "{text}");
+        assert_eq!(lines[1..], ["the log ends here: it may have 256 MiB"]);
+    }
+
+    #[test]
+    fn a_console_that_grows_without_end_ends_the_wait() {
+        let (mut link, mut peer) = pair();
+        link.console_limit = 10;
+        std::fs::write(peer.dir.path().join("console.log"), "one word and another\n").unwrap();
+        line::send(&mut peer.stream, &Message::Heartbeat { seq: 1, elapsed_ms: 1000, place: String::new() })
+            .unwrap();
+        let error = link.call(Step::Sync, SOON, None).unwrap_err();
+        assert!(matches!(error, LinkError::Flood { .. }), "{error}");
     }
 
     #[test]

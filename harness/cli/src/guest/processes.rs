@@ -42,6 +42,7 @@ impl Processes {
         match error {
             LinkError::Interrupted => Trouble::Interrupted,
             LinkError::Io(message) => Trouble::Other { message: message.clone() },
+            LinkError::Flood { .. } => Trouble::Other { message: error.to_string() },
             LinkError::Protocol(_) => Trouble::AgentLost { message: error.to_string() },
             LinkError::Late { .. } | LinkError::Oopsed { .. } | LinkError::Silent { .. } => {
                 self.of_silence(error)
