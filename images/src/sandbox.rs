@@ -91,7 +91,7 @@ impl Sandbox {
         }
         command.args(["--unshare-pid", "--die-with-parent"]);
         for dir in ["usr", "etc", "var/lib/dpkg"] {
-            command.arg("--ro-bind").arg(self.root.join(dir)).arg(Path::new("/").join(dir));
+            self.show(&mut command, Path::new(dir), binds);
         }
         for dir in ["bin", "sbin", "lib", "lib64"] {
             command.args(["--symlink", &format!("usr/{dir}"), &format!("/{dir}")]);
@@ -105,6 +105,27 @@ impl Sandbox {
         }
         command.args(["--chdir", "/", "--"]).arg(program);
         command
+    }
+
+    /// `dir` of the root, read-only. Where a bind is to lie below it (a checkout in /usr/src, a store in /usr/local), a
+    /// place for that can only be made in a directory of the sandbox's own, which then shows each entry of the root's.
+    fn show(&self, command: &mut Command, dir: &Path, binds: &[Bind]) {
+        let (source, target) = (self.root.join(dir), Path::new("/").join(dir));
+        let is_above = |bind: &Bind| bind.target != target && bind.target.starts_with(&target);
+        // What cannot be listed is refused by bubblewrap, which names it.
+        let entries = std::fs::read_dir(&source).ok().filter(|_| binds.iter().any(is_above));
+        let Some(entries) = entries else {
+            command.arg("--ro-bind").arg(source).arg(target);
+            return;
+        };
+        command.arg("--dir").arg(target);
+        for entry in entries.flatten() {
+            let path = dir.join(entry.file_name());
+            match std::fs::read_link(entry.path()) {
+                Ok(link) => drop(command.arg("--symlink").arg(link).arg(Path::new("/").join(path))),
+                Err(_) => self.show(command, &path, binds),
+            }
+        }
     }
 }
 
@@ -166,6 +187,30 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    /// By the real program, on a root that is as good as empty: the checkout may be anywhere.
+    #[test]
+    fn what_lies_below_usr_on_the_host_has_a_place_beside_the_root_s_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, store) = (dir.path().join("root"), dir.path().join("store"));
+        for name in ["usr/bin", "usr/local/share", "etc", "var/lib/dpkg"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        std::fs::create_dir(&store).unwrap();
+        std::fs::write(store.join("file"), "of the host").unwrap();
+        std::fs::write(root.join("usr/local/share/file"), "of the root").unwrap();
+        std::os::unix::fs::symlink("share/file", root.join("usr/local/link")).unwrap();
+        // The host's shell and what it is linked to, whatever that is: not a part of the root that is looked at.
+        let binds = ["/usr/bin", "/usr/lib", "/usr/lib64"].map(Bind::read_only);
+        let binds = binds.into_iter().filter(|bind| bind.source.exists());
+        let below = Bind::read_only(&store).at("/usr/local/src/longpin");
+        let binds: Vec<Bind> = binds.chain([below]).collect();
+        let sandbox = Sandbox { root, ..Sandbox::new(Path::new("/")).unwrap() };
+        let files = ["/usr/local/src/longpin/file", "/usr/local/share/file", "/usr/local/link"];
+        let output = sandbox.command("cat", &binds).args(files).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "of the hostof the rootof the root", "{told}");
     }
 
     #[test]
