@@ -404,8 +404,9 @@ void test_lying_device(void)
 }
 
 /*
- * A device that answers every read with ones, as one that was pulled out does: it no longer decodes addresses and is
- * no bus master. The release waits for its answer in vain, and must not wait for the end of its reset as well.
+ * A device that no longer decodes addresses and is no bus master, as one that was pulled out: neither its answer nor a
+ * reset comes through. The release waits for its answer in vain. QEMU gives zeroes for reads of what is not there, so the
+ * device looks reset and has all its state when it is back; hardware gives ones, for which this is no test.
  */
 void test_pulled_out(void)
 {
