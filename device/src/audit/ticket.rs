@@ -17,6 +17,7 @@ use crate::engine::PinnedBy;
 use crate::mem::{BadAddress, Gpa, View};
 use longpin_proto::disk::{Author, Change, Fetch, Hit, Op, PAGE_BYTES};
 use std::sync::Arc;
+use virtio_bindings::virtio_blk::VIRTIO_BLK_S_OK;
 
 /// What all entries and reports about a request repeat.
 #[derive(Debug, Clone, Copy)]
@@ -180,6 +181,12 @@ impl Ticket {
     /// The last look at the request's memory. Called just before the answer goes into the ring; what comes back is
     /// dropped when it is there.
     pub fn complete(mut self, view: &View<'_>, status: u8) -> Completed {
+        if self.about.op == Op::Read && status == VIRTIO_BLK_S_OK as u8 && !self.filled {
+            // The disk is a device too, and has written to these pages: they may be on their way in a write.
+            let pieces = pieces(&self.segments);
+            let written = pieces.iter().map(|piece| (piece.gpa, piece.len));
+            self.shared.trace.record_read(written, clock::monotonic_ns());
+        }
         if let Some(audit) = self.audit.take() {
             self.last_look(&audit, view);
             audit.end(&self.shared);

@@ -127,25 +127,37 @@ impl Trace {
             let page = entry.dma_addr / PAGE_BYTES;
             let counter = &self.in_flight[bucket_of(page)];
             if counter.load(Ordering::Relaxed) & !KEPT != 0 && entry.kind == KIND_DMA_WRITE {
-                self.keep(page, entry);
+                self.keep(entry.dma_addr, entry.len, entry.time_ns);
             }
         }
     }
 
-    /// An entry is at most a page and lies in one (`longpin_wire::ledger::KIND_DMA_WRITE`).
-    fn keep(&self, page: u64, entry: &Entry) {
+    /// A disk's own writes, those of a read that is over: pieces that each lie in one page. They have been in memory
+    /// for some time by now, and [`Self::settle`] does not wait for them.
+    pub fn record_read(&self, pieces: impl Iterator<Item = (Gpa, u32)>, time_ns: u64) {
+        fence(Ordering::SeqCst);
+        for (gpa, len) in pieces {
+            if self.in_flight[bucket_of(page_of(gpa))].load(Ordering::Relaxed) & !KEPT != 0 {
+                self.keep(gpa.0, len.into(), time_ns);
+            }
+        }
+    }
+
+    /// At most a page, in one page (`longpin_wire::ledger::KIND_DMA_WRITE`).
+    fn keep(&self, gpa: u64, len: u64, time_ns: u64) {
+        let page = gpa / PAGE_BYTES;
         let bucket = bucket_of(page);
-        let (offset, len) = ((entry.dma_addr % PAGE_BYTES) as u16, entry.len.min(PAGE_BYTES) as u16);
+        let (offset, len) = ((gpa % PAGE_BYTES) as u16, len.min(PAGE_BYTES) as u16);
         let mut shard = self.shard(bucket).lock();
         let marked = self.in_flight[bucket].fetch_or(KEPT, Ordering::Relaxed);
         let ranges = shard.entry(page).or_default();
         if let Some(same) = ranges.iter_mut().find(|range| (range.offset, range.len) == (offset, len)) {
-            same.time_ns = same.time_ns.max(entry.time_ns);
+            same.time_ns = same.time_ns.max(time_ns);
         } else if self.ranges.load(Ordering::Relaxed) < MAX_RANGES {
             self.ranges.fetch_add(1, Ordering::Relaxed);
-            ranges.push(Range { offset, len, time_ns: entry.time_ns });
+            ranges.push(Range { offset, len, time_ns });
         } else {
-            self.left_out_ns.fetch_max(entry.time_ns, Ordering::Relaxed);
+            self.left_out_ns.fetch_max(time_ns, Ordering::Relaxed);
         }
         drop(shard);
         if marked & !KEPT == 0 {

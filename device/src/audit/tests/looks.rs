@@ -308,3 +308,35 @@ fn a_writer_that_is_just_being_recorded_is_waited_for() {
     });
     assert_eq!(fixture.one_hit().author, Author::Dma);
 }
+
+#[test]
+fn a_read_of_the_disk_into_a_page_in_flight_is_dma() {
+    let fixture = Fixture::new();
+    fixture.write(PAGE, &page(RUN, 0x5000, 1, SOURCE_CPU));
+    let read_into = |status| {
+        let mut ticket = fixture.pass(write(0, &[(PAGE, 4096)]));
+        fixture.fetch(&mut ticket);
+        // Direct I/O of another process, by the disk's second queue: its 700 bytes begin in the middle of the page.
+        let read = fixture.pass(request(Op::Read, 8192, &[(PAGE + 3896, 700)]));
+        fixture.write(PAGE + 3896, &[status + 1; 700]);
+        read.complete(&fixture.ram.view(), status);
+        fixture.complete(ticket);
+        let hits = fixture.hits();
+        hits.last().map(|hit| (hit.author, hit.file_offset)).unwrap()
+    };
+    assert_eq!(read_into(0), (Author::Dma, Some(0x5000)));
+    assert_eq!(
+        read_into(1),
+        (Author::Other, Some(0x5000)),
+        "a read that failed is not known to have written"
+    );
+    assert_eq!(fixture.hits().len(), 2);
+    // A CPU's change beside what was read is its own.
+    let mut ticket = fixture.pass(write(0, &[(PAGE, 4096)]));
+    fixture.fetch(&mut ticket);
+    let read = fixture.pass(request(Op::Read, 8192, &[(PAGE, 512)]));
+    fixture.write(PAGE, &[7; 513]);
+    fixture.complete(read);
+    fixture.complete(ticket);
+    assert_eq!(fixture.hits()[2].author, Author::Mixed);
+}
