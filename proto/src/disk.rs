@@ -178,7 +178,8 @@ pub enum Change {
     BeforeFetch,
     /// h1 = h2 != h3: the disk has what was submitted, the page has moved on.
     AfterFetch,
-    /// h2 equals neither: the disk has a content that the page may never have had.
+    /// h2 equals neither, or the copy of a write that was copied once has cells that DMA wrote to meanwhile: the disk has
+    /// a content that the page may never have had.
     Torn,
     /// h1 = h3 != h2: there and back.
     Back,

@@ -31,7 +31,8 @@ pub struct History<'a> {
 }
 
 impl History<'_> {
-    /// When it changed, if it did. Only what is different at one of the looks is seen.
+    /// When it changed, if it did. Only what is different at one of the looks is seen. A write that was copied once is
+    /// the same at the first two; see [`Self::is_copy_torn`].
     pub fn change(&self) -> Option<Change> {
         let Self { piece, index, first, copy, last } = *self;
         match (first.agrees(copy, index, piece), copy.had(index, piece, last)) {
@@ -40,6 +41,26 @@ impl History<'_> {
             (false, true) => Some(Change::BeforeFetch),
             (false, false) if first.had(index, piece, last) => Some(Change::Back),
             (false, false) => Some(Change::Torn),
+        }
+    }
+
+    /// Of a write that was copied once: whether DMA went on while it was copied, so that the image got a mix which
+    /// nobody submitted. The copy shows it: in a cell of it that is torn, each byte is its header's own or has what
+    /// DMA has left there by the last look.
+    pub fn is_copy_torn(&self, dma: impl FnOnce() -> Covered) -> bool {
+        let Some(copy) = self.copy.bytes(self.piece).filter(|_| self.first.is(self.copy)) else {
+            return false;
+        };
+        let start = self.piece.start();
+        let mut torn = stamps::torn(start, copy, self.last).peekable();
+        // The trace is asked last: most copies have no such cell.
+        torn.peek().is_some() && {
+            let written = dma().bytes;
+            torn.any(|(at, len)| {
+                let mut cell = PageBits::default();
+                cell.insert(start + at, len);
+                cell.without(&written).is_empty()
+            })
         }
     }
 

@@ -16,8 +16,8 @@
 //! | all different | torn: the disk has what the page perhaps never was |
 //! | h1 = h3 != h2 | there and back |
 //!
-//! A write that no rule keeps is copied once, so h1 = h2 by construction: the copy is what was submitted, and only
-//! h3 can differ. Held and delayed writes with late fetch are looked at three times.
+//! A write that no rule keeps is copied once, so h1 = h2 by construction: the copy is taken for what was submitted, and
+//! only h3 can differ, unless stamps in the copy show that DMA went on meanwhile. Held and delayed writes with late fetch are looked at three times.
 //!
 //! # What it cannot see
 //!

@@ -67,6 +67,26 @@ fn by_source(start: usize, piece: &[u8], source: u32) -> PageBits {
     bits
 }
 
+/// Cells of a copy that are a mix of two writes, of which `last`, a later look at the same piece, has the second whole:
+/// offset in the piece and bytes. A mix whose header is of the later write is not known: nothing has kept the earlier.
+pub fn torn<'a>(
+    start: usize,
+    copy: &'a [u8],
+    last: &'a [u8],
+) -> impl Iterator<Item = (usize, usize)> + use<'a> {
+    cells(start, copy).filter_map(move |(at, header)| {
+        let len = header.cell_bytes as usize;
+        let (cell, later) = (copy.get(at..at + len)?, last.get(at..at + len)?);
+        let (Cell::Torn { stamp, .. }, Cell::Whole(_)) = (stamp::decode(cell), stamp::decode(later)) else {
+            return None;
+        };
+        let mut own = vec![0; len];
+        stamp::encode(&mut own, &stamp);
+        let mixed = cell.iter().zip(&own).zip(later).all(|((byte, own), later)| byte == own || byte == later);
+        mixed.then_some((at, len))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

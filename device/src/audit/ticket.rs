@@ -209,6 +209,9 @@ impl Ticket {
             let one_guest = same.map_err(|found| two_guests = Some(found)).is_ok();
             let author = if one_guest { self.author(&history, &mut settled) } else { Author::Unknown };
             let pin = audit.pins.get(*index).copied().flatten().filter(|_| one_guest);
+            let written = || self.shared.trace.covered(history.piece.page(), self.submitted_ns);
+            let torn = change == Change::AfterFetch && one_guest && history.is_copy_torn(written);
+            let change = if torn { Change::Torn } else { change };
             Some(self.hit(audit, &history, change, author, pin, completed_ns))
         });
         let hits = hits.collect();

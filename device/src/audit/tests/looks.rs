@@ -340,3 +340,51 @@ fn a_read_of_the_disk_into_a_page_in_flight_is_dma() {
     fixture.complete(ticket);
     assert_eq!(fixture.hits()[2].author, Author::Mixed);
 }
+
+/// A write that no rule holds, of a page of whose first cell the copy got the header and 200 bytes before DMA was there,
+/// and the rest after it; then the last look.
+fn torn_copy(finish: impl FnOnce(&Fixture)) -> Hit {
+    let fixture = Fixture::new();
+    fixture.pin(1, RUN, 0, &[PAGE]);
+    let (old, new) = (page(RUN, 0, 100, SOURCE_DMA), page(RUN, 0, 101, SOURCE_DMA));
+    fixture.write(PAGE, &old);
+    fixture.write(PAGE + 200, &new[200..512]);
+    let mut ticket = fixture.pass(write(0, &[(PAGE, 4096)]));
+    fixture.fetch(&mut ticket);
+    finish(&fixture);
+    fixture.complete(ticket);
+    fixture.one_hit()
+}
+
+#[test]
+fn a_copy_that_dma_tore_is_torn() {
+    let hit = torn_copy(|fixture| fixture.dma(1, 0, 512, Payload::Stamp, 101));
+    assert_eq!((hit.change, hit.author, hit.region), (Change::Torn, Author::Dma, Some(1)));
+}
+
+#[test]
+fn a_copy_is_called_torn_only_where_dma_explains_every_byte_of_a_cell() {
+    let change = |finish: &dyn Fn(&Fixture)| torn_copy(finish).change;
+    // The cell's other half is of another write than the one that came in flight.
+    assert_eq!(change(&|fixture| fixture.dma(1, 0, 512, Payload::Stamp, 102)), Change::AfterFetch);
+    // It is not whole at the end either.
+    assert_eq!(change(&|fixture| fixture.dma(1, 0, 512, Payload::Fill(7), 1)), Change::AfterFetch);
+    // A CPU has stored what DMA could have; or DMA has been near, and not in all of the cell.
+    let whole = page(RUN, 0, 101, SOURCE_DMA);
+    assert_eq!(change(&|fixture| fixture.write(PAGE, &whole[..512])), Change::AfterFetch);
+    let beside = |fixture: &Fixture| {
+        fixture.write(PAGE, &whole[..512]);
+        fixture.dma(1, 512, 512, Payload::Stamp, 101);
+    };
+    assert_eq!(change(&beside), Change::AfterFetch);
+}
+
+#[test]
+fn a_held_write_that_was_torn_when_it_came_is_not_torn_by_its_copy() {
+    let fixture = Fixture::new();
+    fixture.pin(1, RUN, 0, &[PAGE]);
+    let (old, new) = (page(RUN, 0, 100, SOURCE_DMA), page(RUN, 0, 101, SOURCE_DMA));
+    fixture.write(PAGE, &[&old[..200], &new[200..]].concat());
+    held(&fixture, || {}, || fixture.dma(1, 0, 512, Payload::Stamp, 101));
+    assert_eq!(fixture.one_hit().change, Change::AfterFetch, "two looks have seen it so");
+}
