@@ -231,7 +231,7 @@ pub struct Hit {
     pub byte: u64,
     /// Guest physical address of the page's first byte.
     pub gpa: u64,
-    /// Region that pinned the page at submission.
+    /// Region that pinned the page at submission, else the one through which DMA changed it.
     pub region: Option<u32>,
     /// Offset of the page in its file, as in [`PageRef`].
     pub file_offset: Option<u64>,
@@ -264,8 +264,14 @@ pub struct AuditReport {
     pub run: u64,
     /// Writes that were audited.
     pub writes: u64,
-    /// Pages that were hashed.
+    /// Pages that were looked at to the end.
     pub pages: u64,
+    /// Pages of audited writes whose memory had left the guest before the last look.
+    #[serde(default)]
+    pub pages_unread: u64,
+    /// Pages to which DMA of ours wrote in flight, at least: also bytes that were there already.
+    #[serde(default)]
+    pub pages_touched: u64,
     /// Pages that changed in flight, in the order of completion.
     pub hits: Vec<Hit>,
     /// Hits beyond the daemon's limit, which were only counted.

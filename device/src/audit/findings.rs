@@ -20,6 +20,17 @@ pub struct Case {
     pub number: u64,
 }
 
+/// Pages of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    /// Looked at to the end.
+    pub read: u64,
+    /// Not there at the last look.
+    pub unread: u64,
+    /// To which DMA has written in flight.
+    pub touched: u64,
+}
+
 /// Findings of the present case.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -37,12 +48,14 @@ impl Findings {
     }
 
     /// An audited write of a case is over. What belongs to an earlier case is in the counters and in the ledger.
-    pub fn add(&mut self, case: Case, pages: u64, hits: Vec<Hit>) {
+    pub fn add(&mut self, case: Case, pages: Pages, hits: Vec<Hit>) {
         if case != self.case {
             return;
         }
         self.report.writes += 1;
-        self.report.pages += pages;
+        self.report.pages += pages.read;
+        self.report.pages_unread += pages.unread;
+        self.report.pages_touched += pages.touched;
         let room = MAX_HITS - self.report.hits.len();
         self.report.hits_left_out += hits.len().saturating_sub(room) as u64;
         self.report.hits.extend(hits.into_iter().take(room));

@@ -5,7 +5,7 @@
 //! what goes to the image, and only the look before completion can differ. A write that is held or delayed is looked
 //! at three times, unless its bytes are taken early. What changes there and back between two looks is not seen.
 
-use super::findings::Case;
+use super::findings::{Case, Pages};
 use super::history::History;
 use super::look::Look;
 use super::pages::{Piece, pieces};
@@ -72,6 +72,16 @@ struct Audit {
     first: Option<Look>,
     copy: Option<Look>,
     fetched_ns: u64,
+}
+
+/// The last look.
+#[derive(Default)]
+struct Seen {
+    changed: Vec<Changed>,
+    /// Pieces whose memory has left the guest.
+    unread: u64,
+    /// Pieces to which DMA has written, whether that changed them or not.
+    touched: u64,
 }
 
 /// A piece that is not what it was.
@@ -199,7 +209,7 @@ impl Ticket {
         let (Some(first), Some(copy)) = (&audit.first, &audit.copy) else {
             return; // It failed before its bytes were taken.
         };
-        let changed = self.changed(audit, first, copy, view);
+        let Seen { changed, unread, touched } = self.changed(audit, first, copy, view);
         let completed_ns = clock::monotonic_ns();
         let (mut settled, mut two_guests) = (false, None);
         let hits = changed.iter().filter_map(|Changed { index, last }| {
@@ -212,11 +222,12 @@ impl Ticket {
             let written = || self.shared.trace.covered(history.piece.page(), self.submitted_ns);
             let torn = change == Change::AfterFetch && one_guest && history.is_copy_torn(written);
             let change = if torn { Change::Torn } else { change };
-            Some(self.hit(audit, &history, change, author, pin, completed_ns))
+            let dma = one_guest && author.by_dma();
+            Some(self.hit(audit, &history, change, author, (pin, dma), completed_ns))
         });
         let hits = hits.collect();
-        let pages = audit.pieces.len() as u64;
-        self.disk.counters.audited(pages);
+        let pages = Pages { read: audit.pieces.len() as u64 - unread, unread, touched };
+        self.disk.counters.audited(pages.read);
         let mut findings = self.shared.findings.lock();
         findings.add(self.about.case, pages, hits);
         if let Some(found) = two_guests {
@@ -231,10 +242,13 @@ impl Ticket {
         history: &History<'_>,
         change: Change,
         author: Author,
-        pin: Option<PinnedBy>,
+        (pin, dma): (Option<PinnedBy>, bool),
         completed_ns: u64,
     ) -> Hit {
         let piece = history.piece;
+        // A page that was pinned after the submission is known by the DMA that went there.
+        let trace = &self.shared.trace;
+        let writer = dma.then(|| trace.written_by(piece.gpa, piece.len, self.submitted_ns)).flatten();
         let byte = self.about.byte.saturating_add(piece.at as u64);
         self.disk.counters.hit(author);
         self.disk.record_hit(&self.about, author, byte, piece.len.into(), piece.gpa.0);
@@ -245,8 +259,11 @@ impl Ticket {
             disk: self.disk.index,
             byte,
             gpa: piece.gpa.0,
-            region: pin.and_then(|pin| pin.region),
-            file_offset: pin.and_then(|pin| pin.file_offset).or_else(|| history.file_offset()),
+            region: pin.and_then(|pin| pin.region).or(writer.map(|writer| writer.region)),
+            file_offset: pin
+                .and_then(|pin| pin.file_offset)
+                .or_else(|| history.file_offset())
+                .or(writer.map(|writer| writer.file_offset)),
             change,
             author,
             hashes: history.hashes(),
@@ -261,21 +278,24 @@ impl Ticket {
     }
 
     /// Pieces that were not the same at all looks, with what they hold now.
-    fn changed(&self, audit: &Audit, first: &Look, copy: &Look, view: &View<'_>) -> Vec<Changed> {
+    fn changed(&self, audit: &Audit, first: &Look, copy: &Look, view: &View<'_>) -> Seen {
         let mut page = [0; PAGE_BYTES as usize];
-        let mut changed = Vec::new();
+        let mut seen = Seen::default();
         for (index, piece) in audit.pieces.iter().enumerate() {
             // A private copy: others may write to the page while it is compared.
             let last = &mut page[..piece.len as usize];
             if let Err(error) = view.read(piece.gpa, last) {
                 log::debug!("request {} of disk {}: {error}", self.about.id, self.disk.index);
+                seen.unread += 1;
                 continue;
             }
+            let touched = self.shared.trace.touched(piece.gpa, piece.len, self.submitted_ns);
+            seen.touched += u64::from(touched);
             if !(copy.had(index, piece, last) && first.agrees(copy, index, piece)) {
-                changed.push(Changed { index, last: last.to_vec() });
+                seen.changed.push(Changed { index, last: last.to_vec() });
             }
         }
-        changed
+        seen
     }
 
     /// Bytes that no recorded DMA explains may come from one that is just being recorded: wait for it, once for all

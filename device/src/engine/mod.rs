@@ -27,7 +27,7 @@ mod worker;
 pub use page_bits::PageBits;
 pub use pin_index::{Owner, Pin, PinIndex, PinnedBy, Pins};
 pub use refusal::Refusal;
-pub use trace::{Covered, Trace, page_of};
+pub use trace::{Covered, Trace, WrittenBy, page_of};
 
 use crate::clock;
 use crate::counters::Counters;

@@ -29,6 +29,8 @@ pub const MAX_RANGES: usize = 1 << 20;
 /// Counters of pages in flight. Pages that share one are traced when either is in flight.
 const BUCKETS: usize = 1 << 16;
 const SHARDS: usize = 64;
+/// No byte of a file of at most 2^63 bytes lies there.
+const NO_REGION: u64 = u64::MAX;
 /// Bit of a counter: there are ranges of its pages.
 const KEPT: u32 = 1 << 31;
 /// A batch of DMA takes some 50 µs. On a machine that is so busy, the answer is what is known by then.
@@ -41,9 +43,13 @@ type Shard = HashMap<u64, Vec<Range>>;
 struct Range {
     offset: u16,
     len: u16,
-    /// Of the latest write to exactly these bytes.
+    /// Of the latest write to exactly these bytes, like all that follows.
+    region: u32,
+    /// Of the first of these bytes; [`NO_REGION`] where a disk wrote by itself.
+    file_offset: u64,
     time_ns: u64,
 }
+const _: () = assert!(size_of::<Range>() == 24);
 
 /// The trace.
 pub struct Trace {
@@ -56,6 +62,15 @@ pub struct Trace {
     ram: Arc<GuestRam>,
     /// Read-locked by writers other than the engine.
     gate: RwLock<()>,
+}
+
+/// The region through which a piece of a page was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenBy {
+    /// Region.
+    pub region: u32,
+    /// Where the piece begins in the region's file.
+    pub file_offset: u64,
 }
 
 /// What DMA has written to a page.
@@ -127,7 +142,8 @@ impl Trace {
             let page = entry.dma_addr / PAGE_BYTES;
             let counter = &self.in_flight[bucket_of(page)];
             if counter.load(Ordering::Relaxed) & !KEPT != 0 && entry.kind == KIND_DMA_WRITE {
-                self.keep(entry.dma_addr, entry.len, entry.time_ns);
+                let Entry { dma_addr, len, region, file_offset, time_ns, .. } = *entry;
+                self.keep(dma_addr, len, region, file_offset, time_ns);
             }
         }
     }
@@ -138,24 +154,27 @@ impl Trace {
         fence(Ordering::SeqCst);
         for (gpa, len) in pieces {
             if self.in_flight[bucket_of(page_of(gpa))].load(Ordering::Relaxed) & !KEPT != 0 {
-                self.keep(gpa.0, len.into(), time_ns);
+                self.keep(gpa.0, len.into(), 0, NO_REGION, time_ns);
             }
         }
     }
 
     /// At most a page, in one page (`longpin_wire::ledger::KIND_DMA_WRITE`).
-    fn keep(&self, gpa: u64, len: u64, time_ns: u64) {
+    fn keep(&self, gpa: u64, len: u64, region: u32, file_offset: u64, time_ns: u64) {
         let page = gpa / PAGE_BYTES;
         let bucket = bucket_of(page);
         let (offset, len) = ((gpa % PAGE_BYTES) as u16, len.min(PAGE_BYTES) as u16);
+        let range = Range { offset, len, region, file_offset, time_ns };
         let mut shard = self.shard(bucket).lock();
         let marked = self.in_flight[bucket].fetch_or(KEPT, Ordering::Relaxed);
         let ranges = shard.entry(page).or_default();
         if let Some(same) = ranges.iter_mut().find(|range| (range.offset, range.len) == (offset, len)) {
-            same.time_ns = same.time_ns.max(time_ns);
+            if same.time_ns <= time_ns {
+                *same = range;
+            }
         } else if self.ranges.load(Ordering::Relaxed) < MAX_RANGES {
             self.ranges.fetch_add(1, Ordering::Relaxed);
-            ranges.push(Range { offset, len, time_ns });
+            ranges.push(range);
         } else {
             self.left_out_ns.fetch_max(time_ns, Ordering::Relaxed);
         }
@@ -175,6 +194,35 @@ impl Trace {
             bytes.insert(range.offset.into(), range.len.into());
         });
         Covered { bytes, whole: self.left_out_ns.load(Ordering::Relaxed) < since_ns }
+    }
+
+    /// Whether something was written to these bytes since then, each range in one page. Cheap where nothing was.
+    pub fn touched(&self, gpa: Gpa, len: u32, since_ns: u64) -> bool {
+        self.latest(gpa, len, since_ns, |_| true).is_some()
+    }
+
+    /// The region through which these bytes were written to last.
+    pub fn written_by(&self, gpa: Gpa, len: u32, since_ns: u64) -> Option<WrittenBy> {
+        let range = self.latest(gpa, len, since_ns, |range| range.file_offset != NO_REGION)?;
+        let file_offset =
+            range.file_offset.wrapping_sub(range.offset.into()).wrapping_add(gpa.0 % PAGE_BYTES);
+        Some(WrittenBy { region: range.region, file_offset })
+    }
+
+    fn latest(&self, gpa: Gpa, len: u32, since_ns: u64, counts: impl Fn(&Range) -> bool) -> Option<Range> {
+        let page = page_of(gpa);
+        let bucket = bucket_of(page);
+        if self.in_flight[bucket].load(Ordering::Relaxed) & KEPT == 0 {
+            return None;
+        }
+        let from = gpa.0 % PAGE_BYTES;
+        let over = |range: &Range| {
+            let start = u64::from(range.offset);
+            start < from + u64::from(len) && from < start + u64::from(range.len)
+        };
+        let shard = self.shard(bucket).lock();
+        let ranges = shard.get(&page)?.iter().filter(|range| range.time_ns >= since_ns && over(range));
+        ranges.filter(|range| counts(range)).max_by_key(|range| range.time_ns).copied()
     }
 
     /// Wait until every write whose bytes can be seen now has been recorded. The caller holds no view of the engine's
@@ -227,6 +275,25 @@ mod tests {
         assert_eq!(spans(&trace, 2, 1), []);
         trace.record(&[write(0x1200, 512, 9)]);
         assert_eq!(spans(&trace, 1, 9), [(0x200, 512)], "the latest write to a range counts");
+    }
+
+    #[test]
+    fn the_last_writer_of_a_piece_is_known() {
+        let trace = trace();
+        let of =
+            |region, file_offset, gpa, time_ns| Entry { region, file_offset, ..write(gpa, 512, time_ns) };
+        trace.enter([1].into_iter());
+        let by = |gpa, len| trace.written_by(Gpa(gpa), len, 5).map(|by| (by.region, by.file_offset));
+        assert!(!trace.touched(Gpa(0x1000), 4096, 5));
+        trace.record(&[of(1, 0x8200, 0x1200, 5), of(2, 0x200, 0x1200, 6), of(3, 0x9800, 0x1800, 4)]);
+        assert_eq!(by(0x1000, 4096), Some((2, 0)));
+        assert_eq!(by(0x1300, 16), Some((2, 0x300)));
+        assert_eq!((by(0x1000, 512), by(0x1400, 512)), (None, None), "beside it");
+        assert_eq!(by(0x1800, 512), None, "earlier");
+        trace.record_read([(Gpa(0x1400), 512)].into_iter(), 7);
+        assert!(trace.touched(Gpa(0x1400), 1, 5));
+        assert_eq!(by(0x1400, 512), None, "a disk has no region");
+        assert_eq!(by(0x1000, 4096), Some((2, 0)));
     }
 
     #[test]

@@ -193,6 +193,8 @@ fn audit() -> Audit {
     Audit {
         writes: 3,
         pages: 20,
+        pages_unread: 1,
+        pages_touched: 4,
         hits_by_dma: 2,
         hits_by_others: 1,
         hits_left_out: 0,

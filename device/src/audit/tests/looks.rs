@@ -134,13 +134,14 @@ fn a_page_that_is_pinned_in_flight_has_dma_for_its_author() {
     held(
         &fixture,
         || {
-            fixture.pin(3, RUN, 0, &[PAGE]);
+            fixture.pin(3, RUN, 0x6000, &[PAGE]);
             fixture.dma(3, 0, 4096, Payload::Stamp, 100);
         },
         || fixture.unpin(3),
     );
     let hit = fixture.one_hit();
-    assert_eq!((hit.change, hit.author, hit.region), (Change::BeforeFetch, Author::Dma, None));
+    assert_eq!((hit.change, hit.author), (Change::BeforeFetch, Author::Dma));
+    assert_eq!((hit.region, hit.file_offset), (Some(3), Some(0x6000)), "known by what was written");
 }
 
 #[test]
@@ -387,4 +388,34 @@ fn a_held_write_that_was_torn_when_it_came_is_not_torn_by_its_copy() {
     fixture.write(PAGE, &[&old[..200], &new[200..]].concat());
     held(&fixture, || {}, || fixture.dma(1, 0, 512, Payload::Stamp, 101));
     assert_eq!(fixture.one_hit().change, Change::AfterFetch, "two looks have seen it so");
+}
+
+#[test]
+fn bytes_that_dma_writes_once_more_are_no_hit_and_counted() {
+    let fixture = Fixture::new();
+    fixture.pin(1, RUN, 0, &[PAGE, PAGE + 4096]);
+    fixture.dma(1, 0, 8192, Payload::Stamp, 100);
+    let mut ticket = fixture.pass(write(0, &[(PAGE, 3 * 4096)]));
+    fixture.fetch(&mut ticket);
+    fixture.dma(1, 0, 512, Payload::Stamp, 100);
+    fixture.dma(1, 4096, 512, Payload::Stamp, 101);
+    fixture.complete(ticket);
+    assert_eq!(fixture.one_hit().gpa, PAGE + 4096);
+    let report = fixture.watch.audit();
+    assert_eq!((report.pages, report.pages_touched, report.pages_unread), (3, 2, 0));
+    // In flight, and not before.
+    fixture.finish(fixture.pass(write(0, &[(PAGE, 8192)])));
+    assert_eq!(fixture.watch.audit().pages_touched, 2);
+}
+
+#[test]
+fn pages_that_have_left_the_guest_are_not_audited() {
+    let fixture = Fixture::new();
+    let mut ticket = fixture.pass(write(0, &[(PAGE, 4096), (RAM_BYTES as u64 - 8192, 8192)]));
+    fixture.fetch(&mut ticket);
+    let less = Map::from_ranges(&[(GuestAddress(0), RAM_BYTES - 4096)]).unwrap();
+    fixture.ram.atomic_map().lock().unwrap().replace(less);
+    fixture.complete(ticket);
+    let report = fixture.watch.audit();
+    assert_eq!((report.pages, report.pages_unread), (2, 1));
 }

@@ -17,8 +17,14 @@ const SECTOR_BYTES: u64 = 512;
 pub struct Audit {
     /// Writes that were audited.
     pub writes: u64,
-    /// Pages that were hashed.
+    /// Pages that were looked at to the end.
     pub pages: u64,
+    /// Pages whose memory had left the guest before the last look.
+    #[serde(default)]
+    pub pages_unread: u64,
+    /// Pages to which our DMA wrote in flight, at least: also bytes that were there already.
+    #[serde(default)]
+    pub pages_touched: u64,
     /// Pages that our DMA changed in flight.
     pub hits_by_dma: u64,
     /// Pages that somebody else changed in flight, or of which it is not known who did.
@@ -83,6 +89,8 @@ pub fn audit(story: &Story<'_>) -> Option<Audit> {
     Some(Audit {
         writes: report.writes,
         pages: report.pages,
+        pages_unread: report.pages_unread,
+        pages_touched: report.pages_touched,
         hits_by_dma: by_dma,
         hits_by_others: report.hits.len() as u64 - by_dma,
         hits_left_out: report.hits_left_out,
@@ -119,6 +127,13 @@ pub fn gap(story: &Story<'_>) -> Option<String> {
             report.hits_left_out
         ));
     }
+    if report.pages_unread > 0 {
+        return Some(format!(
+            "{} pages of audited writes were not in the guest's memory any more at the last look, and DMA may have \
+             changed some of them",
+            report.pages_unread
+        ));
+    }
     let unknown = report.hits.iter().filter(|hit| hit.author == Author::Unknown).count();
     (unknown > 0).then(|| {
         format!("{unknown} pages changed in flight, and too little was kept of them to say whether DMA changed them")
@@ -140,7 +155,7 @@ pub fn torn_pages(story: &Story<'_>) -> BTreeSet<(Option<String>, u64)> {
 pub fn changed_pages(story: &Story<'_>) -> (BTreeSet<u64>, bool) {
     let hits = story.audit.map_or(&[][..], |report| &report.hits);
     let pages: Vec<Option<u64>> = hits.iter().map(|hit| place(story, hit).1).collect();
-    let complete = story.audit.is_none_or(|report| report.hits_left_out == 0);
+    let complete = story.audit.is_none_or(|report| report.hits_left_out + report.pages_unread == 0);
     let all = complete && pages.iter().all(Option::is_some);
     (pages.into_iter().flatten().map(page_of).collect(), all)
 }

@@ -219,6 +219,26 @@ fn changes_that_were_not_kept_may_be_ours_where_dma_was_done() {
     assert_eq!(words(&verdict(quiet)), ["intact"]);
 }
 
+#[test]
+fn pages_that_nobody_looked_at_to_the_end_may_have_been_changed_by_us() {
+    let unread = || {
+        let mut tale = Tale::of_an_update();
+        tale.hit(0, Change::BeforeFetch, Author::Other);
+        tale.audit.as_mut().expect("an audit").pages_unread = 3;
+        tale
+    };
+    let mut tale = unread();
+    tale.compare("a", |_| by_dma(101));
+    let (cause, message) = problem(tale);
+    assert_eq!(cause, Cause::Unproven);
+    assert!(message.starts_with("3 pages of audited writes were not in the guest's memory"), "{message}");
+
+    let mut proven = unread();
+    proven.hit(4096, Change::BeforeFetch, Author::Dma);
+    proven.compare("a", |_| by_dma(101));
+    assert_eq!(words(&verdict(proven)), ["unstable"]);
+}
+
 /// The disk kept hashes, and DMA wrote to a part of the page.
 #[test]
 fn a_change_of_which_nobody_knows_who_made_it_is_no_verdict() {
