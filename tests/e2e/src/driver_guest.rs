@@ -186,7 +186,7 @@ impl<'a> Guest<'a> {
         let mut qemu = parts.root.command("qemu-system-x86_64", &binds);
         qemu.args(machine(dir)).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
         qemu.arg("-append").arg(format!(
-            "console=ttyS0 panic=-1 loglevel=5 printk.devkmsg=on tests={} module={}",
+            "console=ttyS0 panic=-1 no_timer_check loglevel=5 printk.devkmsg=on tests={} module={}",
             tests.join(","),
             module_parameters.join(",")
         ));

@@ -59,7 +59,16 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
     let Prepared { machine, notice, interrupt } = run::prepare(&args.machine, [&needs])?;
     notice.iter().for_each(|text| output::note(text));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
-    let mut guest = Guest::boot(&machine, &needs, dir.path(), true, &interrupt).map_err(boot_error)?;
+    let mut guest = match Guest::boot(&machine, &needs, dir.path(), true, &interrupt) {
+        Ok(guest) => guest,
+        Err(error) => {
+            // The message names files in it.
+            if matches!(error, BootError::Failed(_)) {
+                let _ = dir.keep();
+            }
+            return Err(boot_error(error));
+        }
+    };
     for module in MODULES {
         guest.load_module(module).map_err(boot_error)?;
     }

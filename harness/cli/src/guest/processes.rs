@@ -51,6 +51,8 @@ impl Processes {
                 Some(_) => self.of_silence(error),
                 None => Trouble::Other { message: error.to_string() },
             },
+            // QEMU's end is the orderly end of a daemon, which may be noticed first.
+            LinkError::DeviceGone if !self.device.died() => self.of_closed_port(),
             LinkError::DeviceGone => Trouble::DeviceLost { message: self.device.obituary() },
             LinkError::Closed => self.of_closed_port(),
         }

@@ -20,14 +20,16 @@ pub const SHELL_PORT: &str = "longpin.shell";
 
 /// Kernel words that every guest gets. None of them touches memory management or file systems:
 /// * `panic=-1` with `-no-reboot` ends QEMU at a panic, so that a dead guest is noticed at once;
+/// * `no_timer_check`: a translated guest on a busy host may miss ticks, and check_timer() panics then ("IO-APIC + timer
+///   doesn't work"); under KVM the kernel leaves the check out by itself;
 /// * `loglevel=5` lets warnings reach the serial line (`WARNING:`, `csum failed`): after a hang or a panic the console
 ///   is the only log. Informational lines, which are slow to emulate, stay in /dev/kmsg, where the agent reads them;
 /// * `log_buf_len=4M` has room for what the kernel says between two readings of the agent, a storm of I/O errors
 ///   included. The agent reports an overrun all the same, and the case is then unproven;
 /// * `printk.devkmsg=on` lifts the rate limit of /dev/kmsg for the agent's own marks;
 /// * `oops=panic` is absent on purpose: an oops is evidence that the run wants to report and survive.
-const KERNEL_ARGS: [&str; 5] =
-    ["console=ttyS0", "panic=-1", "loglevel=5", "log_buf_len=4M", "printk.devkmsg=on"];
+const KERNEL_ARGS: [&str; 6] =
+    ["console=ttyS0", "panic=-1", "no_timer_check", "loglevel=5", "log_buf_len=4M", "printk.devkmsg=on"];
 
 /// Everything after the name of the program.
 pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
@@ -191,7 +193,7 @@ mod tests {
 -no-reboot
 -kernel /k/vmlinuz
 -initrd /k/initramfs
--append console=ttyS0 panic=-1 loglevel=5 log_buf_len=4M printk.devkmsg=on quiet
+-append console=ttyS0 panic=-1 no_timer_check loglevel=5 log_buf_len=4M printk.devkmsg=on quiet
 -chardev file,id=console,path=/r/console.log
 -serial chardev:console
 -chardev socket,id=qmp,path=/s/qmp
