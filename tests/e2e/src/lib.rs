@@ -244,6 +244,11 @@ impl Running {
         String::from_utf8_lossy(&std::fs::read(&self.stderr).unwrap_or_default()).into_owned()
     }
 
+    /// Has it ended?
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("our own child").is_some()
+    }
+
     /// Wait for its end.
     pub fn end(mut self) -> Ended {
         let status: ExitStatus =

@@ -6,8 +6,11 @@ use std::io::Write as _;
 
 /// Boot, type a script, and wait for the end.
 fn typed(lab: &Lab, script: &str) -> Ended {
-    let (running, mut typing) = lab.start_typing(&["shell"]);
-    wait_for("the shell", RUN_DEADLINE, || running.said().contains("`exit` or Ctrl-]").then_some(()));
+    let (mut running, mut typing) = lab.start_typing(&["shell"]);
+    wait_for("the shell", RUN_DEADLINE, || {
+        assert!(!running.has_ended(), "{}", running.said());
+        running.said().contains("`exit` or Ctrl-]").then_some(())
+    });
     typing.write_all(script.as_bytes()).expect("the program listens");
     running.end()
 }
