@@ -247,7 +247,6 @@ impl AgentLink {
         }
     }
 
-    /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
     /// The next message, also one that had come by the deadline and was not handed over yet: whoever was stopped and goes
     /// on (SIGSTOP and SIGCONT, a host that slept) finds deadlines passed and answers waiting in the socket. `late` is the
     /// end of that hand-over, from the first time on: what comes meanwhile does not put it off.
@@ -262,6 +261,7 @@ impl AgentLink {
         }
     }
 
+    /// Next message; `None` when the deadline passes. What has already come is taken before a death is noticed.
     fn next(&mut self, deadline: Deadline) -> Result<Option<Message>, LinkError> {
         let received = match self.incoming.try_recv() {
             Ok(received) => Some(received),
@@ -317,11 +317,11 @@ impl LineLog {
     }
 
     fn write(&mut self, direction: char, message: &impl Serialize) -> io::Result<()> {
-        let text = serde_json::to_string(message)?;
-        let mut line = format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64());
         if self.room == 0 {
             return Ok(());
         }
+        let text = serde_json::to_string(message)?;
+        let mut line = format!("{:10.6} {direction} {text}\n", self.start.elapsed().as_secs_f64());
         self.room = self.room.saturating_sub(line.len());
         if self.room == 0 {
             line = format!("the log ends here: it may have {} MiB\n", LOG_LIMIT >> 20);
