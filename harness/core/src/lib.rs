@@ -25,6 +25,8 @@ pub mod exit_code;
 pub mod machine;
 pub mod plan;
 pub mod record;
+mod replay;
 pub mod report;
 pub mod scenario;
 pub mod verdict;
+mod words;

@@ -20,6 +20,8 @@ fn seen(word: Observation, readers: &[Reader]) -> Observed {
         first_byte: 12288,
         wanted: "CPU generation 1".into(),
         found: "foreign bytes".into(),
+        ranges: vec![(0, 512)],
+        reading: 0,
     });
     Observed { observations: [word].into(), findings: findings.collect(), ..Observed::default() }
 }

@@ -174,6 +174,8 @@ fn everything() -> Observed {
             first_byte: 0,
             wanted: "CPU generation 1".into(),
             found: "zeros".into(),
+            ranges: vec![(0, 512)],
+            reading: 0,
         }],
         audit: Some(audit()),
         blocked: vec![Blocked { job: "st".into(), stack: vec!["folio_wait_writeback".into()], waited_us: 9 }],

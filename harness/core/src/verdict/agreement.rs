@@ -6,7 +6,7 @@
 
 use super::audit::{changed_pages, page_of, written_by_dma};
 use super::observe::LogLine;
-use super::story::Story;
+use crate::replay::Replay;
 use longpin_proto::facts::Extent;
 use std::collections::BTreeSet;
 
@@ -28,9 +28,9 @@ struct Named {
 }
 
 /// Compare what was named; none: one of the two has named nothing.
-pub fn agreement(story: &Story<'_>, log: &[LogLine]) -> Option<Agreement> {
-    let (changed, all_known) = changed_pages(story);
-    let named: BTreeSet<Named> = log.iter().filter_map(|line| detector(story, &line.text)).collect();
+pub fn agreement(replay: &Replay<'_>, log: &[LogLine]) -> Option<Agreement> {
+    let (changed, all_known) = changed_pages(replay);
+    let named: BTreeSet<Named> = log.iter().filter_map(|line| detector(replay, &line.text)).collect();
     let first = named.first().filter(|_| !changed.is_empty())?;
     let mut strangers = named.iter().filter(|named| !changed.contains(&named.page)).peekable();
     if strangers.peek().is_none() {
@@ -40,7 +40,7 @@ pub fn agreement(story: &Story<'_>, log: &[LogLine]) -> Option<Agreement> {
             n => format!("{who} and the audit name the same {n} pages, the first at offset {page}"),
         }));
     }
-    let stranger = strangers.find(|named| !written_by_dma(story, named.page))?;
+    let stranger = strangers.find(|named| !written_by_dma(replay, named.page))?;
     all_known.then(|| {
         let pages: Vec<String> = changed.iter().map(u64::to_string).collect();
         let (who, page) = (stranger.who, stranger.page);
@@ -52,7 +52,7 @@ pub fn agreement(story: &Story<'_>, log: &[LogLine]) -> Option<Agreement> {
 }
 
 /// The page that a line of the kernel log names.
-fn detector(story: &Story<'_>, text: &str) -> Option<Named> {
+fn detector(replay: &Replay<'_>, text: &str) -> Option<Named> {
     // fs/btrfs/inode.c: print_data_csum_error(): the offset is the block's in its file.
     if text.contains("csum failed root") {
         let offset = number_after(text, " off ")?;
@@ -62,7 +62,7 @@ fn detector(story: &Story<'_>, text: &str) -> Option<Named> {
     if let Some((_, sector)) = text.split_once("Checksum failed at sector 0x") {
         let digits = sector.split(|c: char| !c.is_ascii_hexdigit()).next()?;
         let byte = u64::from_str_radix(digits, 16).ok()?.checked_mul(512)?;
-        let offset = story.extents.values().find_map(|extents| file_offset(extents, byte))?;
+        let offset = replay.extents.values().find_map(|extents| file_offset(extents, byte))?;
         return Some(Named { who: "dm-integrity", page: page_of(offset) });
     }
     None
@@ -73,7 +73,9 @@ fn number_after(text: &str, mark: &str) -> Option<u64> {
     rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
-fn file_offset(extents: &[Extent], byte: u64) -> Option<u64> {
-    let extent = extents.iter().find(|e| e.located && (e.physical..e.physical + e.len).contains(&byte))?;
+/// The last word on a place counts.
+fn file_offset(extents: &[&Extent], byte: u64) -> Option<u64> {
+    let extent =
+        extents.iter().rev().find(|e| e.located && (e.physical..e.physical + e.len).contains(&byte))?;
     Some(extent.logical + (byte - extent.physical))
 }

@@ -2,10 +2,8 @@
 //! What the auditing disk saw: pages that changed on their way, and by whom. Only changes by DMA of this case become
 //! observations; stores of a CPU into a page under writeback are legal where nobody asked for stable pages.
 
-use super::dma::Ledger;
-use super::story::Story;
+use crate::replay::{Ledger, Replay};
 use longpin_proto::disk::{Author, Change, Hit, HoldEnd, HoldReport, PAGE_BYTES, Span};
-use longpin_proto::facts::Extent;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -82,10 +80,10 @@ pub struct HitLine {
 }
 
 /// The audit of a case, if there was one.
-pub fn audit(story: &Story<'_>) -> Option<Audit> {
-    let report = story.audit?;
+pub fn audit(replay: &Replay<'_>) -> Option<Audit> {
+    let report = replay.audit?;
     let by_dma = report.hits.iter().filter(|hit| by_dma(hit)).count() as u64;
-    let first = dma_hits(story).next().or_else(|| report.hits.first());
+    let first = dma_hits(replay).next().or_else(|| report.hits.first());
     Some(Audit {
         writes: report.writes,
         pages: report.pages,
@@ -94,8 +92,8 @@ pub fn audit(story: &Story<'_>) -> Option<Audit> {
         hits_by_dma: by_dma,
         hits_by_others: report.hits.len() as u64 - by_dma,
         hits_left_out: report.hits_left_out,
-        holds: story.holds.values().map(|hold| hold_line(hold)).collect(),
-        first_hit: first.map(|hit| hit_line(story, hit)),
+        holds: replay.holds.values().map(|hold| hold_line(hold)).collect(),
+        first_hit: first.map(|hit| hit_line(replay, hit)),
     })
 }
 
@@ -105,20 +103,20 @@ fn by_dma(hit: &Hit) -> bool {
 }
 
 /// Pages that our DMA changed in flight.
-fn dma_hits<'s>(story: &Story<'s>) -> impl Iterator<Item = &'s Hit> + use<'s> {
-    story.audit.into_iter().flat_map(|report| &report.hits).filter(|hit| by_dma(hit))
+fn dma_hits<'s>(replay: &Replay<'s>) -> impl Iterator<Item = &'s Hit> + use<'s> {
+    replay.audit.into_iter().flat_map(|report| &report.hits).filter(|hit| by_dma(hit))
 }
 
 /// Some page did.
-pub fn changed_by_dma(story: &Story<'_>) -> bool {
-    dma_hits(story).next().is_some()
+pub fn changed_by_dma(replay: &Replay<'_>) -> bool {
+    dma_hits(replay).next().is_some()
 }
 
 /// Changes that were only counted, or of which nobody knows who made them, may be ours: where DMA was done, nothing can
 /// be said then.
-pub fn gap(story: &Story<'_>) -> Option<String> {
-    let report = story.audit?;
-    if changed_by_dma(story) || story.ledger.last().is_none() {
+pub fn gap(replay: &Replay<'_>) -> Option<String> {
+    let report = replay.audit?;
+    if changed_by_dma(replay) || replay.ledger.last().is_none() {
         return None;
     }
     if report.hits_left_out > 0 {
@@ -141,58 +139,33 @@ pub fn gap(story: &Story<'_>) -> Option<String> {
 }
 
 /// Pages of which the disk got a mix that DMA made, by file offset, and by path where that is known.
-pub fn torn_pages(story: &Story<'_>) -> BTreeSet<(Option<String>, u64)> {
-    dma_hits(story)
+pub fn torn_pages(replay: &Replay<'_>) -> BTreeSet<(Option<String>, u64)> {
+    dma_hits(replay)
         .filter(|hit| hit.change == Change::Torn)
         .filter_map(|hit| {
-            let (path, offset) = place(story, hit);
+            let (path, offset) = replay.place_of(hit);
             Some((path, offset?))
         })
         .collect()
 }
 
 /// File offsets of all pages that changed, whoever did it, and whether that is all of them.
-pub fn changed_pages(story: &Story<'_>) -> (BTreeSet<u64>, bool) {
-    let hits = story.audit.map_or(&[][..], |report| &report.hits);
-    let pages: Vec<Option<u64>> = hits.iter().map(|hit| place(story, hit).1).collect();
-    let complete = story.audit.is_none_or(|report| report.hits_left_out + report.pages_unread == 0);
+pub fn changed_pages(replay: &Replay<'_>) -> (BTreeSet<u64>, bool) {
+    let hits = replay.audit.map_or(&[][..], |report| &report.hits);
+    let pages: Vec<Option<u64>> = hits.iter().map(|hit| replay.place_of(hit).1).collect();
+    let complete = replay.audit.is_none_or(|report| report.hits_left_out + report.pages_unread == 0);
     let all = complete && pages.iter().all(Option::is_some);
     (pages.into_iter().flatten().map(page_of).collect(), all)
 }
 
 /// The device wrote into a page of some file at this offset.
-pub fn written_by_dma(story: &Story<'_>, page: u64) -> bool {
-    story.ledger.first_into(page..page.saturating_add(PAGE_BYTES), 0..=u64::MAX).is_some()
+pub fn written_by_dma(replay: &Replay<'_>, page: u64) -> bool {
+    replay.ledger.first_into(page..page.saturating_add(PAGE_BYTES), 0..=u64::MAX).is_some()
 }
 
 /// First byte of the page of an offset.
 pub fn page_of(offset: u64) -> u64 {
     offset / PAGE_BYTES * PAGE_BYTES
-}
-
-/// File and offset of a page: by the place of compared files on the disk, else by pin or stamp, which know the offset
-/// but not the file, unless there is only one.
-fn place(story: &Story<'_>, hit: &Hit) -> (Option<String>, Option<u64>) {
-    let on_disk = story.host_extents.iter().find_map(|(path, extents)| {
-        let extent = extents.iter().find(|extent| holds(extent, hit))?;
-        Some((path.clone(), extent.logical + (hit.byte - extent.physical)))
-    });
-    if let Some((path, offset)) = on_disk
-        && hit.disk == 0
-        && hit.file_offset.is_none_or(|known| known == offset)
-    {
-        return (Some(path), Some(offset));
-    }
-    let only = |names: &mut dyn Iterator<Item = &String>| match (names.next(), names.next()) {
-        (Some(name), None) => Some(name.clone()),
-        _ => None,
-    };
-    let path = only(&mut story.pinned_files.iter()).or_else(|| only(&mut story.files.keys()));
-    (hit.file_offset.and(path), hit.file_offset)
-}
-
-fn holds(extent: &Extent, hit: &Hit) -> bool {
-    extent.located && (extent.physical..extent.physical + extent.len).contains(&hit.byte)
 }
 
 fn hold_line(hold: &HoldReport) -> HoldLine {
@@ -206,8 +179,8 @@ fn hold_line(hold: &HoldReport) -> HoldLine {
     }
 }
 
-fn hit_line(story: &Story<'_>, hit: &Hit) -> HitLine {
-    let (path, file_offset) = place(story, hit);
+fn hit_line(replay: &Replay<'_>, hit: &Hit) -> HitLine {
+    let (path, file_offset) = replay.place_of(hit);
     HitLine {
         path,
         file_offset,
@@ -218,7 +191,7 @@ fn hit_line(story: &Story<'_>, hit: &Hit) -> HitLine {
         generation_before: hit.generation_before,
         generation_after: hit.generation_after,
         differing_bytes: hit.differing_bytes,
-        after_us: file_offset.and_then(|offset| after_us(story.ledger, hit, offset)),
+        after_us: file_offset.and_then(|offset| after_us(replay.ledger, hit, offset)),
         first_bytes: hit.spans.first().cloned(),
     }
 }

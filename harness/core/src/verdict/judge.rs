@@ -2,9 +2,9 @@
 //! From observations to an outcome, and the sentence that says why.
 
 use super::observe::Observed;
-use super::words::{Cause, Observation, Outcome};
 use crate::record::{CaseRecord, Evidence};
 use crate::scenario::Expectation;
+use crate::words::{Cause, Observation, Outcome};
 use longpin_proto::agent::{Outcome as StepOutcome, Step};
 use longpin_proto::control::Answer;
 use serde::{Deserialize, Serialize};

@@ -2,24 +2,25 @@
 //! The kernel log and the console of a case: which lines mean something.
 
 use super::observe::LogLine;
-use super::story::Story;
 use crate::dmesg;
 use crate::record::Trouble;
+use crate::replay::Replay;
 
 /// Lines of the case that mean something.
-pub fn log(story: &Story<'_>) -> Vec<LogLine> {
-    let console: &[String] = match story.trouble {
+pub fn log(replay: &Replay<'_>) -> Vec<LogLine> {
+    let console: &[String] = match replay.trouble {
         Some(Trouble::Panic { console } | Trouble::Hang { console, .. }) => console,
         _ => &[],
     };
     // The console remembers earlier cases of the boot; what was there before the case is not its evidence.
-    let ours = newer_than(story.log_starts_us);
+    let ours = newer_than(replay.log_starts_us);
     // At power-off the agent's last reading of the log is the one before: only what came after it is new.
-    let last_read = story.log.iter().map(|line| line.time_us).max().max(story.log_starts_us);
+    let last_read = replay.log.iter().map(|line| line.time_us).max().max(replay.log_starts_us);
     let afterwards = newer_than(last_read);
     let console = console.iter().filter(|line| ours(line));
-    let console = console.chain(story.power_off.iter().filter(|line| afterwards(line)));
-    let lines = story.log.iter().map(|line| line.text.as_str()).chain(console.map(|line| console_text(line)));
+    let console = console.chain(replay.power_off.iter().filter(|line| afterwards(line)));
+    let lines =
+        replay.log.iter().map(|line| line.text.as_str()).chain(console.map(|line| console_text(line)));
     lines
         .filter_map(|text| {
             let pattern = dmesg::classify(text)?;

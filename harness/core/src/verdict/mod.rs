@@ -5,27 +5,20 @@
 mod agreement;
 mod audit;
 mod compare;
-mod content;
-mod dma;
-mod file;
 mod fsck;
 mod judge;
 mod log;
 mod observe;
-mod pinned;
 mod refusal;
 mod sentence;
 mod step_name;
-mod story;
 #[cfg(test)]
 mod tests;
-mod words;
 
+pub use crate::words::{Cause, Observation, Outcome, documentation};
 pub use audit::{Audit, HitLine, HoldLine};
-pub use content::Content;
 pub use fsck::{Fsck, Structure};
 pub use judge::{Judgement, judge, spoils_boot};
 pub use observe::{Blocked, Finding, Generations, LogLine, Observed, Problem, Reader, observe};
 pub use refusal::{Refusal, refusal};
 pub use step_name::step_name;
-pub use words::{Cause, Observation, Outcome, documentation};

@@ -5,14 +5,14 @@
 use super::agreement::{Agreement, agreement};
 use super::audit::{self, Audit};
 use super::compare::{compare, disagreement};
-use super::content::{content, errno_name};
 use super::fsck::{Fsck, Structure};
 use super::log::log;
-use super::refusal::Refusal;
-use super::story::{Story, Told, Wanted};
-use super::words::{Cause, Kind, Observation};
+use super::refusal::{Refusal, refusal};
+use super::step_name;
 use crate::dmesg;
-use crate::record::{CaseRecord, Trouble};
+use crate::record::{CaseRecord, Role, Trouble};
+use crate::replay::{Job, Refused, Replay, Wanted, content, errno_name};
+use crate::words::{Cause, Kind, Observation};
 use longpin_proto::facts::CellState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -55,6 +55,19 @@ pub struct Finding {
     pub wanted: String,
     /// What is there.
     pub found: String,
+    /// Byte ranges of the file in which such cells lie: first byte and length.
+    #[serde(default)]
+    pub ranges: Vec<(u64, u64)>,
+    /// Which comparison of the case it is of, from 0 in the order of the record.
+    #[serde(default)]
+    pub reading: usize,
+}
+
+impl Finding {
+    /// Some of its cells lie in this range of the file.
+    pub fn touches(&self, offset: u64, len: u64) -> bool {
+        self.ranges.iter().any(|(from, bytes)| *from < offset + len && offset < from + bytes)
+    }
 }
 
 /// A line of the kernel log that means something.
@@ -130,41 +143,41 @@ impl Observed {
 
 /// Conclude from the evidence of a case.
 pub fn observe(record: &CaseRecord) -> Observed {
-    let story = Story::of(record);
+    let replay = Replay::of(record);
     let mut seen = Observed {
-        log: log(&story),
-        skip: story.skip.cloned(),
-        audit: audit::audit(&story),
-        blocked: story.blocked.clone(),
-        fsck: story.fsck.map(Fsck::of),
+        log: log(&replay),
+        skip: replay.skip.cloned(),
+        audit: audit::audit(&replay),
+        blocked: blocked(&replay),
+        fsck: replay.fsck.map(Fsck::of),
         ..Observed::default()
     };
     logged(&mut seen);
-    if seen.skip.is_some() || trouble(&story, &mut seen) {
-        return finish(&story, seen);
+    if seen.skip.is_some() || trouble(&replay, &mut seen) {
+        return finish(&replay, seen);
     }
-    let (findings, key) = compare(&story);
+    let (findings, key) = compare(&replay);
     seen.observations.extend(findings.iter().map(|finding| finding.word));
     seen.findings = findings;
-    if !story.orphans.is_empty() {
+    if !replay.orphans.is_empty() {
         seen.observations.insert(Observation::Orphaned);
     }
-    if story.verified.iter().any(|(_, code, _)| *code != 0) {
+    if replay.verified.iter().any(|(_, code, _)| *code != 0) {
         seen.observations.insert(Observation::Torn);
     }
-    refusals(&story, &mut seen);
-    pins(&story, &mut seen);
+    refusals(&replay, &mut seen);
+    pins(&replay, &mut seen);
     checked(&mut seen);
-    in_flight(&story, &mut seen);
+    in_flight(&replay, &mut seen);
     only_logged(&mut seen);
-    seen.generations = generations(&story, key);
-    let agreement = agreement(&story, &seen.log);
-    seen.problem = problem(&story, &seen, agreement.as_ref());
+    seen.generations = generations(&replay, key);
+    let agreement = agreement(&replay, &seen.log);
+    seen.problem = problem(&replay, &seen, agreement.as_ref());
     if let Some(Agreement::Same(sentence)) = agreement {
         seen.agreement = Some(sentence);
     }
     intact(&mut seen);
-    finish(&story, seen)
+    finish(&replay, seen)
 }
 
 /// What the kernel log says.
@@ -206,17 +219,17 @@ fn checked(seen: &mut Observed) {
 }
 
 /// Pages that DMA changed on their way, where the bytes that arrived are nevertheless right.
-fn in_flight(story: &Story<'_>, seen: &mut Observed) {
+fn in_flight(replay: &Replay<'_>, seen: &mut Observed) {
     let wrong = [Observation::Lost, Observation::Torn, Observation::Bleed];
     let right = all_readable(seen) && !wrong.iter().any(|word| seen.observations.contains(word));
-    if right && audit::changed_by_dma(story) {
+    if right && audit::changed_by_dma(replay) {
         seen.observations.insert(Observation::Unstable);
     }
 }
 
 /// Trouble ends the evidence: true if nothing more can be concluded.
-fn trouble(story: &Story<'_>, seen: &mut Observed) -> bool {
-    let Some(trouble) = story.trouble else { return false };
+fn trouble(replay: &Replay<'_>, seen: &mut Observed) -> bool {
+    let Some(trouble) = replay.trouble else { return false };
     let message = match trouble {
         Trouble::Panic { .. } => {
             seen.observations.insert(Observation::Panic);
@@ -236,32 +249,57 @@ fn trouble(story: &Story<'_>, seen: &mut Observed) -> bool {
     true
 }
 
-fn refusals(story: &Story<'_>, seen: &mut Observed) {
-    for Told { step, errno, refusal } in &story.refusals {
-        match refusal {
+/// A job waits if the machine looked until it was over or asleep, and it was not over.
+fn blocked(replay: &Replay<'_>) -> Vec<Blocked> {
+    let looks = |job: &Job<'_>| {
+        let first = job.looks.iter().find(|look| look.settling)?;
+        let (stack, waited_us) = (first.state.stack.clone(), first.state.elapsed_us);
+        Some((first.at, Blocked { job: job.name.clone(), stack, waited_us }))
+    };
+    let mut blocked: Vec<(u64, Blocked)> = replay.jobs.iter().filter_map(looks).collect();
+    blocked.sort_by_key(|(at, _)| *at);
+    blocked.into_iter().map(|(_, blocked)| blocked).collect()
+}
+
+/// What a refusal means, in its place.
+pub fn meaning(refused: &Refused<'_>) -> Refusal {
+    match refused.role {
+        // The machine's own reading of counters and log must work.
+        Role::Before | Role::After | Role::Drain => Refusal::Infra,
+        _ => refusal(refused.step, refused.errno),
+    }
+}
+
+fn refusals(replay: &Replay<'_>, seen: &mut Observed) {
+    for refused in &replay.refused {
+        let (meaning, errno) = (meaning(refused), refused.errno);
+        match meaning {
             Refusal::Denied => _ = seen.observations.insert(Observation::Refused),
             Refusal::Told => _ = seen.observations.insert(Observation::Detected),
             Refusal::Missing => {
+                let step = step_name(refused.step);
                 seen.skip
                     .get_or_insert(format!("{step}: {} is not supported here ({})", errno.call, errno.name));
             }
             Refusal::Harmless | Refusal::Infra => {}
         }
-        if matches!(refusal, Refusal::Denied | Refusal::Told) {
+        if matches!(meaning, Refusal::Denied | Refusal::Told) {
             seen.errno.get_or_insert(errno.name.clone());
         }
     }
-    let unreadable = story.readings.iter().flat_map(|r| r.cells.iter()).find_map(|(_, state)| match state {
-        CellState::Unreadable { errno } => Some(*errno),
-        _ => None,
-    });
+    let unreadable = replay.compared.iter().flat_map(|compared| compared.cells.iter()).find_map(
+        |(_, state)| match state {
+            CellState::Unreadable { errno } => Some(*errno),
+            _ => None,
+        },
+    );
     if let (None, Some(errno)) = (&seen.errno, unreadable) {
         seen.errno = Some(errno_name(errno));
     }
 }
 
-fn pins(story: &Story<'_>, seen: &mut Observed) {
-    if let (Some(before), Some(after)) = (story.pins_before, story.pins_after) {
+fn pins(replay: &Replay<'_>, seen: &mut Observed) {
+    if let (Some(before), Some(after)) = (replay.pins_before, replay.pins_after) {
         let held = |pins: longpin_proto::facts::PinCounters| pins.acquired.wrapping_sub(pins.released);
         if held(before) != held(after) {
             seen.observations.insert(Observation::Leak);
@@ -269,78 +307,83 @@ fn pins(story: &Story<'_>, seen: &mut Observed) {
     }
 }
 
+/// `pin: ioctl gave EFAULT`.
+pub fn refused_words(refused: &Refused<'_>) -> String {
+    format!("{}: {} gave {}", step_name(refused.step), refused.errno.call, refused.errno.name)
+}
+
 /// The first reason why the case proves nothing; faults of ours come before gaps in the argument.
-fn problem(story: &Story<'_>, seen: &Observed, agreement: Option<&Agreement>) -> Option<Problem> {
+fn problem(replay: &Replay<'_>, seen: &Observed, agreement: Option<&Agreement>) -> Option<Problem> {
     let infra = |message: String| Some(Problem { cause: Cause::Infra, message });
     let unproven = |message: String| Some(Problem { cause: Cause::Unproven, message });
-    if let Some(message) = story.infra.first() {
+    if let Some(message) = replay.faults.first() {
         return infra(message.clone());
     }
-    if let Some(told) = story.refusals.iter().find(|told| told.refusal == Refusal::Infra) {
-        return infra(format!("{}: {} gave {}", told.step, told.errno.call, told.errno.name));
+    if let Some(refused) = replay.refused.iter().find(|refused| meaning(refused) == Refusal::Infra) {
+        return infra(refused_words(refused));
     }
-    if let Some(late) = story.ledger.write_after_release() {
+    if let Some(late) = replay.ledger.write_after_release() {
         return infra(format!("the device wrote generation {} after the release", late.generation));
     }
     if seen.skip.is_some() {
         return None;
     }
-    if story.log_overrun {
+    if replay.log_overrun {
         return unproven("the kernel log was overrun: what the lost lines said is not known".into());
     }
     if seen.observations.contains(&Observation::Refused) {
         return None;
     }
-    if let Some(path) = story.host_missing() {
+    if let Some(path) = replay.host_missing() {
         return infra(format!("the host did not read {path}"));
     }
-    if let Some(message) = disagreement(story) {
+    if let Some(message) = disagreement(replay) {
         return infra(message);
     }
     if let Some(Agreement::Contradiction(message)) = agreement {
         return infra(message.clone());
     }
-    if let Some(message) = story.unproven.first() {
+    if let Some(message) = replay.gaps.first() {
         return unproven(message.clone());
     }
-    if story.pins_before.is_none() || story.pins_after.is_none() {
+    if replay.pins_before.is_none() || replay.pins_after.is_none() {
         return unproven("pin counters were not read before and after the case".into());
     }
-    if let Some(message) = audit::gap(story) {
+    if let Some(message) = audit::gap(replay) {
         return unproven(message);
     }
-    let compared = !story.readings.is_empty() || !story.verified.is_empty();
+    let compared = !replay.compared.is_empty() || !replay.verified.is_empty();
     (!compared).then(|| unproven("no file was compared".into())).flatten()
 }
 
 /// Generations at the cell that differs; else at the last DMA; else at the start of the first compared file.
-fn generations(story: &Story<'_>, key: Option<(String, u64)>) -> Generations {
+fn generations(replay: &Replay<'_>, key: Option<(String, u64)>) -> Generations {
     let first_dma = || {
-        let reading = story.readings.iter().find_map(|reading| match &reading.wanted {
+        let reading = replay.compared.iter().find_map(|reading| match &reading.wanted {
             Wanted::Writes(file) => Some((reading.path.clone(), file.first_dma()?)),
             Wanted::Snapshot(_) => None,
         });
         reading.or_else(|| {
-            let (offset, _) = story.ledger.last()?;
-            Some((story.readings.first()?.path.clone(), offset))
+            let (offset, _) = replay.ledger.last()?;
+            Some((replay.compared.first()?.path.clone(), offset))
         })
     };
-    let start = || story.readings.first().map(|reading| (reading.path.clone(), 0));
+    let start = || replay.compared.first().map(|reading| (reading.path.clone(), 0));
     let Some((path, offset)) = key.or_else(first_dma).or_else(start) else {
         return Generations {
-            device: story.ledger.last().map(|(_, generation)| generation),
+            device: replay.ledger.last().map(|(_, generation)| generation),
             ..Default::default()
         };
     };
     let read = |host: bool| {
-        let reading = story.readings.iter().find(|reading| reading.host == host && reading.path == path)?;
+        let reading = replay.compared.iter().find(|reading| reading.host == host && reading.path == path)?;
         let (_, state) = reading.cells.iter().find(|(at, _)| *at == offset)?;
-        content(state, story.run)?.generation()
+        content(state, replay.run())?.generation()
     };
-    Generations { device: story.ledger.last_at(offset), guest: read(false), host: read(true) }
+    Generations { device: replay.ledger.last_at(offset), guest: read(false), host: read(true) }
 }
 
-fn finish(story: &Story<'_>, mut seen: Observed) -> Observed {
-    seen.reason = super::sentence::sentence(story, &seen);
+fn finish(replay: &Replay<'_>, mut seen: Observed) -> Observed {
+    seen.reason = super::sentence::sentence(replay, &seen);
     seen
 }

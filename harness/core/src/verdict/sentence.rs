@@ -4,21 +4,21 @@
 
 use super::audit;
 use super::fsck::Fsck;
-use super::observe::{Blocked, Observed, Reader};
+use super::observe::{Blocked, Observed, Reader, meaning, refused_words};
 use super::refusal::Refusal;
-use super::story::Story;
-use super::words::Observation;
 use crate::dmesg;
 use crate::record::Trouble;
+use crate::replay::Replay;
+use crate::words::Observation;
 
 /// One sentence with bytes and generations, from the gravest observation down.
-pub fn sentence(story: &Story<'_>, seen: &Observed) -> String {
+pub fn sentence(replay: &Replay<'_>, seen: &Observed) -> String {
     let mut parts: Vec<String> = Vec::new();
     if let Some(problem) = &seen.problem {
         parts.push(problem.message.clone());
     }
     for word in seen.observations.iter().rev() {
-        parts.extend(clause(*word, story, seen));
+        parts.extend(clause(*word, replay, seen));
     }
     parts.extend(seen.audit.as_ref().and_then(audit::sentence));
     parts.extend(seen.agreement.clone());
@@ -29,36 +29,34 @@ pub fn sentence(story: &Story<'_>, seen: &Observed) -> String {
     }
 }
 
-fn clause(word: Observation, story: &Story<'_>, seen: &Observed) -> Option<String> {
+fn clause(word: Observation, replay: &Replay<'_>, seen: &Observed) -> Option<String> {
     match word {
-        Observation::Intact => Some(intact(story, seen)),
+        Observation::Intact => Some(intact(replay, seen)),
         Observation::Refused | Observation::Detected => {
             let wanted = if word == Observation::Refused { Refusal::Denied } else { Refusal::Told };
-            let told = story.refusals.iter().find(|told| told.refusal == wanted);
-            let told =
-                told.map(|told| format!("{}: {} gave {}", told.step, told.errno.call, told.errno.name));
+            let told = replay.refused.iter().find(|refused| meaning(refused) == wanted).map(refused_words);
             told.or_else(|| finding(word, seen)).or_else(|| seen.fsck.as_ref().map(complaint))
         }
         Observation::Orphaned => {
-            let (path, offset) = story.orphans.first()?;
-            let pages = story.orphans.len();
+            let (path, offset) = replay.orphans.first()?;
+            let pages = replay.orphans.len();
             Some(format!("the device wrote {pages} pages that had left {path}, the first at byte {offset}"))
         }
         Observation::Warned => logged(dmesg::Class::Detector, seen),
         Observation::Splat => logged(dmesg::Class::Splat, seen),
         Observation::Leak => {
-            let (before, after) = (story.pins_before?, story.pins_after?);
+            let (before, after) = (replay.pins_before?, replay.pins_after?);
             let held = |acquired: u64, released: u64| acquired.wrapping_sub(released) as i64;
             let (before, after) =
                 (held(before.acquired, before.released), held(after.acquired, after.released));
             Some(format!("{before} pins were held before the case and {after} after it"))
         }
         Observation::Panic => logged(dmesg::Class::Panic, seen).or(Some("the guest kernel panicked".into())),
-        Observation::Hang => match story.trouble {
+        Observation::Hang => match replay.trouble {
             Some(Trouble::Hang { waited, .. }) => Some(format!("no answer: {waited}")),
             _ => None,
         },
-        Observation::Torn => finding(word, seen).or_else(|| not_verified(story)),
+        Observation::Torn => finding(word, seen).or_else(|| not_verified(replay)),
         Observation::Lost | Observation::Bleed => finding(word, seen),
         Observation::Damaged => seen.fsck.as_ref().map(complaint),
         // The audit's sentence follows, whatever the words are.
@@ -67,8 +65,8 @@ fn clause(word: Observation, story: &Story<'_>, seen: &Observed) -> Option<Strin
 }
 
 /// A program that checks its data itself.
-fn not_verified(story: &Story<'_>) -> Option<String> {
-    let (command, code, last) = story.verified.iter().find(|(_, code, _)| *code != 0)?;
+fn not_verified(replay: &Replay<'_>) -> Option<String> {
+    let (command, code, last) = replay.verified.iter().find(|(_, code, _)| *code != 0)?;
     Some(format!("`{command}` found its data wrong, code {code}: {last}"))
 }
 
@@ -84,11 +82,11 @@ fn waits(blocked: &Blocked) -> String {
     format!("job `{job}` waits since {ms} ms in {}", blocked.stack.join(" < "))
 }
 
-fn intact(story: &Story<'_>, seen: &Observed) -> String {
-    if let (true, Some((command, ..))) = (story.readings.is_empty(), story.verified.first()) {
+fn intact(replay: &Replay<'_>, seen: &Observed) -> String {
+    if let (true, Some((command, ..))) = (replay.compared.is_empty(), replay.verified.first()) {
         return format!("`{command}` found its data right");
     }
-    let readers = match story.readings.iter().any(|reading| reading.host) {
+    let readers = match replay.compared.iter().any(|compared| compared.host) {
         true => "guest and host read",
         false => "guest reads",
     };

@@ -2,13 +2,14 @@
 //! Bytes before and after, and who holds what. The audit keeps the bytes that changed in flight; of other differences
 //! the cells are known, and a whole cell is nothing but its stamp, so its bytes can be written down again.
 
-use super::facts::{Reader, Reading};
 use super::history::{self, History};
-use super::walk::Walk;
 use super::words::{self, PAGE};
 use crate::record::Role;
+use crate::replay::{Content, Reader, Replay, Wanted};
+use crate::report::CaseResult;
+use crate::verdict::Finding;
 use longpin_proto::disk::Hit;
-use longpin_proto::facts::CellState;
+use longpin_proto::facts::{CellState, Cells, Source, Writer};
 use longpin_wire::dma::{MAX_CELL_BYTES, MIN_CELL_BYTES};
 use longpin_wire::stamp::{self, Stamp};
 use serde::Serialize;
@@ -60,7 +61,7 @@ pub struct HexLine {
 }
 
 /// Who holds what, a row for each history.
-pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
+pub fn placed(replay: &Replay<'_>, histories: &[History]) -> Vec<Placed> {
     let none = || "–".to_owned();
     let row = |history: &History| {
         let key = (history.path.clone(), history.pages[0]);
@@ -76,8 +77,8 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
             })
         };
         let (guest, host) = (read(Reader::Guest), read(Reader::Host));
-        let memory = history::memory_words(walk.memory_at(&key, u64::MAX)).unwrap_or_else(none);
-        let left = if walk.left.contains_key(&key) { ", no longer the file's" } else { "" };
+        let memory = history::memory_words(replay.memory.at(&key, u64::MAX)).unwrap_or_else(none);
+        let left = if replay.memory.left.contains_key(&key) { ", no longer the file's" } else { "" };
         let differ = [&guest, &host].into_iter().flatten().any(|(_, good)| !good);
         Placed {
             pages: format!("{} of {}", words::pages(&history.pages), history.path),
@@ -92,14 +93,17 @@ pub fn placed(walk: &Walk<'_>, histories: &[History]) -> Vec<Placed> {
 }
 
 /// Bytes that differ: those that the audit kept, else those of the first cells that differ.
-pub fn hex(walk: &Walk<'_>, histories: &[History]) -> Vec<HexDiff> {
-    let hits = walk.hits.iter().filter(|hit| hit.author.by_dma() && !hit.spans.is_empty());
-    let first = hits.clone().next().map(|hit| of_hit(walk, hit, hits.count() - 1));
-    first.or_else(|| histories.iter().find_map(|history| of_cells(walk, history))).into_iter().collect()
+pub fn hex(replay: &Replay<'_>, result: &CaseResult, histories: &[History]) -> Vec<HexDiff> {
+    let hits = replay.hits().iter().filter(|hit| hit.author.by_dma() && !hit.spans.is_empty());
+    let first = hits.clone().next().map(|hit| of_hit(replay, hit, hits.count() - 1));
+    first
+        .or_else(|| histories.iter().find_map(|history| of_cells(replay, result, history)))
+        .into_iter()
+        .collect()
 }
 
-fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
-    let place = match (walk.path_of(hit.region), hit.file_offset) {
+fn of_hit(replay: &Replay<'_>, hit: &Hit, others: usize) -> HexDiff {
+    let place = match replay.place_of(hit) {
         (Some(path), Some(offset)) => format!("page {} of {path}", offset / PAGE),
         _ => format!("byte {} of the disk", hit.byte),
     };
@@ -130,35 +134,29 @@ fn of_hit(walk: &Walk<'_>, hit: &Hit, others: usize) -> HexDiff {
     }
 }
 
-/// The first cell of a history that the guest (or the host) found otherwise than it was last written.
-fn of_cells(walk: &Walk<'_>, history: &History) -> Option<HexDiff> {
-    let bad = history.edges.iter().any(|edge| matches!(edge.code, history::Code::Read { good: false, .. }));
-    let page = *history.pages.first().filter(|_| bad)?;
-    let key = (history.path.clone(), page);
+/// The first cell of a page with which the result finds fault.
+fn of_cells(replay: &Replay<'_>, result: &CaseResult, history: &History) -> Option<HexDiff> {
+    let page = *history.pages.first()?;
     let offset = page * PAGE;
-    let reads = |reading: &&Reading<'_>| {
-        reading.path == history.path && !matches!(reading.role, Role::Snapshot | Role::ProveDma | Role::Act)
-    };
-    let reading = walk.readings.iter().find(reads)?;
-    let found = state_at(reading, offset)?;
-    let snapshot = walk.readings.iter().find(|r| r.role == Role::Snapshot && r.path == history.path);
-    let wanted = match snapshot {
-        Some(snapshot) => state_at(snapshot, offset)?.clone(),
-        None => {
-            let last = *walk.memory_at(&key, u64::MAX).last()?;
-            let pin = walk.pins.iter().find(|pin| pin.path == history.path);
-            let region = pin.filter(|_| last.source == longpin_proto::facts::Source::Dma)?.number?;
-            let (run, generation, source) = (walk.record.run, last.generation, last.source);
-            CellState::Whole(longpin_proto::facts::Writer { run, region, generation, source })
+    let of_page = |finding: &&Finding| finding.path == history.path && finding.touches(offset, PAGE);
+    let finding = result.findings.iter().find(of_page)?;
+    let reading = replay.readings.iter().find(|reading| reading.compared == Some(finding.reading))?;
+    let found = state_at(reading.cells.ok()?, offset)?;
+    let wanted = match replay.compared.get(finding.reading)?.wanted {
+        Wanted::Snapshot(before) => state_at(before, offset)?.clone(),
+        Wanted::Writes(ref file) => {
+            let (run, content) = (replay.run(), file.wanted(offset));
+            let Content::Stamp { source: Source::Dma, generation } = content else { return None };
+            let region = replay.pins.iter().find(|pin| pin.path == history.path)?.number?;
+            CellState::Whole(Writer { run, region, generation, source: Source::Dma })
         }
     };
-    let cell_bytes = walk.record.cell_bytes;
+    let (run, cell_bytes) = (replay.run(), replay.record.cell_bytes);
     let line = HexLine {
         offset: 0,
         before: bytes_of(&wanted, offset, cell_bytes)?,
         after: bytes_of(found, offset, cell_bytes)?,
     };
-    let run = walk.record.run;
     Some(HexDiff {
         title: format!("page {page} of {}, first bytes", history.path),
         before: format!("should be: {}", history::state_words(&wanted, run)),
@@ -168,14 +166,10 @@ fn of_cells(walk: &Walk<'_>, history: &History) -> Option<HexDiff> {
     })
 }
 
-fn state_at<'r>(reading: &Reading<'r>, offset: u64) -> Option<&'r CellState> {
-    let cells = reading.cells.ok()?;
+fn state_at(cells: &Cells, offset: u64) -> Option<&CellState> {
     let cell = u64::from(cells.cell_bytes);
-    cells
-        .runs
-        .iter()
-        .find(|run| (run.offset..run.offset + run.count * cell).contains(&offset))
-        .map(|run| &run.state)
+    let mut runs = cells.runs.iter();
+    runs.find(|run| (run.offset..run.offset + run.count * cell).contains(&offset)).map(|run| &run.state)
 }
 
 /// The first bytes of a cell, if its state says what they are.

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the sentences about a case lean on: the last write of the device, what the file system had been told before,
-//! what changed in flight. Each is read off the walk; none is guessed.
+//! what changed in flight. Each is read off the replay; none is guessed.
 
-use super::facts::{Act, PageKey, PageWrite, Pin};
-use super::requests::DiskRequest;
-use super::walk::Walk;
 use super::words;
 use crate::record::Role;
+use crate::replay::{Asked, DiskRequest, PageKey, PageWrite, Pin, Replay};
 use longpin_proto::agent::{Fact, Outcome, Step};
 use longpin_proto::disk::Hit;
 use longpin_proto::facts::{PageState, Source};
@@ -40,7 +38,7 @@ pub struct InFlight<'w, 'r> {
 
 /// See the module.
 pub struct Claims<'w, 'r> {
-    pub pin: Option<&'w Pin>,
+    pub pin: Option<&'w Pin<'r>>,
     /// In the order of time.
     pub bursts: Vec<Burst>,
     /// The last fsync, sync or syncfs that ended well before the last write of the device began: when it ended.
@@ -51,15 +49,15 @@ pub struct Claims<'w, 'r> {
 }
 
 impl<'w, 'r> Claims<'w, 'r> {
-    pub fn of(walk: &'w Walk<'r>) -> Self {
-        let bursts = bursts(walk);
+    pub fn of(replay: &'w Replay<'r>) -> Self {
+        let bursts = bursts(replay);
         let last = bursts.last().map(|burst| burst.from);
-        let synced = last.and_then(|last| synced(walk, last, &bursts[bursts.len() - 1].path));
+        let synced = last.and_then(|last| synced(replay, last, &bursts[bursts.len() - 1].path));
         let proven_clean = match (synced, last) {
-            (Some((from, _)), Some(to)) => clean(walk, from, to),
+            (Some((from, _)), Some(to)) => clean(replay, from, to),
             _ => false,
         };
-        Self { pin: walk.pins.first(), synced, proven_clean, in_flight: in_flight(walk), bursts }
+        Self { pin: replay.pins.first(), synced, proven_clean, in_flight: in_flight(replay), bursts }
     }
 
     pub fn last(&self) -> Option<&Burst> {
@@ -67,13 +65,13 @@ impl<'w, 'r> Claims<'w, 'r> {
     }
 }
 
-fn bursts(walk: &Walk<'_>) -> Vec<Burst> {
+fn bursts(replay: &Replay<'_>) -> Vec<Burst> {
     let mut bursts: BTreeMap<(String, u64), Burst> = BTreeMap::new();
     let by_device = |(key, writes): (&PageKey, &Vec<PageWrite>)| {
         let of_device = writes.iter().filter(|write| write.source == Source::Dma).copied();
         of_device.map(|write| (key.clone(), write)).collect::<Vec<_>>()
     };
-    for ((path, page), write) in walk.writes.iter().flat_map(by_device) {
+    for ((path, page), write) in replay.memory.writes.iter().flat_map(by_device) {
         let burst = bursts.entry((path.clone(), write.generation)).or_insert_with(|| Burst {
             generation: write.generation,
             path,
@@ -91,41 +89,44 @@ fn bursts(walk: &Walk<'_>) -> Vec<Burst> {
     bursts
 }
 
-fn synced(walk: &Walk<'_>, before: u64, path: &str) -> Option<(u64, &'static str)> {
+fn synced(replay: &Replay<'_>, before: u64, path: &str) -> Option<(u64, &'static str)> {
     let name = |step: &Step| match step {
-        Step::Fsync { file, .. } if walk.path(file) == path => Some("fsync"),
+        Step::Fsync { file, .. } if replay.path(file) == path => Some("fsync"),
         Step::Sync => Some("sync"),
         Step::Syncfs { .. } => Some("syncfs"),
         _ => None,
     };
-    let done = walk.steps.iter().filter(|did| walk.timed && did.role == Role::Act && did.to <= before);
-    let synced = done.filter_map(|did| match did.act {
-        Act::Agent { step, outcome: Outcome::Done { .. } } => Some((did.to, name(step)?)),
+    let done = replay
+        .exchanges
+        .iter()
+        .filter(|exchange| replay.clock.timed && exchange.role == Role::Act && exchange.to <= before);
+    let synced = done.filter_map(|exchange| match exchange.asked {
+        Asked::Agent { step, outcome: Outcome::Done { .. } } => Some((exchange.to, name(step)?)),
         _ => None,
     });
-    let in_jobs = walk.jobs.iter().filter_map(|job| match (job.outcome, job.to) {
+    let in_jobs = replay.jobs.iter().filter_map(|job| match (job.outcome, job.to) {
         (Some(Outcome::Done { .. }), Some(to)) if to <= before => Some((to, name(job.step)?)),
         _ => None,
     });
     synced.chain(in_jobs).max_by_key(|(at, _)| *at)
 }
 
-fn clean(walk: &Walk<'_>, from: u64, to: u64) -> bool {
-    let within = walk.steps.iter().filter(|did| did.from >= from && did.to <= to);
-    let mut states = within.filter_map(|did| match did.act {
-        Act::Agent { outcome: Outcome::Done { fact: Fact::PageState(state) }, .. } => Some(state),
+fn clean(replay: &Replay<'_>, from: u64, to: u64) -> bool {
+    let within = replay.exchanges.iter().filter(|exchange| exchange.from >= from && exchange.to <= to);
+    let mut states = within.filter_map(|exchange| match exchange.asked {
+        Asked::Agent { outcome: Outcome::Done { fact: Fact::PageState(state) }, .. } => Some(state),
         _ => None,
     });
     states.next_back().is_some_and(|PageState { dirty, writeback, .. }| dirty + writeback == 0)
 }
 
-fn in_flight<'w, 'r>(walk: &'w Walk<'r>) -> Option<InFlight<'w, 'r>> {
-    let hits: Vec<&Hit> = walk.hits.iter().filter(|hit| hit.author.by_dma()).copied().collect();
+fn in_flight<'w, 'r>(replay: &'w Replay<'r>) -> Option<InFlight<'w, 'r>> {
+    let hits: Vec<&Hit> = replay.hits().iter().filter(|hit| hit.author.by_dma()).collect();
     let first = hits.first()?;
     let mut pages: Vec<u64> = hits.iter().filter_map(|hit| Some(hit.file_offset? / words::PAGE)).collect();
     pages.sort_unstable();
     pages.dedup();
-    let path = walk.path_of(first.region)?.clone();
-    let request = walk.requests.iter().find(|r| (r.disk, r.number) == (first.disk, first.request));
+    let path = replay.place_of(first).0?;
+    let request = replay.requests.iter().find(|r| (r.disk, r.number) == (first.disk, first.request));
     Some(InFlight { pages, path, request, hits })
 }

@@ -2,12 +2,10 @@
 //! The history of each page, and which pages had the same. Sixteen pages that were pinned, written and sent together
 //! are one lane; a page that fared otherwise has its own.
 
-use super::facts::{PageKey, PageWrite, Reader, Reading};
-use super::requests;
-use super::walk::Walk;
-use super::words::{self, PAGE, pages_of};
+use super::words::{self, PAGE};
 use crate::record::Role;
-use crate::verdict::Content;
+use crate::replay::{Content, PageKey, PageWrite, Reader, Reading, Replay, pages_of};
+use crate::report::CaseResult;
 use longpin_proto::facts::{CellState, Source};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,12 +76,12 @@ pub struct History {
 }
 
 /// The histories of all pages that the case is about.
-pub fn histories(walk: &Walk<'_>) -> Vec<History> {
+pub fn histories(replay: &Replay<'_>, result: &CaseResult) -> Vec<History> {
     let mut groups: Vec<History> = Vec::new();
-    for path in walk.paths() {
+    for path in paths(replay) {
         let of_path = groups.len();
-        for page in pages(walk, &path) {
-            let (edges, left_out) = edges(walk, &(path.clone(), page));
+        for page in pages(replay, &path) {
+            let (edges, left_out) = edges(replay, result, &(path.clone(), page));
             let group = groups[of_path..].iter_mut().find_map(|group| {
                 let merged = merge(&group.edges, &edges)?;
                 (group.left_out == left_out).then_some((group, merged))
@@ -100,13 +98,29 @@ pub fn histories(walk: &Walk<'_>) -> Vec<History> {
     groups
 }
 
-fn pages(walk: &Walk<'_>, path: &String) -> Vec<u64> {
-    let written = walk.writes.keys().filter(|(p, _)| p == path).map(|(_, page)| *page);
-    let pinned = walk.pins.iter().filter(|pin| pin.path == *path);
+/// Files that the case is about: pinned ones first, then those that it compares with what they were.
+pub fn paths(replay: &Replay<'_>) -> Vec<String> {
+    let pinned = replay.pins.iter().map(|pin| pin.path.clone());
+    let hit = replay.hits().iter().filter_map(|hit| replay.place_of(hit).0);
+    let written =
+        replay.memory.writes.keys().map(|(path, _)| path.clone()).filter(|_| replay.pins.is_empty());
+    let compared = replay.compared.iter().map(|compared| compared.path.clone());
+    let mut paths: Vec<String> = Vec::new();
+    for path in pinned.chain(hit).chain(written).chain(compared) {
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    paths
+}
+
+fn pages(replay: &Replay<'_>, path: &String) -> Vec<u64> {
+    let written = replay.memory.writes.keys().filter(|(p, _)| p == path).map(|(_, page)| *page);
+    let pinned = replay.pins.iter().filter(|pin| pin.path == *path);
     let pinned = pinned.flat_map(|pin| pages_of(pin.offset, pin.len).take(MAX_PAGES));
-    let sent = walk.requests.iter().flat_map(|request| &request.pages);
+    let sent = replay.requests.iter().flat_map(|request| &request.pages);
     let sent = sent.filter(|((p, _), _)| p == path).map(|((_, page), _)| *page);
-    let read = walk.readings.iter().filter(|reading| reading.path == *path).filter_map(|r| r.cells.ok());
+    let read = replay.readings.iter().filter(|reading| reading.path == *path).filter_map(|r| r.cells.ok());
     let read = read.flat_map(|cells| {
         let bytes = cells.runs.iter().map(|run| run.count).sum::<u64>() * u64::from(cells.cell_bytes);
         pages_of(cells.runs.first().map_or(0, |run| run.offset), bytes).take(MAX_PAGES)
@@ -129,13 +143,13 @@ fn merge(group: &[Edge], page: &[Edge]) -> Option<Vec<Edge>> {
     merged.windows(2).all(|pair| pair[0].to <= pair[1].from).then_some(merged)
 }
 
-fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
+fn edges(replay: &Replay<'_>, result: &CaseResult, key: &PageKey) -> (Vec<Edge>, usize) {
     let mut edges = Vec::new();
     let mut add = |at: u64, code: Code, request: Option<usize>| {
         edges.push(Edge { code, from: at, to: at, request, generations: None });
     };
     let (path, page) = key;
-    let pins = walk.pins.iter().enumerate();
+    let pins = replay.pins.iter().enumerate();
     for (index, pin) in
         pins.filter(|(_, pin)| pin.path == *path && pages_of(pin.offset, pin.len).contains(page))
     {
@@ -144,12 +158,12 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
             add(to, Code::Unpin(index), None);
         }
     }
-    if let Some(at) = walk.left.get(key) {
+    if let Some(at) = replay.memory.left.get(key) {
         add(*at, Code::Left, None);
     }
-    let sent = walk.requests.iter().enumerate().filter(|(_, request)| request.is_write());
+    let sent = replay.requests.iter().enumerate().filter(|(_, request)| request.is_write());
     // Before there was this file, the block was another's.
-    let opened = walk.opened.get(path).copied().unwrap_or(0);
+    let opened = replay.opened.get(path).copied().unwrap_or(0);
     let sent = sent.filter(|(_, request)| request.submit >= opened);
     let sent = sent.filter(|(_, request)| request.pages.iter().any(|(known, _)| known == key));
     for (nth, (index, request)) in sent.enumerate() {
@@ -165,13 +179,13 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
             .filter_map(|(at, code)| Some((at?, code)))
             .for_each(|(at, code)| add(at, code, index));
     }
-    let writes = walk.writes.get(key).map_or(&[][..], Vec::as_slice);
+    let writes = replay.memory.writes.get(key).map_or(&[][..], Vec::as_slice);
     let many = writes.iter().filter(|write| write.source == Source::Dma).count() > MAX_WRITES;
     writes.iter().for_each(|write| add(write.at, Code::Write(*write), None));
-    for reading in walk.readings.iter().filter(|reading| reading.path == *path) {
-        if let Some((found, good)) = found(walk, reading, key) {
-            let (who, role) = (reader(reading), reading.role);
-            add(reading.at.unwrap_or(walk.end), Code::Read { who, role, found, good }, None);
+    for reading in replay.readings.iter().filter(|reading| reading.path == *path) {
+        if let Some((found, good)) = found(replay, result, reading, *page) {
+            let (who, role) = (reading.reader, reading.role);
+            add(reading.at.unwrap_or(replay.end), Code::Read { who, role, found, good }, None);
         }
     }
     // Stable: what was added first comes first at the same nanosecond.
@@ -181,10 +195,6 @@ fn edges(walk: &Walk<'_>, key: &PageKey) -> (Vec<Edge>, usize) {
     }
     let left_out = edges.len().saturating_sub(MAX_EDGES);
     (edges.split_off(left_out), left_out)
-}
-
-fn reader(reading: &Reading<'_>) -> Reader {
-    reading.reader
 }
 
 /// Device writes that follow each other with nothing between become one event.
@@ -207,43 +217,28 @@ fn streams(edges: Vec<Edge>) -> Vec<Edge> {
     out
 }
 
-/// What a reading found in a page, and whether that is what was last written there (or was there before).
-fn found(walk: &Walk<'_>, reading: &Reading<'_>, key: &PageKey) -> Option<(String, bool)> {
-    let cells = match reading.cells {
-        Ok(cells) => cells,
-        Err(errno) => return Some((errno.name.clone(), false)),
-    };
-    let words = in_page(cells, key.1, walk.record.run)?;
-    let before = walk.readings.iter().find(|other| {
-        other.role == Role::Snapshot && other.path == reading.path && !std::ptr::eq(*other, reading)
-    });
-    let wanted = match (reading.role, before) {
-        (Role::Snapshot, _) => None,
-        (Role::CompareSnapshot, Some(Reading { cells: Ok(before), .. })) => {
-            in_page(before, key.1, walk.record.run)
+/// What a reading found in a page, and whether the result finds no fault with it there.
+fn found(
+    replay: &Replay<'_>,
+    result: &CaseResult,
+    reading: &Reading<'_>,
+    page: u64,
+) -> Option<(String, bool)> {
+    match reading.cells {
+        Ok(cells) => {
+            let words = in_page(cells, page, replay.run())?;
+            let faults = result.findings.iter().filter(|finding| Some(finding.reading) == reading.compared);
+            Some((words, !faults.into_iter().any(|finding| finding.touches(page * PAGE, PAGE))))
         }
-        // The host reads every file that is compared; a file with a snapshot is compared with that.
-        (_, Some(Reading { cells: Ok(before), .. })) if reading.reader == Reader::Host => {
-            in_page(before, key.1, walk.record.run)
-        }
-        _ => {
-            let at = reading.at.unwrap_or(u64::MAX);
-            match walk.left.get(key).is_some_and(|left| *left <= at) {
-                true => None,
-                false => memory_words(walk.memory_at(key, at)),
-            }
-        }
-    };
-    let good = wanted.is_none_or(|wanted| wanted == words);
-    Some((words, good))
+        Err(errno) => Some((errno.name.clone(), false)),
+    }
 }
 
 /// Content of a page in words: `DMA 101`, or `DMA 101 + CPU 1`.
 pub fn memory_words(writes: &[PageWrite]) -> Option<String> {
     let mut words: Vec<String> = Vec::new();
     for write in writes.iter().rev() {
-        let content = Content::Stamp { source: write.source, generation: write.generation };
-        let word = words::content(content);
+        let word = words::content(write.content());
         if !words.contains(&word) {
             words.push(word);
         }
@@ -286,15 +281,15 @@ pub fn state_words(state: &CellState, run: u64) -> String {
 
 /// What the disk holds of a page after a write of it, in words, and whether it is a mix.
 pub fn carried_words(
-    walk: &Walk<'_>,
+    replay: &Replay<'_>,
     request: usize,
     key: &PageKey,
 ) -> Option<(String, bool, Option<Source>)> {
-    let request = &walk.requests[request];
+    let request = &replay.requests[request];
     let (_, byte) = request.pages.iter().find(|(known, _)| known == key)?;
-    let torn = requests::hit_of(walk, request, *byte)
-        .is_some_and(|hit| hit.change == longpin_proto::disk::Change::Torn);
-    let writes = requests::carried(walk, request, *byte);
+    let torn =
+        replay.hit_of(request, *byte).is_some_and(|hit| hit.change == longpin_proto::disk::Change::Torn);
+    let writes = replay.carried(request, *byte);
     let mixed = torn || writes.len() > 1;
     let words = memory_words(writes)?;
     let words = if torn { format!("torn: {words}") } else { words };

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Histories of pages as lanes: what the memory holds, who pins it, what is on its way, what the disk holds.
 
-use super::facts::{PageWrite, Reader};
 use super::history::{Code, Edge, History, carried_words, memory_words};
-use super::requests::{change_words, hit_of, request_words};
-use super::walk::Walk;
+use super::requests::{change_words, request_words};
 use super::words::{self, duration};
 use super::{Bar, BarKind, Lane, MAX_PAGE_LANES, Row, RowKind, Tick, TickKind};
+use crate::replay::{Asked, PageWrite, Reader, Replay};
 use longpin_proto::agent::{Outcome, Step};
 use longpin_proto::facts::Source;
 
 /// A lane for each history, the first ones.
-pub fn of_pages(walk: &Walk<'_>, histories: &[History], notes: &mut Vec<String>) -> Vec<Lane> {
+pub fn of_pages(replay: &Replay<'_>, histories: &[History], notes: &mut Vec<String>) -> Vec<Lane> {
     let told: Vec<&History> = histories.iter().filter(|history| !history.edges.is_empty()).collect();
     if told.len() > MAX_PAGE_LANES {
         let left: usize = told[MAX_PAGE_LANES..].iter().map(|history| history.pages.len()).sum();
@@ -20,30 +19,34 @@ pub fn of_pages(walk: &Walk<'_>, histories: &[History], notes: &mut Vec<String>)
             words::count(left as u64, "more page")
         ));
     }
-    told.iter().take(MAX_PAGE_LANES).map(|history| lane(walk, history)).collect()
+    told.iter().take(MAX_PAGE_LANES).map(|history| lane(replay, history)).collect()
 }
 
-fn lane(walk: &Walk<'_>, history: &History) -> Lane {
+fn lane(replay: &Replay<'_>, history: &History) -> Lane {
     let key = (history.path.clone(), history.pages[0]);
     let name = format!("{} of {}", words::pages(&history.pages), history.path);
     let mut notes = Vec::new();
     if history.pages.len() > 1 {
         notes.push("same history".to_owned());
     }
-    notes.extend(shares(walk, &history.path).map(|other| format!("blocks shared with {other}")));
+    notes.extend(shares(replay, &history.path).map(|other| format!("blocks shared with {other}")));
     if history.left_out > 0 {
         notes.push(format!("{} left out", words::count(history.left_out as u64, "earlier event")));
     }
-    let mut rows =
-        vec![memory(walk, history), pins(walk, history), flight(walk, history), disk(walk, history, &key)];
+    let mut rows = vec![
+        memory(replay, history),
+        pins(replay, history),
+        flight(replay, history),
+        disk(replay, history, &key),
+    ];
     rows.retain(|row| !row.is_empty());
     Lane { name, note: notes.join(", "), rows }
 }
 
 /// Another file that has a block with this one, by the extents of both.
-fn shares<'w>(walk: &'w Walk<'_>, path: &str) -> Option<&'w String> {
-    let ours = walk.extents.get(path)?;
-    let overlap = |theirs: &longpin_proto::facts::Extent| {
+fn shares<'w>(replay: &'w Replay<'_>, path: &str) -> Option<&'w String> {
+    let ours = replay.extents.get(path)?;
+    let overlap = |theirs: &&longpin_proto::facts::Extent| {
         ours.iter().any(|ours| {
             ours.located
                 && theirs.located
@@ -51,29 +54,29 @@ fn shares<'w>(walk: &'w Walk<'_>, path: &str) -> Option<&'w String> {
                 && theirs.physical < ours.physical + ours.len
         })
     };
-    let mut others = walk.extents.iter().filter(|(other, _)| *other != path);
+    let mut others = replay.extents.iter().filter(|(other, _)| *other != path);
     others.find(|(_, extents)| extents.iter().any(overlap)).map(|(other, _)| other)
 }
 
 /// When the page cache lost the page: its file system was unmounted.
-fn dropped(walk: &Walk<'_>, since: u64) -> u64 {
-    let unmounted = walk.steps.iter().find(|did| {
+fn dropped(replay: &Replay<'_>, since: u64) -> u64 {
+    let unmounted = replay.exchanges.iter().find(|exchange| {
         let unmount = matches!(
-            did.act,
-            super::facts::Act::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
+            exchange.asked,
+            Asked::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
         );
-        unmount && did.to > since
+        unmount && exchange.to > since
     });
-    unmounted.map_or(walk.end, |did| did.to)
+    unmounted.map_or(replay.end, |exchange| exchange.to)
 }
 
-fn memory(walk: &Walk<'_>, history: &History) -> Row {
+fn memory(replay: &Replay<'_>, history: &History) -> Row {
     let mut row = Row::new(RowKind::Memory);
     let writes: Vec<&Edge> =
         history.edges.iter().filter(|e| matches!(e.code, Code::Write(_) | Code::Stream)).collect();
     for (index, edge) in writes.iter().enumerate() {
-        let until = writes.get(index + 1).map_or_else(|| dropped(walk, edge.to), |next| next.from);
-        let (kind, text) = content(walk, history, edge);
+        let until = writes.get(index + 1).map_or_else(|| dropped(replay, edge.to), |next| next.from);
+        let (kind, text) = content(replay, history, edge);
         let pages = words::pages(&history.pages);
         let spread = match edge.to - edge.from {
             0 => String::new(),
@@ -102,7 +105,7 @@ fn memory(walk: &Walk<'_>, history: &History) -> Row {
     row
 }
 
-fn content(walk: &Walk<'_>, history: &History, edge: &Edge) -> (BarKind, String) {
+fn content(replay: &Replay<'_>, history: &History, edge: &Edge) -> (BarKind, String) {
     if let Some((first, last)) = edge.generations {
         return (BarKind::Dma, format!("DMA {first}–{last}"));
     }
@@ -110,7 +113,7 @@ fn content(walk: &Walk<'_>, history: &History, edge: &Edge) -> (BarKind, String)
     let key = (history.path.clone(), history.pages[0]);
     let parts = match write.whole {
         true => std::slice::from_ref(&write),
-        false => walk.memory_at(&key, write.at),
+        false => replay.memory.at(&key, write.at),
     };
     let kind = match (parts.len(), write.source) {
         (2.., _) => BarKind::Mixed,
@@ -121,13 +124,13 @@ fn content(walk: &Walk<'_>, history: &History, edge: &Edge) -> (BarKind, String)
     (kind, memory_words(parts).unwrap_or_default())
 }
 
-fn pins(walk: &Walk<'_>, history: &History) -> Row {
+fn pins(replay: &Replay<'_>, history: &History) -> Row {
     let mut row = Row::new(RowKind::Pin);
     for edge in &history.edges {
         let Code::Pin(index) = edge.code else { continue };
-        let pin = &walk.pins[index];
+        let pin = &replay.pins[index];
         let end = history.edges.iter().find(|other| other.code == Code::Unpin(index));
-        let (mode, text) = match pin.mode {
+        let (mode, text) = match pin.mode() {
             Some(mode) => (words::flags(mode), "pinned"),
             None => ("by the kernel, for an O_DIRECT read that the disk holds", "pinned by a read"),
         };
@@ -137,7 +140,7 @@ fn pins(walk: &Walk<'_>, history: &History) -> Row {
             (_, Some(false)) => ", released clean: no dirty bit",
             (_, None) => "",
         };
-        let to = end.map_or(walk.end, |end| end.to);
+        let to = end.map_or(replay.end, |end| end.to);
         let detail = format!("pinned, {mode}{released}");
         row.bars.push(Bar { kind: BarKind::Pin, from: edge.from, to, text: text.into(), detail });
     }
@@ -158,14 +161,14 @@ fn apart(mut bars: Vec<Bar>) -> Vec<Bar> {
     bars
 }
 
-fn flight(walk: &Walk<'_>, history: &History) -> Row {
+fn flight(replay: &Replay<'_>, history: &History) -> Row {
     let mut row = Row::new(RowKind::Flight);
     let find = |code: Code| history.edges.iter().find(|edge| edge.code == code);
     for edge in &history.edges {
         let (Code::Submit(nth), Some(index)) = (&edge.code, edge.request) else { continue };
-        let request = &walk.requests[index];
+        let request = &replay.requests[index];
         let complete = find(Code::Complete(*nth));
-        let to = complete.map_or(walk.end, |edge| edge.to);
+        let to = complete.map_or(replay.end, |edge| edge.to);
         let mut detail = request_words(request);
         if complete.is_none() {
             detail += ", never completed";
@@ -191,8 +194,8 @@ fn flight(walk: &Walk<'_>, history: &History) -> Row {
         }
         let key = (history.path.clone(), history.pages[0]);
         let byte = request.pages.iter().find(|(known, _)| *known == key).map(|(_, byte)| *byte);
-        if let Some(hit) = byte.and_then(|byte| hit_of(walk, request, byte)) {
-            let at = walk.since(hit.completed_ns).clamp(edge.from, to.max(edge.from));
+        if let Some(hit) = byte.and_then(|byte| replay.hit_of(request, byte)) {
+            let at = replay.clock.since(hit.completed_ns).clamp(edge.from, to.max(edge.from));
             let detail = format!("the audit: changed in flight; {}", change_words(hit.change));
             row.ticks.push(Tick { kind: TickKind::Hit, at, text: String::new(), detail, later: false });
         }
@@ -201,16 +204,17 @@ fn flight(walk: &Walk<'_>, history: &History) -> Row {
     row
 }
 
-fn disk(walk: &Walk<'_>, history: &History, key: &(String, u64)) -> Row {
+fn disk(replay: &Replay<'_>, history: &History, key: &(String, u64)) -> Row {
     let mut row = Row::new(RowKind::Disk);
     let done: Vec<&Edge> = history
         .edges
         .iter()
         .filter(|edge| matches!(edge.code, Code::Complete(_)))
-        .filter(|edge| edge.request.is_some_and(|index| !walk.requests[index].failed))
+        .filter(|edge| edge.request.is_some_and(|index| !replay.requests[index].failed))
         .collect();
     for (index, edge) in done.iter().enumerate() {
-        let Some((text, mixed, source)) = edge.request.and_then(|request| carried_words(walk, request, key))
+        let Some((text, mixed, source)) =
+            edge.request.and_then(|request| carried_words(replay, request, key))
         else {
             continue;
         };
@@ -220,7 +224,7 @@ fn disk(walk: &Walk<'_>, history: &History, key: &(String, u64)) -> Row {
             Some(Source::Cpu) => BarKind::Cpu,
             _ => BarKind::Unknown,
         };
-        let to = done.get(index + 1).map_or(walk.end, |next| next.from);
+        let to = done.get(index + 1).map_or(replay.end, |next| next.from);
         let detail = format!("on the disk: {text}");
         if let Some(last) = row.bars.last_mut().filter(|last| (last.kind, &last.text) == (kind, &text)) {
             last.to = to;

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Two or three sentences for somebody who has never seen the project: what the device did, what the file system
+//! Two or three sentences for somebody who has never seen the project: what the device exchange, what the file system
 //! believed, what is on the disk.
 
 use super::claims::{Burst, Claims, InFlight};
-use super::facts::{Act, Job};
-use super::walk::Walk;
+use super::moments;
 use super::words::{self, duration};
-use super::{moments, steps};
 use crate::record::Role;
+use crate::replay::{Asked, Job, PageKey, Replay};
 use crate::report::CaseResult;
 use crate::verdict::{Observation, Outcome, step_name};
 use longpin_proto::control::Request;
 use longpin_proto::disk::Change;
 
 /// The explanation of a case.
-pub fn lead(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> String {
+pub fn lead(replay: &Replay<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> String {
     let sentences = match result.headline {
         _ if matches!(result.outcome, Outcome::Skip) => {
             vec![format!("Not tried here: {}.", result.reason)]
@@ -22,9 +21,9 @@ pub fn lead(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> St
         None => vec![format!("This case proves nothing: {}.", result.reason)],
         Some(_) if result.error.is_some() => vec![format!("This case proves nothing: {}.", result.reason)],
         Some(word) => match (&claims.in_flight, claims.last()) {
-            (Some(flight), _) if is_about_bytes(word) => in_flight(walk, flight, word, result),
-            (_, Some(last)) if is_about_bytes(word) => by_device(walk, claims, last, word, result),
-            _ => other(walk, claims, word, result),
+            (Some(flight), _) if is_about_bytes(word) => in_flight(replay, flight, word, result),
+            (_, Some(last)) if is_about_bytes(word) => by_device(replay, claims, last, word, result),
+            _ => other(replay, claims, word, result),
         },
     };
     sentences.join(" ")
@@ -37,7 +36,7 @@ fn is_about_bytes(word: Observation) -> bool {
 }
 
 fn in_flight(
-    walk: &Walk<'_>,
+    replay: &Replay<'_>,
     flight: &InFlight<'_, '_>,
     word: Observation,
     result: &CaseResult,
@@ -70,23 +69,23 @@ fn in_flight(
         }
         Change::Back => "The disk stored a content that was there only for a moment",
     };
-    told.push(format!("{disk}; {}.", ending(walk, flight, word, result)));
+    told.push(format!("{disk}; {}.", ending(replay, flight, word, result)));
     told
 }
 
 /// A later write carries one of the pages that changed in flight.
-fn sent_again(walk: &Walk<'_>, flight: &InFlight<'_, '_>) -> bool {
+fn sent_again(replay: &Replay<'_>, flight: &InFlight<'_, '_>) -> bool {
     let Some(end) = flight.request.and_then(|request| request.complete) else { return false };
-    let ours = |key: &super::facts::PageKey| key.0 == flight.path && flight.pages.contains(&key.1);
-    let mut later = walk.requests.iter().filter(|request| request.is_write() && request.submit >= end);
+    let ours = |key: &PageKey| key.0 == flight.path && flight.pages.contains(&key.1);
+    let mut later = replay.requests.iter().filter(|request| request.is_write() && request.submit >= end);
     later.any(|request| request.pages.iter().any(|(key, _)| ours(key)))
 }
 
 /// What the readers found, after a change in flight.
-fn ending(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, result: &CaseResult) -> String {
-    let again = sent_again(walk, flight);
+fn ending(replay: &Replay<'_>, flight: &InFlight<'_, '_>, word: Observation, result: &CaseResult) -> String {
+    let again = sent_again(replay, flight);
     let finding = result.findings.first();
-    let compared = walk.readings.iter().any(|reading| {
+    let compared = replay.readings.iter().any(|reading| {
         reading.path == flight.path && matches!(reading.role, Role::CompareWrites | Role::CompareSnapshot)
     });
     match (word, finding) {
@@ -102,7 +101,7 @@ fn ending(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, result:
         (_, Some(finding)) => {
             format!("after the remount {} is found where {} should be", finding.found, finding.wanted)
         }
-        (_, None) => match walk.readings.is_empty() {
+        (_, None) => match replay.readings.is_empty() {
             true => "nobody read it back".to_owned(),
             false => "in the end every reader finds what was written".to_owned(),
         },
@@ -110,7 +109,7 @@ fn ending(walk: &Walk<'_>, flight: &InFlight<'_, '_>, word: Observation, result:
 }
 
 fn by_device(
-    walk: &Walk<'_>,
+    replay: &Replay<'_>,
     claims: &Claims<'_, '_>,
     last: &Burst,
     word: Observation,
@@ -139,7 +138,7 @@ fn by_device(
             let found = found.map(|f| format!("{} was found where {} should be", f.found, f.wanted));
             vec![
                 format!("{wrote}{after}.{clean}"),
-                lost(walk, last, dirty, released),
+                lost(replay, last, dirty, released),
                 format!(
                     "Afterwards {}; no call returned an error{}.",
                     found.unwrap_or_else(|| "they were gone".into()),
@@ -156,7 +155,7 @@ fn by_device(
             let wanted = found.map(|f| format!("{} where {} should be", f.found, f.wanted));
             vec![
                 format!("{wrote}."),
-                match moments::into_shared(walk, claims) {
+                match moments::into_shared(replay, claims) {
                     Some(_) => format!(
                         "{released}; the file system then wrote them in place, into blocks that are not theirs alone."
                     ),
@@ -197,11 +196,11 @@ fn by_device(
 }
 
 /// How the bytes were lost, as far as the record shows it.
-fn lost(walk: &Walk<'_>, last: &Burst, dirty: Option<bool>, released: &str) -> String {
-    let cut = walk.steps.iter().any(|did| {
-        matches!(did.act, Act::Disk { request: Request::PowerCut { .. }, answer: Ok(_) } if did.to >= last.from)
+fn lost(replay: &Replay<'_>, last: &Burst, dirty: Option<bool>, released: &str) -> String {
+    let cut = replay.exchanges.iter().any(|exchange| {
+        matches!(exchange.asked, Asked::Disk { request: Request::PowerCut { .. }, answer: Ok(_) } if exchange.to >= last.from)
     });
-    let never = walk.requests.is_empty() || moments::never_sent(walk, last);
+    let never = replay.requests.is_empty() || moments::never_sent(replay, last);
     match (cut, never, dirty) {
         (true, _, _) => {
             format!("{released}. Then the power failed, and the disk did not have the new bytes yet.")
@@ -232,7 +231,12 @@ fn intact(result: &CaseResult) -> String {
     }
 }
 
-fn other(walk: &Walk<'_>, claims: &Claims<'_, '_>, word: Observation, result: &CaseResult) -> Vec<String> {
+fn other(
+    replay: &Replay<'_>,
+    claims: &Claims<'_, '_>,
+    word: Observation,
+    result: &CaseResult,
+) -> Vec<String> {
     match word {
         Observation::Refused if claims.pin.is_none() => vec![
             format!(
@@ -248,7 +252,7 @@ fn other(walk: &Walk<'_>, claims: &Claims<'_, '_>, word: Observation, result: &C
         ],
         Observation::Intact if claims.pin.is_none() => {
             let mut told = vec!["Nothing was pinned, and the device wrote nothing.".to_owned()];
-            told.extend(waits(walk));
+            told.extend(waits(replay));
             told.push("Every reader finds what was written.".to_owned());
             told
         }
@@ -257,19 +261,16 @@ fn other(walk: &Walk<'_>, claims: &Claims<'_, '_>, word: Observation, result: &C
 }
 
 /// What steps beside others waited for.
-fn waits(walk: &Walk<'_>) -> Vec<String> {
+fn waits(replay: &Replay<'_>) -> Vec<String> {
     let wait = |job: &Job<'_>| {
         let name = step_name(job.step);
-        match job.looks.iter().find(|(_, state)| steps::asleep(state.state)) {
-            Some((_, state)) => {
-                let place = steps::place(&state.stack).unwrap_or("the kernel");
-                Some(format!("A {name} that came meanwhile had to wait, in {place}()."))
-            }
+        match job.asleep() {
+            Some(look) => Some(format!("A {name} that came meanwhile had to wait, in {}().", look.place())),
             None if job.seen_over => Some(format!("A {name} that came meanwhile went through at once.")),
             None => None,
         }
     };
-    walk.jobs.iter().filter_map(wait).collect()
+    replay.jobs.iter().filter_map(wait).collect()
 }
 
 /// First letter in upper case.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The timeline of a case: what the device, the file system and the disk did to each page, and when.
+//! The timeline of a case: what the device, the file system and the disk exchange to each page, and when.
 //!
 //! [`Story::of`] turns a record into lanes of bars and ticks, numbered moments, the bytes that differ and an
 //! explanation in plain words. Pure: the drawing ([`page`]) and the trace (`super::trace`) only read it. All times
@@ -8,7 +8,6 @@
 mod axis;
 mod bytes;
 mod claims;
-mod facts;
 mod history;
 mod lanes;
 mod lead;
@@ -18,14 +17,14 @@ mod requests;
 mod steps;
 #[cfg(test)]
 pub(super) mod tests;
-mod walk;
 mod words;
 
 pub use axis::{Axis, Knot};
 pub use bytes::{HexDiff, HexLine, Placed};
 pub use words::duration;
 
-use crate::record::CaseRecord;
+use crate::record::{CaseRecord, FsckReport};
+use crate::replay::Replay;
 use crate::report::CaseResult;
 use serde::Serialize;
 
@@ -33,6 +32,8 @@ use serde::Serialize;
 pub const MAX_PAGE_LANES: usize = 12;
 /// Bars and ticks of one row beyond this are merged with their neighbours.
 pub const MAX_MARKS: usize = 120;
+/// Lines of a checker's output that are kept, from its end.
+const FSCK_LINES: usize = 40;
 
 /// A case as it can be drawn and told.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -68,6 +69,14 @@ pub struct Fsck {
     pub code: i32,
     /// Output, its last lines.
     pub output: String,
+}
+
+impl Fsck {
+    fn of(report: &FsckReport) -> Self {
+        let lines: Vec<&str> = report.output.lines().collect();
+        let kept = &lines[lines.len().saturating_sub(FSCK_LINES)..];
+        Self { command: report.argv.join(" "), code: report.code, output: kept.join("\n") }
+    }
 }
 
 /// A lane: the steps, a job, pages of a file with the same history, the disk.
@@ -249,15 +258,15 @@ pub struct Moment {
 impl Story {
     /// The story that a record tells, in the light of what it was judged to be.
     pub fn of(record: &CaseRecord, result: &CaseResult) -> Self {
-        let walk = walk::Walk::of(record);
-        let claims = claims::Claims::of(&walk);
-        let histories = history::histories(&walk);
+        let replay = Replay::of(record);
+        let claims = claims::Claims::of(&replay);
+        let histories = history::histories(&replay, result);
         let mut notes = Vec::new();
-        let mut lanes = steps::lanes(&walk);
-        lanes.extend(lanes::of_pages(&walk, &histories, &mut notes));
-        lanes.extend(requests::lane_of_others(&walk));
-        let moments = moments::moments(&walk, &claims, result);
-        if !walk.timed {
+        let mut lanes = steps::lanes(&replay);
+        lanes.extend(lanes::of_pages(&replay, &histories, &mut notes));
+        lanes.extend(requests::lane_of_others(&replay));
+        let moments = moments::moments(&replay, &claims, result);
+        if !replay.clock.timed {
             notes.push(
                 "the record has no host times of its steps (it was made by an older longpin): the timeline shows \
                  only what the device's ledger has; run the case again for a whole one"
@@ -266,13 +275,13 @@ impl Story {
         }
         let ends = moments.iter().flat_map(|moment| moment.at.into_iter().chain(moment.until));
         Self {
-            origin_ns: walk.origin_ns,
+            origin_ns: replay.clock.origin_ns,
             zero: moments.iter().find_map(|moment| moment.at).unwrap_or(0),
             axis: Axis::of(&lanes, ends),
-            lead: lead::lead(&walk, &claims, result),
-            placed: bytes::placed(&walk, &histories),
-            hex: bytes::hex(&walk, &histories),
-            fsck: walk.fsck.clone(),
+            lead: lead::lead(&replay, &claims, result),
+            placed: bytes::placed(&replay, &histories),
+            hex: bytes::hex(&replay, result, &histories),
+            fsck: replay.fsck.map(Fsck::of),
             lanes,
             moments,
             notes,

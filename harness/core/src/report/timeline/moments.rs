@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The numbered moments: what happened, in order, a sentence each, and where it went wrong.
 
+use super::Moment;
 use super::claims::Claims;
-use super::facts::{Act, Reader, Reading};
 use super::history::memory_words;
 use super::requests::change_words;
-use super::walk::Walk;
 use super::words::{self, duration};
-use super::{Moment, steps};
 use crate::record::{Role, Trouble};
+use crate::replay::{Asked, DiskRequest, Exchange, Reader, Reading, Replay, pages_of};
 use crate::report::CaseResult;
 use crate::verdict::{self, Observation, step_name};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
@@ -34,20 +33,20 @@ impl Draft {
 }
 
 /// All moments of the case, numbered in the order of time.
-pub fn moments(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> Vec<Moment> {
+pub fn moments(replay: &Replay<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> Vec<Moment> {
     let mut drafts = Vec::new();
-    drafts.extend(pins(walk));
-    drafts.extend(device_writes(walk, claims, result));
-    drafts.extend(requests(walk));
-    drafts.extend(in_flight(walk, claims));
-    drafts.extend(into_shared(walk, claims).filter(|_| result.observations.contains(&Observation::Bleed)));
+    drafts.extend(pins(replay));
+    drafts.extend(device_writes(replay, claims, result));
+    drafts.extend(requests(replay));
+    drafts.extend(in_flight(replay, claims));
+    drafts.extend(into_shared(replay, claims).filter(|_| result.observations.contains(&Observation::Bleed)));
     // Without times nobody can say what these came before.
-    if walk.timed {
-        drafts.extend(walk.steps.iter().filter_map(|did| step(walk, did)));
-        drafts.extend(jobs(walk));
+    if replay.clock.timed {
+        drafts.extend(replay.exchanges.iter().filter_map(|exchange| step(replay, exchange)));
+        drafts.extend(jobs(replay));
     }
-    drafts.extend(readings(walk, result));
-    drafts.extend(walk.trouble.map(|trouble| end(walk, trouble)));
+    drafts.extend(readings(replay, result));
+    drafts.extend(replay.trouble.map(|trouble| end(replay, trouble)));
     // Stable: at the same time in the order above; what has no time comes last.
     drafts.sort_by_key(|draft| draft.at.unwrap_or(u64::MAX));
     while drafts.len() > MAX_MOMENTS {
@@ -62,12 +61,12 @@ pub fn moments(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) ->
     drafts.into_iter().enumerate().map(number).collect()
 }
 
-fn pins(walk: &Walk<'_>) -> Vec<Draft> {
+fn pins(replay: &Replay<'_>) -> Vec<Draft> {
     let mut drafts = Vec::new();
-    for pin in &walk.pins {
-        let pages: Vec<u64> = words::pages_of(pin.offset, pin.len).collect();
+    for pin in &replay.pins {
+        let pages: Vec<u64> = pages_of(pin.offset, pin.len).collect();
         let pages = format!("{} of {}", words::pages(&pages), pin.path);
-        let how = match pin.mode {
+        let how = match pin.mode() {
             Some(mode) => format!("the driver pins {pages} for the device ({})", words::flags(mode)),
             None => format!(
                 "an O_DIRECT read into {pages} begins; the disk holds it, so the kernel keeps the pages pinned"
@@ -75,7 +74,7 @@ fn pins(walk: &Walk<'_>) -> Vec<Draft> {
         };
         drafts.push(Draft::at(pin.from, how));
         if let (Some(to), Some(dirty)) = (pin.to, pin.dirty) {
-            let how = match (pin.mode, dirty) {
+            let how = match (pin.mode(), dirty) {
                 (None, _) => {
                     "the held read is completed: the kernel sets the pages dirty and lets go of them"
                 }
@@ -88,17 +87,16 @@ fn pins(walk: &Walk<'_>) -> Vec<Draft> {
     drafts
 }
 
-fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> Vec<Draft> {
+fn device_writes(replay: &Replay<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> Vec<Draft> {
     let bad = |word| result.observations.contains(&word);
     let last = claims.bursts.len().wrapping_sub(1);
     let many = claims.bursts.len() > 4;
     let draft = |(index, burst): (usize, &super::claims::Burst)| {
         let mut text = format!("the device writes {}", burst.words());
         let mut grave = false;
-        let left = burst
-            .pages
-            .iter()
-            .any(|page| walk.left.get(&(burst.path.clone(), *page)).is_some_and(|left| *left <= burst.from));
+        let left = burst.pages.iter().any(|page| {
+            replay.memory.left.get(&(burst.path.clone(), *page)).is_some_and(|left| *left <= burst.from)
+        });
         if index == last {
             if left {
                 text += ": into pages that are no longer pages of the file";
@@ -114,9 +112,9 @@ fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) 
                     false => text += &format!(", {since} after the {name}"),
                 }
                 grave = bad(Observation::Lost)
-                    || (bad(Observation::Bleed) && into_shared(walk, claims).is_none());
+                    || (bad(Observation::Bleed) && into_shared(replay, claims).is_none());
             }
-            if bad(Observation::Lost) && never_sent(walk, burst) {
+            if bad(Observation::Lost) && never_sent(replay, burst) {
                 text += "; no later write takes them to the disk";
             }
         }
@@ -132,17 +130,21 @@ fn device_writes(walk: &Walk<'_>, claims: &Claims<'_, '_>, result: &CaseResult) 
 }
 
 /// Holds, as one moment for all requests of a rule that began together.
-fn requests(walk: &Walk<'_>) -> Vec<Draft> {
+fn requests(replay: &Replay<'_>) -> Vec<Draft> {
     let mut drafts = Vec::new();
-    let held = || walk.requests.iter().filter(|request| request.hold.is_some() && request.is_write());
+    let held = || replay.requests.iter().filter(|request| request.hold.is_some() && request.is_write());
     if let Some(first) = held().min_by_key(|request| request.hold) {
         let pages: u64 = held().map(|request| request.pages.len() as u64).sum();
         let content =
-            first.pages.first().and_then(|(key, _)| memory_words(walk.memory_at(key, first.submit)));
+            first.pages.first().and_then(|(key, _)| memory_words(replay.memory.at(key, first.submit)));
         let content = content.map(|words| format!(" with {words}")).unwrap_or_default();
         let text = format!(
             "the file system sends {}{content} to the disk, and the disk holds {} by order: the pages are under writeback",
-            words::count(pages, "page"),
+            match pages {
+                // Neither extents nor the audit name the file.
+                0 => format!("{} KiB", held().map(|request| request.len).sum::<u64>() / 1024),
+                _ => words::count(pages, "page"),
+            },
             if held().count() == 1 { "the write" } else { "the writes" },
         );
         drafts.push(Draft::at(first.hold.unwrap_or(first.submit), text));
@@ -155,8 +157,8 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
             true => "the hold is over before its time: its cap, or a reset; the disk completes the write",
             false => "the disk is told to go on; it fetches what the pages then hold and completes the write",
         };
-        let torn = walk
-            .hits
+        let torn = replay
+            .hits()
             .iter()
             .any(|hit| (hit.disk, hit.request, hit.change) == (request.disk, request.number, Change::Torn));
         let text = match (request.fetch, request.release) {
@@ -174,20 +176,20 @@ fn requests(walk: &Walk<'_>) -> Vec<Draft> {
 }
 
 /// The disk is watched, and none of the requests after the burst carries one of its pages.
-pub fn never_sent(walk: &Walk<'_>, burst: &super::claims::Burst) -> bool {
-    let carries = |request: &super::requests::DiskRequest| {
+pub fn never_sent(replay: &Replay<'_>, burst: &super::claims::Burst) -> bool {
+    let carries = |request: &DiskRequest| {
         let mut keys = request.pages.iter().map(|(key, _)| key);
         keys.any(|(path, page)| *path == burst.path && burst.pages.contains(page))
     };
     let after =
-        walk.requests.iter().filter(|r| r.is_write() && r.complete.is_none_or(|end| end >= burst.from));
-    !walk.requests.is_empty() && !after.into_iter().any(carries)
+        replay.requests.iter().filter(|r| r.is_write() && r.complete.is_none_or(|end| end >= burst.from));
+    !replay.requests.is_empty() && !after.into_iter().any(carries)
 }
 
 /// What the device wrote goes to a block that another file has as well.
-pub fn into_shared(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
+pub fn into_shared(replay: &Replay<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
     let last = claims.last()?;
-    walk.requests.iter().filter(|r| r.is_write() && r.taken() >= last.from).find_map(|request| {
+    replay.requests.iter().filter(|r| r.is_write() && r.taken() >= last.from).find_map(|request| {
         let (ours, byte) = request.pages.iter().find(|((path, _), _)| *path == last.path)?;
         let shared = request.pages.iter().find(|((path, _), at)| at == byte && *path != ours.0);
         let (theirs, _) = shared?;
@@ -199,10 +201,10 @@ pub fn into_shared(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
     })
 }
 
-fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
+fn in_flight(replay: &Replay<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
     let flight = claims.in_flight.as_ref()?;
     let hit = flight.hits.first()?;
-    let (submitted, completed) = (walk.since(hit.submitted_ns), walk.since(hit.completed_ns));
+    let (submitted, completed) = (replay.clock.since(hit.submitted_ns), replay.clock.since(hit.completed_ns));
     let during: Vec<_> =
         claims.bursts.iter().filter(|burst| (submitted..=completed).contains(&burst.from)).collect();
     let pages = format!("{} of {}", words::pages(&flight.pages), flight.path);
@@ -219,23 +221,23 @@ fn in_flight(walk: &Walk<'_>, claims: &Claims<'_, '_>) -> Option<Draft> {
 }
 
 /// Steps that change what a reader must know. Preparation is not told.
-fn step(walk: &Walk<'_>, did: &super::facts::Did<'_>) -> Option<Draft> {
-    let pinned = walk.pins.iter().any(|pin| pin.from <= did.to);
-    let (step, outcome) = match did.act {
-        Act::Agent { step, outcome } => (step, outcome),
-        Act::Disk { request: Request::PowerCut { in_flight, .. }, answer: Ok(Answer::Ok) } => {
+fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
+    let pinned = replay.pins.iter().any(|pin| pin.from <= exchange.to);
+    let (step, outcome) = match exchange.asked {
+        Asked::Agent { step, outcome } => (step, outcome),
+        Asked::Disk { request: Request::PowerCut { in_flight, .. }, answer: Ok(Answer::Ok) } => {
             let how = match in_flight {
                 Loss::Drop => "none of the writes in flight is on the disk",
                 Loss::Tear => "of each write in flight the first half is on the disk",
             };
-            return Some(Draft::at(did.to, format!("the power fails: {how}")));
+            return Some(Draft::at(exchange.to, format!("the power fails: {how}")));
         }
-        Act::Disk { request: Request::Restore { .. }, answer: Ok(Answer::Ok) } => {
-            return Some(Draft::at(did.to, "the disk is what the loss of power had left"));
+        Asked::Disk { request: Request::Restore { .. }, answer: Ok(Answer::Ok) } => {
+            return Some(Draft::at(exchange.to, "the disk is what the loss of power had left"));
         }
-        Act::Disk { .. } => return None,
+        Asked::Disk { .. } => return None,
     };
-    let told = did.line > 0 && !matches!(did.role, Role::Frame | Role::Drain);
+    let told = exchange.line > 0 && !matches!(exchange.role, Role::Frame | Role::Drain);
     if let (true, Outcome::Refused(errno)) = (told, outcome) {
         let text = match step {
             Step::Pin { .. } => format!("the kernel refuses the pin: {} gives {}", errno.call, errno.name),
@@ -243,43 +245,43 @@ fn step(walk: &Walk<'_>, did: &super::facts::Did<'_>) -> Option<Draft> {
             Step::ReadCells { .. } => return None,
             _ => format!("{}: {} gives {}", step_name(step), errno.call, errno.name),
         };
-        return Some(Draft { grave: !matches!(step, Step::Pin { .. }), ..Draft::at(did.to, text) });
+        return Some(Draft { grave: !matches!(step, Step::Pin { .. }), ..Draft::at(exchange.to, text) });
     }
-    if !matches!(outcome, Outcome::Done { .. }) || !pinned || did.role != Role::Act {
+    if !matches!(outcome, Outcome::Done { .. }) || !pinned || exchange.role != Role::Act {
         return None;
     }
     let text = match step {
         Step::Fsync { file, .. } => {
-            format!("fsync of {} returns 0: for the file system all of it is on the disk", walk.path(file))
+            format!("fsync of {} returns 0: for the file system all of it is on the disk", replay.path(file))
         }
         Step::Sync | Step::Syncfs { .. } => format!("{} returns", step_name(step)),
         Step::Reflink { from, to } => {
-            format!("{} is cloned to {}: both share the blocks", walk.path(from), walk.path(to))
+            format!("{} is cloned to {}: both share the blocks", replay.path(from), replay.path(to))
         }
-        Step::Truncate { file, len } => format!("{} is cut to {len} bytes", walk.path(file)),
+        Step::Truncate { file, len } => format!("{} is cut to {len} bytes", replay.path(file)),
         Step::Fallocate { mode: Fallocate::PunchHole, file, .. } => {
-            format!("a hole is punched into {}", walk.path(file))
+            format!("a hole is punched into {}", replay.path(file))
         }
         Step::Store { fill, .. } => format!("a CPU stores generation {}", fill.generation),
         Step::WriteCells { file, fill, .. } => {
-            format!("write(2) of generation {} to {}", fill.generation, walk.path(file))
+            format!("write(2) of generation {} to {}", fill.generation, replay.path(file))
         }
         Step::Unmount { .. } => "the file system is unmounted: the page cache is dropped".into(),
         Step::Advise { .. } => "the process advises the kernel to page the memory out".into(),
         _ => return None,
     };
     let minor = matches!(step, Step::Sync | Step::Syncfs { .. } | Step::Unmount { .. });
-    Some(Draft { minor, ..Draft::at(did.to, text) })
+    Some(Draft { minor, ..Draft::at(exchange.to, text) })
 }
 
-fn jobs(walk: &Walk<'_>) -> Vec<Draft> {
+fn jobs(replay: &Replay<'_>) -> Vec<Draft> {
     let mut drafts = Vec::new();
-    for job in walk.jobs.iter().filter(|job| !matches!(job.step, Step::ReadDirect { .. })) {
+    for job in replay.jobs.iter().filter(|job| !matches!(job.step, Step::ReadDirect { .. })) {
         let name = step_name(job.step);
-        match job.looks.iter().find(|(_, state)| steps::asleep(state.state)) {
-            Some((at, state)) => {
-                let place = steps::place(&state.stack).unwrap_or("the kernel");
-                drafts.push(Draft::at(*at, format!("{name} in job {} waits in {place}()", job.name)));
+        match job.asleep() {
+            Some(look) => {
+                let place = look.place();
+                drafts.push(Draft::at(look.at, format!("{name} in job {} waits in {place}()", job.name)));
                 if let Some(to) = job.to {
                     drafts.push(Draft::at(to, format!("{name} in job {} goes on and ends", job.name)));
                 }
@@ -295,13 +297,13 @@ fn jobs(walk: &Walk<'_>) -> Vec<Draft> {
 }
 
 /// What was read at the end: guest and host in one sentence where they agree.
-fn readings(walk: &Walk<'_>, result: &CaseResult) -> Vec<Draft> {
+fn readings(replay: &Replay<'_>, result: &CaseResult) -> Vec<Draft> {
     let mut drafts = Vec::new();
     let compares =
         |reading: &&Reading<'_>| matches!(reading.role, Role::CompareWrites | Role::CompareSnapshot);
-    let guests = walk.readings.iter().filter(compares).filter(|reading| reading.reader == Reader::Guest);
+    let guests = replay.readings.iter().filter(compares).filter(|reading| reading.reader == Reader::Guest);
     for guest in guests {
-        let host = walk.readings.iter().find(|r| r.reader == Reader::Host && r.path == guest.path);
+        let host = replay.readings.iter().find(|r| r.reader == Reader::Host && r.path == guest.path);
         let found = |reader: verdict::Reader| {
             let mut of_path = result.findings.iter().filter(|finding| finding.path == guest.path);
             of_path.find(|finding| finding.reader == reader)
@@ -326,12 +328,12 @@ fn readings(walk: &Walk<'_>, result: &CaseResult) -> Vec<Draft> {
             text += &format!("; the host finds {found} in the disk's image");
         }
         let grave = guest.cells.is_err() || by_guest.is_some() || by_host.is_some();
-        drafts.push(Draft { at: guest.at, grave, ..Draft::at(walk.end, text) });
+        drafts.push(Draft { at: guest.at, grave, ..Draft::at(replay.end, text) });
     }
     drafts
 }
 
-fn end(walk: &Walk<'_>, trouble: &Trouble) -> Draft {
+fn end(replay: &Replay<'_>, trouble: &Trouble) -> Draft {
     let text = match trouble {
         Trouble::Panic { .. } => "the guest kernel panics".to_owned(),
         Trouble::Hang { waited, .. } => format!("no answer: {waited}"),
@@ -341,5 +343,5 @@ fn end(walk: &Walk<'_>, trouble: &Trouble) -> Draft {
         Trouble::Interrupted => "the run was interrupted".to_owned(),
         Trouble::Other { message } => message.clone(),
     };
-    Draft { grave: true, ..Draft::at(walk.end, text) }
+    Draft { grave: true, ..Draft::at(replay.end, text) }
 }

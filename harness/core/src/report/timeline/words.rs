@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Durations, pages and generations in words. No number is rounded so far that two events change places.
 
-use crate::verdict::Content;
+use crate::replay::Content;
 use longpin_proto::agent::PinMode;
 use longpin_proto::facts::Source;
 
 /// Bytes of a page.
-pub(super) const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = crate::scenario::PAGE_BYTES;
 
 /// `870 ns`, `12.3 µs`, `4.21 ms`, `1.25 s`.
 pub fn duration(ns: u64) -> String {
@@ -42,11 +42,6 @@ pub(super) fn pages(pages: &[u64]) -> String {
         text += &format!(" and {left} more");
     }
     format!("{} {text}", if pages.len() == 1 { "page" } else { "pages" })
-}
-
-/// Pages that a byte range touches.
-pub(super) fn pages_of(offset: u64, len: u64) -> std::ops::Range<u64> {
-    offset / PAGE..offset.saturating_add(len).div_ceil(PAGE)
 }
 
 /// `DMA 101`, `CPU 1`, `zeros`.
@@ -98,12 +93,5 @@ mod tests {
         assert_eq!(pages(&[3]), "page 3");
         assert_eq!(pages(&[0, 1, 2, 3]), "pages 0–3");
         assert_eq!(pages(&[0, 2, 3, 9, 11, 12]), "pages 0, 2–3, 9 and 2 more");
-    }
-
-    #[test]
-    fn a_range_touches_the_pages_of_its_first_and_last_byte() {
-        assert_eq!(pages_of(0, 4096), 0..1);
-        assert_eq!(pages_of(4095, 2), 0..2);
-        assert_eq!(pages_of(u64::MAX - 1, 4096), u64::MAX / PAGE..u64::MAX.div_ceil(PAGE));
     }
 }

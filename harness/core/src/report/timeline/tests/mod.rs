@@ -6,9 +6,18 @@ pub mod tales;
 pub mod tape;
 
 use super::{Bar, BarKind, Lane, Moment, Row, RowKind, Story, TickKind};
+use crate::record::Role;
 use crate::verdict::Observation;
+use longpin_proto::agent::{Backing, Fact, Fill, OpenFlags, Outcome, Step};
+use longpin_proto::control::{Answer, Request};
+use longpin_proto::disk::InFlight;
 use longpin_proto::facts::Source;
-use tape::{LEN, PAGES, Tape, findings, result, writer};
+use tape::{BYTE, LEN, PAGES, RUN, Tape, result, writer};
+
+fn story(tape: Tape, word: Observation) -> Story {
+    let record = tape.end();
+    Story::of(&record, &result(word, &record))
+}
 
 fn lane<'s>(story: &'s Story, name: &str) -> &'s Lane {
     let known = || story.lanes.iter().map(|lane| lane.name.clone()).collect::<Vec<_>>();
@@ -174,7 +183,7 @@ fn a_refused_pin_has_no_lane_of_pages_and_says_why() {
     let mut tape = Tape::new("refused");
     tape.prepare();
     tape.refused(Tape::pin_step(), "EFAULT");
-    let story = Story::of(&tape.end(), &result(Observation::Refused, Vec::new()));
+    let story = story(tape, Observation::Refused);
     well_formed(&story);
     let steps = lane(&story, "steps");
     let last = row(steps, RowKind::Steps).bars.last().expect("steps");
@@ -191,7 +200,7 @@ fn a_page_that_fared_otherwise_has_its_own_lane() {
     tape.dma(100);
     tape.dma_pages(101, 3..4);
     tape.release(true);
-    let story = Story::of(&tape.end(), &result(Observation::Intact, Vec::new()));
+    let story = story(tape, Observation::Intact);
     let names: Vec<&str> = story.lanes.iter().map(|lane| lane.name.as_str()).collect();
     assert_eq!(names, ["steps", "pages 0–2, 4–15 of /mnt/a", "page 3 of /mnt/a"]);
     assert_eq!(bars(lane(&story, "page 3 of /mnt/a"), RowKind::Memory), ["CPU 1", "DMA 100", "DMA 101"]);
@@ -207,7 +216,7 @@ fn pages_whose_events_interleave_are_not_drawn_as_one() {
         tape.dma_pages(generation, page..page + 1);
     }
     tape.release(true);
-    let story = Story::of(&tape.end(), &result(Observation::Intact, Vec::new()));
+    let story = story(tape, Observation::Intact);
     let names: Vec<&str> = story.lanes.iter().skip(1).map(|lane| lane.name.as_str()).collect();
     assert_eq!(names, ["page 0 of /mnt/a", "page 1 of /mnt/a", "pages 2–15 of /mnt/a"]);
 }
@@ -221,7 +230,7 @@ fn a_device_that_writes_on_and_on_is_one_bar() {
         tape.dma_pages(generation, 0..1);
     }
     tape.release(true);
-    let story = Story::of(&tape.end(), &result(Observation::Intact, Vec::new()));
+    let story = story(tape, Observation::Intact);
     assert_eq!(bars(lane(&story, "page 0 of /mnt/a"), RowKind::Memory), ["CPU 1", "DMA 100–139"]);
 }
 
@@ -233,8 +242,7 @@ fn a_record_without_times_still_has_what_the_ledger_knows_and_says_what_is_missi
     tape.dma(100);
     tape.release(false);
     tape.compare("/mnt/a", tape::BYTE, writer(Source::Cpu, 1));
-    let findings = findings(Observation::Lost, "/mnt/a", "DMA generation 100", "CPU generation 1");
-    let story = Story::of(&tape.end(), &result(Observation::Lost, findings));
+    let story = story(tape, Observation::Lost);
     assert!(story.lanes.iter().all(|lane| lane.name != "steps"));
     assert!(bars(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Pin) == ["pinned"]);
     assert!(story.notes[0].contains("no host times of its steps"), "{:?}", story.notes);
@@ -250,7 +258,7 @@ fn lanes_beyond_the_limit_are_counted() {
     for page in 0..PAGES {
         tape.dma_pages(100 + page, page..page + 1);
     }
-    let story = Story::of(&tape.end(), &result(Observation::Intact, Vec::new()));
+    let story = story(tape, Observation::Intact);
     assert_eq!(story.lanes.len(), 1 + super::MAX_PAGE_LANES);
     assert_eq!(LEN / 4096 - super::MAX_PAGE_LANES as u64, 4);
     assert!(story.notes[0].starts_with("4 more pages with other histories"), "{:?}", story.notes);
@@ -281,4 +289,50 @@ fn a_clone_changes_when_its_block_is_written_in_place() {
     assert!(grave[0].text.contains("into blocks that belong to /mnt/b as well"), "{}", grave[0].text);
     let write = row(lane(&story, "pages 0–15 of /mnt/b"), RowKind::Flight).bars[0].from;
     assert_eq!(grave[0].at, Some(write));
+}
+
+#[test]
+fn a_pin_by_a_read_takes_no_number_from_the_drivers_pin() {
+    let mut tape = Tape::new("two pinners");
+    tape.prepare();
+    let flags = OpenFlags { write: true, create: true, truncate: true, direct: false };
+    tape.line().act(Step::Open { file: "b".into(), path: "/mnt/b".into(), flags }, 400_000);
+    let backing = Backing::File { file: "b".into(), offset: 0 };
+    tape.act(Step::Map { map: "n".into(), backing, len: LEN, shared: true, write: true }, 400_000);
+    let (map, device) = ("n".into(), "/dev/vdb".into());
+    let read = Step::ReadDirect { map, offset: 0, len: LEN, device, device_offset: 0 };
+    tape.line().act(Step::Spawn { job: "d".into(), step: Box::new(read) }, 300_000);
+    tape.announce_held("d", 1 << 20);
+    tape.pin();
+    tape.dma(100);
+    tape.release(true);
+    let story = story(tape, Observation::Intact);
+    well_formed(&story);
+    assert_eq!(bars(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Memory), ["CPU 1", "DMA 100"]);
+    let read = lane(&story, "pages 0–15 of /mnt/b");
+    assert_eq!(bars(read, RowKind::Pin), ["pinned by a read"]);
+    assert!(read.rows.iter().all(|row| row.kind != RowKind::Memory), "nobody wrote there: {read:?}");
+}
+
+#[test]
+fn after_a_loss_of_power_in_mid_write_old_and_new_content_are_as_good() {
+    for generation in [1, 2] {
+        let mut tape = Tape::new("cut");
+        tape.prepare();
+        let fill = Fill { run: RUN, generation: 2, cell_bytes: 512, source: Source::Cpu };
+        let write = Step::WriteCells { file: "a".into(), offset: 0, len: LEN, fill };
+        tape.line().act(Step::Spawn { job: "w".into(), step: Box::new(write) }, 200_000);
+        let cut = Request::PowerCut { disk: 0, in_flight: InFlight::Drop };
+        tape.line().ask(cut, Answer::Ok, 90_000);
+        let done = Outcome::Done { fact: Fact::Nothing };
+        tape.line().step(Role::Act, Step::JobWait { job: "w".into(), timeout_ms: 1000 }, done, 100_000);
+        tape.line().ask(Request::Restore { disk: 0 }, Answer::Ok, 90_000);
+        tape.remount();
+        tape.compare("/mnt/a", BYTE, writer(Source::Cpu, generation));
+        tape.host_reads("/mnt/a", BYTE, writer(Source::Cpu, generation));
+        let story = story(tape, Observation::Intact);
+        let pages = lane(&story, "pages 0–15 of /mnt/a");
+        assert_eq!(ticks(pages, RowKind::Disk), [TickKind::Good, TickKind::Good], "generation {generation}");
+        assert!(!story.placed[0].differ && story.hex.is_empty(), "{:?}", story.placed);
+    }
 }

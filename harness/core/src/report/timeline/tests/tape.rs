@@ -3,7 +3,7 @@
 
 use crate::record::{CaseRecord, DiskLedgerEntry, Evidence, LedgerEntry, Role};
 use crate::report::CaseResult;
-use crate::verdict::{Finding, Generations, Observation, Outcome as Verdict, Reader};
+use crate::verdict::{self, Generations, Observation, Outcome as Verdict};
 use longpin_proto::agent::{Backing, Fact, Fill, OpenFlags, Outcome, PinMode, Program, Step, Via};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::{Author, Change, Hit, Span};
@@ -137,6 +137,24 @@ impl Tape {
         });
         self.line().over(Role::Act, Self::pin_step(), Outcome::Done { fact }, began);
         self.now += 300_000;
+    }
+
+    /// The device is told of pages that a held read pins.
+    pub fn announce_held(&mut self, rule: &str, region: u32) {
+        self.entry(ledger::KIND_MAP, 0, LEN, 0, 0);
+        self.dma.last_mut().expect("an entry").region = region;
+        let (rule, run) = (rule.into(), RUN);
+        let request = Request::HeldDma {
+            rule,
+            region,
+            file_offset: 0,
+            offset: 0,
+            len: 0,
+            generation: 0,
+            run,
+            cell_bytes: 512,
+        };
+        self.ask(request, Answer::Ok, 80_000);
     }
 
     fn entry(&mut self, kind: u32, dma_addr: u64, len: u64, generation: u64, file_offset: u64) {
@@ -335,8 +353,8 @@ impl Tape {
     }
 }
 
-/// The row of a case.
-pub fn result(word: Observation, findings: Vec<Finding>) -> CaseResult {
+/// The row of a case with this headline and what the verdict finds in the record.
+pub fn result(word: Observation, record: &CaseRecord) -> CaseResult {
     CaseResult {
         id: "case/xfs/pin/clean".into(),
         attempt: 1,
@@ -355,25 +373,11 @@ pub fn result(word: Observation, findings: Vec<Finding>) -> CaseResult {
         reason: "said by the test".into(),
         generations: Generations { device: Some(101), guest: Some(101), host: Some(101) },
         errno: (word == Observation::Refused).then(|| "EFAULT".into()),
-        findings,
+        findings: verdict::observe(record).findings,
         audit: None,
         blocked: Vec::new(),
         fsck: None,
         seconds: 3.0,
         log: Vec::new(),
     }
-}
-
-/// Guest and host find the same.
-pub fn findings(word: Observation, path: &str, wanted: &str, found: &str) -> Vec<Finding> {
-    let by = |reader| Finding {
-        word,
-        path: path.into(),
-        reader,
-        cells: 128,
-        first_byte: 0,
-        wanted: wanted.into(),
-        found: found.into(),
-    };
-    vec![by(Reader::Guest), by(Reader::Host)]
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the disks answered.
 
-use super::Story;
+use super::Replay;
 use longpin_proto::agent::Program;
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::{DiskStatus, Held, HoldEnd, HoldReport};
 use std::collections::BTreeSet;
 
-impl<'r> Story<'r> {
-    pub(super) fn disk(&mut self, request: &'r Request, answer: &'r Result<Answer, String>) {
+impl<'r> Replay<'r> {
+    pub(super) fn disk(&mut self, request: &'r Request, answer: &'r Result<Answer, String>, at: u64) {
         let answer = match answer {
             Ok(Answer::Error { message }) | Err(message) => {
-                return self.infra.push(format!("the disk did not do `{}`: {message}", name(request)));
+                return self.faults.push(format!("the disk did not do `{}`: {message}", name(request)));
             }
             Ok(answer) => answer,
         };
@@ -19,10 +19,15 @@ impl<'r> Story<'r> {
             (Request::AwaitHeld { rule, pages, .. }, Answer::Held { requests, complete }) => {
                 self.awaited(rule, *pages, requests, *complete);
             }
-            // A region is announced.
-            (Request::HeldDma { len: 0, .. }, Answer::Ok) => {}
-            (Request::HeldDma { rule, offset, len, generation, cell_bytes, .. }, Answer::Ok) => {
-                self.dma_into_held(rule, program(*offset, *len, *generation, *cell_bytes));
+            (
+                Request::HeldDma { rule, region, file_offset, offset, len, generation, cell_bytes, .. },
+                Answer::Ok,
+            ) => {
+                self.held_region(rule, *region, *file_offset);
+                // Without bytes a region is only announced.
+                if *len > 0 {
+                    self.dma_into_held(rule, program(*offset, *len, *generation, *cell_bytes));
+                }
             }
             (Request::PowerCut { .. }, Answer::Ok) => {
                 let files = self.with_jobs_under_way();
@@ -32,41 +37,44 @@ impl<'r> Story<'r> {
                 self.files = self.noted.clone().unwrap_or_default();
                 self.remounted = true;
             }
-            (Request::ReleaseHeld { .. } | Request::DropRule { .. }, Answer::Released { holds }) => {
-                self.let_go(holds);
+            (Request::ReleaseHeld { rule }, Answer::Released { holds }) => {
+                self.read_completes(rule, at);
+                self.released_holds(holds);
             }
+            (Request::DropRule { .. }, Answer::Released { holds }) => self.released_holds(holds),
             (Request::Audit, Answer::Audit(report)) => {
-                self.let_go(&report.holds);
+                self.released_holds(&report.holds);
                 self.audit = Some(report);
-                if report.run != self.run {
-                    self.infra.push(format!("the disk audited case {:#x}, not this one", report.run));
+                if report.run != self.run() {
+                    self.faults.push(format!("the disk audited case {:#x}, not this one", report.run));
                 }
             }
             (Request::Disks, Answer::Disks { disks }) => self.images(disks),
             (Request::Case { .. } | Request::AddRule(_), Answer::Ok) => {}
             (request, answer) => {
-                self.infra.push(format!("the disk answered `{}` with {answer:?}", name(request)));
+                self.faults.push(format!("the disk answered `{}` with {answer:?}", name(request)));
             }
         }
     }
 
     fn awaited(&mut self, rule: &str, pages: u64, requests: &'r [Held], complete: bool) {
+        self.held.extend(requests);
         if complete {
             return self.hold(rule, requests);
         }
         let held: BTreeSet<u64> = requests.iter().flat_map(|held| &held.pages).map(|page| page.gpa).collect();
-        self.unproven.push(format!(
+        self.gaps.push(format!(
             "rule `{rule}` held {} pages in {} requests in time, and {pages} were awaited",
             held.len(),
             requests.len()
         ));
     }
 
-    fn let_go(&mut self, holds: &'r [HoldReport]) {
+    fn released_holds(&mut self, holds: &'r [HoldReport]) {
         for hold in holds {
             let first = self.holds.insert(hold.request, hold).is_none();
             if first && hold.end == HoldEnd::Cap {
-                self.unproven.push(cap(hold));
+                self.gaps.push(cap(hold));
             }
         }
     }
@@ -76,7 +84,7 @@ impl<'r> Story<'r> {
     fn images(&mut self, disks: &[DiskStatus]) {
         for (index, disk) in disks.iter().enumerate() {
             if let Some(error) = &disk.last_error {
-                self.infra.push(format!("disk {index} failed: {error}"));
+                self.faults.push(format!("disk {index} failed: {error}"));
             }
         }
     }

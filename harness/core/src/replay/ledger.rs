@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the device did, by its own ledger: which cells a program wrote, and whether it kept quiet after the release.
 
-use crate::record::LedgerEntry;
+use crate::record::{CaseRecord, DiskLedgerEntry, Evidence, LedgerEntry};
 use longpin_proto::agent::Program;
+use longpin_proto::control::Request;
 use longpin_wire::ledger;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Range, RangeInclusive};
@@ -10,12 +11,37 @@ use std::ops::{Range, RangeInclusive};
 /// The device's record of a case.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ledger<'r> {
-    entries: &'r [LedgerEntry],
+    /// Of the accelerator, in the order of their time.
+    pub entries: &'r [LedgerEntry],
+    /// Of the disks, likewise.
+    pub disk: &'r [DiskLedgerEntry],
 }
 
 impl<'r> Ledger<'r> {
-    pub fn new(entries: &'r [LedgerEntry]) -> Self {
-        Self { entries }
+    /// The last ledger of a record.
+    pub fn of(record: &'r CaseRecord) -> Self {
+        let last = record.evidence.iter().rev().find_map(|evidence| match evidence {
+            Evidence::Ledger { entries, disk } => Some(Self { entries, disk }),
+            _ => None,
+        });
+        last.unwrap_or_default()
+    }
+
+    /// Regions that the driver announced. Those that the disk writes into on request have numbers that the harness chose.
+    pub(super) fn driver_regions(
+        self,
+        record: &CaseRecord,
+    ) -> impl Iterator<Item = &'r LedgerEntry> + use<'r> {
+        let chosen: BTreeSet<u32> = record
+            .evidence
+            .iter()
+            .filter_map(|evidence| match evidence {
+                Evidence::Disk { request: Request::HeldDma { region, .. }, .. } => Some(*region),
+                _ => None,
+            })
+            .collect();
+        let maps = self.entries.iter().filter(|entry| entry.kind == ledger::KIND_MAP);
+        maps.filter(move |entry| !chosen.contains(&entry.region))
     }
 
     fn writes(self) -> impl Iterator<Item = &'r LedgerEntry> {

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What each cell of a file should hold, by everything that was done to the file; and what a cell that holds
-//! something else shows.
+//! What each cell of a file should hold, by everything that was done to the file.
 //!
 //! Every change has a number. A successful fsync promises the changes up to the one before it began; a loss of power
 //! leaves each cell with what was promised or with any later content.
 
-use super::Observation;
-use super::content::{Content, content};
-use longpin_proto::facts::{CellState, Source};
+use super::Content;
+use longpin_proto::facts::Source;
 use std::collections::BTreeMap;
 
 /// History of a cell: contents in the order of their changes. Before the first it held zeros.
@@ -141,96 +139,19 @@ impl FileContent {
         self.cells.iter().find(|(_, cell)| is_dma(cell)).map(|(offset, _)| *offset)
     }
 
-    /// What a found cell shows; none: it is as it should be.
-    pub fn judge(&self, offset: u64, state: &CellState, run: u64) -> Option<Observation> {
-        let wanted = self.wanted(offset);
-        match (state, content(state, run)) {
-            (CellState::Absent, _) => (offset < self.sure_size).then_some(Observation::Lost),
-            (CellState::Unreadable { .. }, _) => Some(Observation::Detected),
-            (CellState::Torn { .. } | CellState::Foreign { .. }, _) => Some(Observation::Torn),
-            (_, Some(found)) if found == wanted || self.as_good(offset, found) => None,
-            // Old content of a page that was written since is a loss; old content of a page that was cut off since
-            // is data in the wrong place.
-            (_, Some(found)) if wanted != Content::Zero && self.held(offset, found) => {
-                Some(Observation::Lost)
-            }
-            (_, Some(Content::Zero)) => Some(Observation::Lost),
-            _ => Some(Observation::Bleed),
-        }
+    /// The cell should hold this, or it would be as good.
+    pub fn may_hold(&self, offset: u64, content: Content) -> bool {
+        let as_good = |cell: &CellHistory| cell.or.contains(&content);
+        content == self.wanted(offset) || self.cells.get(&offset).is_some_and(as_good)
     }
 
-    fn as_good(&self, offset: u64, content: Content) -> bool {
-        self.cells.get(&offset).is_some_and(|cell| cell.or.contains(&content))
-    }
-
-    fn held(&self, offset: u64, content: Content) -> bool {
+    /// The cell held this before its last change.
+    pub fn held(&self, offset: u64, content: Content) -> bool {
         self.cells.get(&offset).is_some_and(|cell| cell.held(content))
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use longpin_proto::facts::Writer;
-
-    const RUN: u64 = 5;
-
-    fn cpu(generation: u64) -> Content {
-        Content::Stamp { source: Source::Cpu, generation }
-    }
-
-    fn found(content: Content) -> CellState {
-        match content {
-            Content::Zero => CellState::Zero,
-            Content::Stamp { source, generation } => {
-                CellState::Whole(Writer { run: RUN, region: 0, generation, source })
-            }
-        }
-    }
-
-    fn judged(file: &FileContent, offset: u64, content: Content) -> Option<Observation> {
-        file.judge(offset, &found(content), RUN)
-    }
-
-    #[test]
-    fn a_loss_of_power_leaves_what_was_promised_or_anything_later() {
-        let mut file = FileContent::new(512);
-        file.append(0, 512, cpu(1));
-        file.append(0, 512, cpu(2));
-        let before_the_fsync = file.changes();
-        file.append(0, 512, cpu(3));
-        file.promise(before_the_fsync);
-        file.append(0, 512, cpu(4));
-        let left = file.cut();
-        for generation in 2..=4 {
-            assert_eq!(judged(&left, 0, cpu(generation)), None, "generation {generation}");
-        }
-        assert_eq!(judged(&left, 0, cpu(1)), Some(Observation::Lost));
-        assert_eq!(judged(&left, 0, Content::Zero), Some(Observation::Lost));
-        assert_eq!(left.wanted_words(0), "CPU generation 2 or CPU generation 3 or CPU generation 4");
-        assert_eq!(judged(&file, 0, cpu(3)), Some(Observation::Lost), "without a loss the last write counts");
-    }
-
-    #[test]
-    fn what_was_never_promised_need_not_be_there() {
-        let mut file = FileContent::new(512);
-        file.append(0, 512, cpu(1));
-        file.promise(file.changes());
-        file.append(512, 512, cpu(2));
-        let left = file.cut();
-        assert_eq!(left.judge(512, &CellState::Absent, RUN), None);
-        assert_eq!(left.judge(512, &CellState::Zero, RUN), None);
-        assert_eq!(left.judge(0, &CellState::Absent, RUN), Some(Observation::Lost));
-        assert_eq!(left.size(), 1024, "the longest file that may be found");
-    }
-
-    #[test]
-    fn a_write_after_the_loss_is_certain_again() {
-        let mut file = FileContent::new(512);
-        file.append(0, 512, cpu(1));
-        let mut left = file.cut();
-        left.write(0, 512, cpu(7));
-        assert_eq!(judged(&left, 0, cpu(7)), None);
-        assert_eq!(judged(&left, 0, cpu(1)), Some(Observation::Lost));
+    /// Bytes that are there in any case.
+    pub fn sure_size(&self) -> u64 {
+        self.sure_size
     }
 }

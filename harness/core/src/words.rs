@@ -114,7 +114,7 @@ vocabulary! {
 pub fn documentation() -> String {
     let mut page = String::from(
         "# Verdicts\n\n\
-         <!-- Generated from harness/core/src/verdict/words.rs; a test keeps it current:\n     \
+         <!-- Generated from harness/core/src/words.rs; a test keeps it current:\n     \
          LONGPIN_BLESS=1 cargo test -p longpin-core --test docs -->\n\n\
          A result has two layers. *Observations* say what became of the bytes and of the kernel. The *outcome* says\n\
          what continuous integration does, by comparing the observations with what the scenario expects.\n",
