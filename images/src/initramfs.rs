@@ -105,7 +105,7 @@ impl Store {
         let recipe = recipe::initramfs()?;
         let own = spec.modules.iter().map(|path| OwnModule::read(path)).collect::<Result<Vec<_>>>()?;
         let programs = programs(&recipe, spec)?;
-        let inputs = inputs(root, kernel, spec, &own)?;
+        let inputs = inputs(root, kernel, spec, &recipe, &own)?;
         let plan = Plan {
             kind: Kind::Initramfs,
             title: "initramfs".to_owned(),
@@ -137,11 +137,19 @@ fn programs<'a>(recipe: &'a InitramfsRecipe, spec: &InitramfsSpec) -> Result<BTr
     Ok(programs)
 }
 
-fn inputs(root: &ToolRoot, kernel: &Kernel, spec: &InitramfsSpec, own: &[OwnModule]) -> Result<Inputs> {
-    let mut inputs = Inputs::new(2);
+fn inputs(
+    root: &ToolRoot,
+    kernel: &Kernel,
+    spec: &InitramfsSpec,
+    recipe: &InitramfsRecipe,
+    own: &[OwnModule],
+) -> Result<Inputs> {
+    let mut inputs = Inputs::new(3);
     root.add_to(&mut inputs)?;
     inputs.value("kernel", kernel.key().as_str());
     inputs.bytes("recipe", InitramfsRecipe::text().as_bytes()).bytes("stage", STAGE.as_bytes());
+    // The recipe's and those of the file systems.
+    inputs.value("programs", &recipe.programs.join(" ")).value("modules", &recipe.modules.join(" "));
     inputs.value("kernel modules", &spec.kernel_modules.join(" ")).bytes("agent", &spec.agent);
     inputs.value("extras", &spec.extras().join(" "));
     for module in own {
@@ -233,9 +241,6 @@ impl Content<'_> {
         for applet in &self.recipe.applets {
             archive.symlink(&format!("/bin/{applet}"), &self.recipe.busybox)?;
         }
-        for (link, target) in &self.recipe.symlinks {
-            archive.symlink(link, target)?;
-        }
         archive_tree(&mut archive, ko, MODULES)?;
         archive.file(MODULE_LIST, 0o644, module_list(modules).as_bytes())?;
         let of_release = format!("/lib/modules/{}", self.kernel.release());
@@ -307,7 +312,7 @@ mod tests {
             ..InitramfsSpec::default()
         };
         let usual = programs(&recipe, &with(&[])).unwrap();
-        assert!(usual.contains("/usr/sbin/mke2fs") && !usual.contains("/usr/bin/fio"));
+        assert!(usual.contains("/usr/sbin/mkfs.ext4") && !usual.contains("/usr/bin/fio"));
         let more = programs(&recipe, &with(&["fio", "fio"])).unwrap();
         assert_eq!(more.difference(&usual).collect::<Vec<_>>(), [&"/usr/bin/fio"]);
         assert_eq!(with(&["fio", "a", "fio"]).extras(), ["a", "fio"]);

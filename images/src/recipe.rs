@@ -5,6 +5,7 @@
 use crate::error::{Error, Result};
 use crate::key::Inputs;
 use crate::mirror::Mirror;
+use longpin_proto::filesystem::{self, FileSystem};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -51,7 +52,6 @@ pub(crate) struct InitramfsRecipe {
     pub busybox: String,
     pub applets: Vec<String>,
     pub modules: Vec<String>,
-    pub symlinks: BTreeMap<String, String>,
     pub extras: BTreeMap<String, Extra>,
 }
 
@@ -62,16 +62,27 @@ pub(crate) struct Extra {
     pub programs: Vec<String>,
 }
 
+/// With the packages of the file systems.
 pub(crate) fn tool_root() -> Result<ToolRootRecipe> {
-    parse("tool-root.toml", TOOL_ROOT)
+    let mut recipe: ToolRootRecipe = parse("tool-root.toml", TOOL_ROOT)?;
+    recipe.packages.extend(of_file_systems(|fs| fs.packages.to_vec()));
+    Ok(recipe)
 }
 
 pub(crate) fn kernel() -> Result<KernelRecipe> {
     parse("kernel.toml", KERNEL)
 }
 
+/// With the programs that make file systems, and the modules of these.
 pub(crate) fn initramfs() -> Result<InitramfsRecipe> {
-    parse("initramfs.toml", INITRAMFS)
+    let mut recipe: InitramfsRecipe = parse("initramfs.toml", INITRAMFS)?;
+    recipe.programs.extend(of_file_systems(|fs| fs.device().map(|on| on.mkfs.program).into_iter().collect()));
+    recipe.modules.extend(of_file_systems(|fs| fs.modules.to_vec()));
+    Ok(recipe)
+}
+
+fn of_file_systems(words: fn(&'static FileSystem) -> Vec<&'static str>) -> impl Iterator<Item = String> {
+    filesystem::ALL.iter().flat_map(words).map(str::to_owned)
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(name: &'static str, text: &str) -> Result<T> {
@@ -83,6 +94,7 @@ impl ToolRootRecipe {
     pub(crate) fn inputs(&self, mirror: &Mirror) -> Inputs {
         let mut inputs = Inputs::new(1);
         inputs.bytes("recipe", TOOL_ROOT.as_bytes()).bytes("hook", BACKPORTS_HOOK.as_bytes());
+        inputs.value("packages", &self.packages.join(" "));
         inputs.value("mirror", &mirror.label());
         inputs
     }
@@ -130,7 +142,10 @@ mod tests {
         let root = tool_root().unwrap();
         let initramfs = initramfs().unwrap();
         assert!(kernel().unwrap().required.contains(&"CONFIG_RUST=y".to_owned()));
-        assert!(root.packages.iter().any(|package| package == "rustc"));
+        assert!(
+            ["rustc", "f2fs-tools"].iter().all(|name| root.packages.iter().any(|package| package == name))
+        );
+        assert!(initramfs.modules.iter().any(|module| module == "f2fs"));
         let extras = initramfs.extras.values().flat_map(|extra| &extra.programs);
         assert!(initramfs.programs.iter().chain(extras).all(|path| path.starts_with('/')));
     }

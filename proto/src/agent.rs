@@ -169,7 +169,7 @@ pub enum Step {
     LoadModule { name: String, params: String },
     /// Unload a kernel module. -> Nothing
     UnloadModule { name: String },
-    /// Run `mkfs.FS ARGS DEVICE`. -> Text
+    /// Run the program of [the table](crate::filesystem) that makes FS, as `PROGRAM ARGS DEVICE`. -> Text
     Mkfs { fs: String, device: String, args: Vec<String> },
     /// mount(2); makes the directory. -> Nothing
     Mount { fs: String, device: String, dir: String, options: String },

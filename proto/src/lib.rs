@@ -4,6 +4,7 @@
 //! * [`agent`]: harness to agent (steps) and agent to harness (facts),
 //! * [`control`]: harness to device daemon,
 //! * [`disk`]: rules of the auditing disk and what it found,
+//! * [`filesystem`]: the table of file systems, for all of them,
 //! * [`facts`]: the facts themselves, as the verdict reads them.
 #![deny(unsafe_code, missing_docs)]
 
@@ -11,4 +12,5 @@ pub mod agent;
 pub mod control;
 pub mod disk;
 pub mod facts;
+pub mod filesystem;
 pub mod line;

@@ -4,6 +4,7 @@
 use crate::error::{OrRefused, StepError, failed};
 use crate::launcher;
 use crate::modules::Modules;
+use longpin_proto::filesystem::{FileSystem, OnDevice};
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::path::Path;
@@ -15,13 +16,13 @@ const MKFS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a block device may take to appear after its driver was loaded.
 const DEVICE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Make a file system; returns the tool's output. Memory file systems need none.
+/// Make a file system; returns the tool's output. `arguments` are all that it gets beside the device.
 pub fn mkfs(modules: &Modules, fs: &str, device: &str, arguments: &[String]) -> Result<String, StepError> {
-    if fs == "tmpfs" {
-        return Ok(String::new());
-    }
+    let Some(OnDevice { mkfs, .. }) = FileSystem::find(fs).and_then(FileSystem::device) else {
+        return failed!("nothing makes file system `{fs}` on a device; leave `mkfs` out");
+    };
     await_device(modules, device)?;
-    let mut argv = vec![format!("mkfs.{fs}"), force_flag(fs).to_owned()];
+    let mut argv = vec![mkfs.program.to_owned()];
     argv.extend_from_slice(arguments);
     argv.push(device.to_owned());
     let finished = launcher::run(&argv, MKFS_DEADLINE, &AtomicI32::new(0))?;
@@ -46,15 +47,16 @@ pub fn unmount(dir: &str) -> Result<(), StepError> {
     rustix::mount::unmount(dir, UnmountFlags::empty()).or_refused("umount2")
 }
 
-/// The flag by which each tool overwrites what is there: cases reuse their device.
-fn force_flag(fs: &str) -> &'static str {
-    if fs.starts_with("ext") { "-F" } else { "-f" }
-}
-
 fn load_file_system(modules: &Modules, fs: &str) -> Result<(), StepError> {
     let known = std::fs::read_to_string("/proc/filesystems").or_failed("/proc/filesystems")?;
     let is_known = known.lines().any(|line| line.split_whitespace().next_back() == Some(fs));
-    if is_known { Ok(()) } else { modules.load(fs, "") }
+    if is_known {
+        return Ok(());
+    }
+    match FileSystem::find(fs) {
+        Some(known) => known.modules.iter().try_for_each(|module| modules.load(module, "")),
+        None => modules.load(fs, ""),
+    }
 }
 
 /// A device node appears some time after its driver was loaded.
@@ -123,11 +125,6 @@ mod tests {
     }
 
     #[test]
-    fn each_tool_has_its_force_flag() {
-        assert_eq!(["ext4", "xfs", "btrfs", "f2fs"].map(force_flag), ["-F", "-f", "-f", "-f"]);
-    }
-
-    #[test]
     fn a_file_system_that_nobody_knows_is_named() {
         let Err(StepError::Failed(message)) = load_file_system(&Modules::default(), "nosuchfs") else {
             panic!("known")
@@ -137,7 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_for_tmpfs() {
-        assert_eq!(mkfs(&Modules::default(), "tmpfs", "tmpfs", &[]).unwrap(), "");
+    fn what_has_no_device_is_not_made() {
+        for fs in ["tmpfs", "nosuchfs"] {
+            let Err(StepError::Failed(message)) = mkfs(&Modules::default(), fs, fs, &[]) else {
+                panic!("{fs} was made")
+            };
+            assert!(message.contains(&format!("`{fs}`")), "{message}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::vm::accel::Wish;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use longpin_proto::filesystem::FileSystem;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -94,6 +95,11 @@ pub enum Format {
     Json,
 }
 
+fn fs_help() -> String {
+    let names = FileSystem::list();
+    format!("Only these file systems, with or without mount options (ext4:data=journal): {names}")
+}
+
 /// Which scenarios.
 #[derive(Debug, Clone, Args)]
 pub struct LibraryArgs {
@@ -110,8 +116,8 @@ pub struct LibraryArgs {
     /// Leave out what these words name: scenarios, case ids or patterns
     #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
     pub exclude: Vec<String>,
-    /// Only these file systems, with or without mount options (ext4:data=journal): ext4, xfs, btrfs, f2fs, tmpfs
-    #[arg(long, value_name = "FS", value_delimiter = ',')]
+    /// Only these file systems, with or without mount options
+    #[arg(long, value_name = "FS", value_delimiter = ',', help = fs_help())]
     pub fs: Vec<String>,
     /// Only these pin modes: longterm, longterm-ro, pin, get, dio, none
     #[arg(long, value_name = "MODE", value_delimiter = ',')]

@@ -7,6 +7,7 @@ use crate::deadline::Deadline;
 use anyhow::{Context as _, bail};
 use longpin_core::record::FsckReport;
 use longpin_images::{Bind, ToolRoot};
+use longpin_proto::filesystem::{self, Checker, FileSystem};
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::os::unix::process::ExitStatusExt as _;
@@ -21,33 +22,16 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of the output that are kept.
 const OUTPUT_BYTES: u64 = 64 << 10;
 
-/// A checker of the tool root, as it is called.
-struct Checker {
-    fs: &'static str,
-    argv: &'static [&'static str],
-}
-
-/// * `-fn`: check even what is marked clean, open read-only, answer every question with no.
-/// * `xfs_repair -n`: no modify mode.
-/// * `btrfs check` reads only by default; it also reads all data and compares it with its checksums.
-/// * `fsck.f2fs --dry-run` checks everything and fixes nothing; with `-f` it insists on opening for writing.
-const CHECKERS: [Checker; 4] = [
-    Checker { fs: "ext4", argv: &["e2fsck", "-fn"] },
-    Checker { fs: "xfs", argv: &["xfs_repair", "-n"] },
-    Checker { fs: "btrfs", argv: &["btrfs", "check", "--readonly", "--check-data-csum"] },
-    Checker { fs: "f2fs", argv: &["fsck.f2fs", "--dry-run"] },
-];
-
 /// Programs that the tool root must have.
 pub fn programs() -> impl Iterator<Item = &'static str> {
-    CHECKERS.iter().map(|checker| checker.argv[0])
+    filesystem::ALL.iter().filter_map(FileSystem::checker).map(|checker| checker.argv[0])
 }
 
 /// Run the checker of `fs` on `image`. `scratch` is a directory for its output meanwhile.
 ///
 /// Errors: there is no checker for it, it cannot be started, or it did not end in time.
 pub fn check(tool_root: &ToolRoot, fs: &str, image: &Path, scratch: &Path) -> anyhow::Result<FsckReport> {
-    let Some(Checker { argv, .. }) = CHECKERS.iter().find(|checker| checker.fs == fs) else {
+    let Some(Checker { argv, .. }) = FileSystem::find(fs).and_then(FileSystem::checker) else {
         bail!("no checker is known for file system `{fs}`")
     };
     let mut command = tool_root.command(argv[0], &[Bind::read_only(image).at(IMAGE)]);

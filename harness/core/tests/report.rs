@@ -10,9 +10,10 @@ use longpin_core::report::{
 use longpin_core::scenario::Scenario;
 use longpin_core::verdict::{
     Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, Judgement, Observation, Observed,
-    Outcome, Problem, Reader, Structure,
+    Outcome, Problem, Reader,
 };
 use longpin_proto::disk::{Author, Change, HoldEnd, Span};
+use longpin_proto::filesystem::Structure;
 use std::sync::Arc;
 
 const SCENARIO: &str = r#"

@@ -18,6 +18,7 @@ use longpin_core::exit_code::ExitCode;
 use longpin_core::record::Trouble;
 use longpin_proto::agent::{Fact, Outcome};
 use longpin_proto::disk::MAX_HOLD_MS;
+use longpin_proto::filesystem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal as _, Read as _, Write as _};
@@ -27,8 +28,8 @@ use std::time::Duration;
 
 /// Ctrl-], as telnet has it: it reaches us and not the guest.
 const ESCAPE: u8 = 0x1d;
-/// What a person finds ready: our driver, the disk, the file systems.
-const MODULES: [&str; 6] = [guest::DRIVER, "virtio_blk", "ext4", "xfs", "btrfs", "f2fs"];
+/// What a person finds ready beside the file systems: our driver, the disk.
+const MODULES: [&str; 2] = [guest::DRIVER, "virtio_blk"];
 /// Far more than any scenario takes.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The answer of the agent follows the end of its port at once.
@@ -69,7 +70,8 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
             return Err(boot_error(error));
         }
     };
-    for module in MODULES {
+    let of_file_systems = filesystem::ALL.iter().flat_map(|fs| fs.modules);
+    for module in MODULES.iter().chain(of_file_systems) {
         guest.load_module(module).map_err(boot_error)?;
     }
     if let Some(case) = case {

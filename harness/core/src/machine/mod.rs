@@ -301,7 +301,7 @@ fn checked_fs(case: &Case) -> Option<String> {
     let dies = case.expectation().is_some_and(|row| {
         [Observation::Hang, Observation::Panic].iter().any(|word| row.observe.contains(word))
     });
-    (fs.on_device() && makes && !dies).then(|| fs.to_string())
+    (fs.checker().is_some() && makes && !dies).then(|| fs.to_string())
 }
 
 /// What a case needs and this machine has not.

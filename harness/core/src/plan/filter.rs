@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Which cases a command line asks for. A word that names nothing is an error: a run of no case must not look green.
 
-use crate::scenario::{Flavour, Fs, Pin, Point, Release, Scenario};
+use crate::scenario::{Flavour, Pin, Point, Release, Scenario};
+use longpin_proto::filesystem::FileSystem;
 use std::sync::Arc;
 use wildmatch::WildMatch;
 
@@ -122,7 +123,8 @@ impl Filter {
             filter.groups.push(name.clone());
         }
         for name in words.fs {
-            Flavour::parse(name).map_err(|_| FilterError::Fs { name: name.clone(), known: Fs::list() })?;
+            Flavour::parse(name)
+                .map_err(|_| FilterError::Fs { name: name.clone(), known: FileSystem::list() })?;
             filter.fs.push(name.clone());
         }
         for name in words.pin {

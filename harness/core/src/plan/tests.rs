@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use super::{Filter, Words, boots, cases};
 use crate::scenario::Scenario;
+use longpin_proto::filesystem::FileSystem;
 use std::sync::Arc;
 
 fn scenario(name: &str, group: &str) -> Arc<Scenario> {
@@ -99,7 +100,7 @@ fn words_that_name_nothing_are_errors() {
     );
     assert_eq!(
         error(filter(&[], &[], &["ntfs"], &[])),
-        "file system `ntfs` is unknown; use one of ext4, xfs, btrfs, f2fs, tmpfs"
+        format!("file system `ntfs` is unknown; use one of {}", FileSystem::list())
     );
     assert_eq!(
         error(filter(&[], &[], &[], &["rw"])),

@@ -2,47 +2,15 @@
 //! The axes of a scenario: file system, pin mode, release mode, variant; and conditions over them.
 
 use longpin_proto::agent::PinMode;
+use longpin_proto::filesystem::FileSystem;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-vocabulary! {
-    /// A file system of the guest.
-    pub enum Fs {
-        /// ext4.
-        Ext4 = "ext4",
-        /// XFS.
-        Xfs = "xfs",
-        /// Btrfs.
-        Btrfs = "btrfs",
-        /// F2FS.
-        F2fs = "f2fs",
-        /// tmpfs: no device, no remount, no bytes for the host to read.
-        Tmpfs = "tmpfs",
-    }
-}
-
-impl Fs {
-    /// It lives on a block device, so it can be unmounted and read back, also by the host.
-    pub fn on_device(self) -> bool {
-        self != Self::Tmpfs
-    }
-
-    /// Arguments of `mkfs.FS` that every case needs: overwrite what the case before left, ask nothing.
-    pub fn mkfs_args(self) -> &'static [&'static str] {
-        match self {
-            Self::Ext4 => &["-F", "-q"],
-            Self::Xfs | Self::Btrfs => &["-f", "-q"],
-            Self::F2fs => &["-f", "-q"],
-            Self::Tmpfs => &[],
-        }
-    }
-}
-
 /// A file system and its mount options: `ext4` or `ext4:data=journal`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Flavour {
     /// File system.
-    pub fs: Fs,
+    pub fs: &'static FileSystem,
     /// Mount options, as mount(8) takes them; empty: the defaults.
     pub options: String,
 }
@@ -51,20 +19,20 @@ impl Flavour {
     /// From `FS` or `FS:OPTIONS`; the error is the unknown name of the file system.
     pub fn parse(text: &str) -> Result<Self, &str> {
         let (fs, options) = text.split_once(':').unwrap_or((text, ""));
-        let fs = Fs::parse(fs).ok_or(fs)?;
+        let fs = FileSystem::find(fs).ok_or(fs)?;
         Ok(Self { fs, options: options.to_owned() })
     }
 
     /// A filter or condition names this flavour: by the name of the file system alone, or in full.
     pub fn is_named(&self, name: &str) -> bool {
-        name == self.fs.as_str() || name == self.to_string()
+        name == self.fs.name || name == self.to_string()
     }
 }
 
 impl fmt::Display for Flavour {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.options.as_str() {
-            "" => f.pad(self.fs.as_str()),
+            "" => f.pad(self.fs.name),
             options => f.pad(&format!("{}:{options}", self.fs)),
         }
     }

@@ -16,7 +16,7 @@ mod tests;
 pub use expect::Expectation;
 pub use fields::Fault;
 pub use machine::MachineNeeds;
-pub use matrix::{Condition, Flavour, Fs, Matrix, Pin, Point, Release};
+pub use matrix::{Condition, Flavour, Matrix, Pin, Point, Release};
 pub use parse_step::verbs;
 pub use step::{Act, Against, Backed, FIRST_DISK, Matching, PAGE_BYTES, Pages, SECOND_DISK, Step, Treatment};
 

@@ -3,10 +3,11 @@
 //! messages mends the whole file.
 
 use super::fields::{At, Fault, Fields, Source};
-use super::matrix::{Condition, Flavour, Fs, Matrix, Pin, Release};
+use super::matrix::{Condition, Flavour, Matrix, Pin, Release};
 use super::parse_step;
 use super::{Expectation, MachineNeeds, SCHEMA, Scenario};
 use crate::verdict::Observation;
+use longpin_proto::filesystem::FileSystem;
 use longpin_wire::{dma, stamp};
 use toml::de::{DeTable, DeValue};
 
@@ -104,7 +105,7 @@ fn matrix(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Matrix, Fau
         return Err(fields.fault("scenario has no `matrix`; add at least `matrix.fs = [\"ext4\"]`"));
     };
     let mut matrix = Matrix {
-        fs: axes.words("fs", "file system", |word| Flavour::parse(word).ok(), Fs::list)?,
+        fs: axes.words("fs", "file system", |word| Flavour::parse(word).ok(), FileSystem::list)?,
         pin: axes.words("pin", "pin mode", Pin::parse, Pin::list)?,
         release: axes.words("release", "release mode", Release::parse, Release::list)?,
         variant: axes.strings("variant")?.into_iter().map(|at| at.value).collect(),
@@ -134,7 +135,7 @@ fn matrix(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Matrix, Fau
 
 /// The four axes as a condition, from whichever table holds them.
 pub fn condition(fields: &mut Fields<'_, '_>) -> Result<Condition, Fault> {
-    let fs = fields.words("fs", "file system", |word| Flavour::parse(word).ok(), Fs::list)?;
+    let fs = fields.words("fs", "file system", |word| Flavour::parse(word).ok(), FileSystem::list)?;
     Ok(Condition {
         fs: fs.iter().map(Flavour::to_string).collect(),
         pin: fields.words("pin", "pin mode", Pin::parse, Pin::list)?,

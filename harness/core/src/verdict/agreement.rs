@@ -8,6 +8,7 @@ use super::audit::{changed_pages, page_of, written_by_dma};
 use super::observe::LogLine;
 use crate::replay::Replay;
 use longpin_proto::facts::Extent;
+use longpin_proto::filesystem::{self, FileSystem};
 use std::collections::BTreeSet;
 
 /// How the witnesses compare.
@@ -53,10 +54,12 @@ pub fn agreement(replay: &Replay<'_>, log: &[LogLine]) -> Option<Agreement> {
 
 /// The page that a line of the kernel log names.
 fn detector(replay: &Replay<'_>, text: &str) -> Option<Named> {
-    // fs/btrfs/inode.c: print_data_csum_error(): the offset is the block's in its file.
-    if text.contains("csum failed root") {
-        let offset = number_after(text, " off ")?;
-        return Some(Named { who: "btrfs", page: page_of(offset) });
+    let of_fs = |fs: &'static FileSystem| fs.detector.as_ref().map(|detector| (fs.name, detector));
+    if let Some((who, detector)) =
+        filesystem::ALL.iter().filter_map(of_fs).find(|(_, detector)| text.contains(detector.says))
+    {
+        let offset = number_after(text, detector.offset_after)?;
+        return Some(Named { who, page: page_of(offset) });
     }
     // drivers/md/dm-integrity.c: a sector of the target, in 512 bytes.
     if let Some((_, sector)) = text.split_once("Checksum failed at sector 0x") {

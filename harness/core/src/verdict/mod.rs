@@ -17,7 +17,7 @@ mod tests;
 
 pub use crate::words::{Cause, Observation, Outcome, documentation};
 pub use audit::{Audit, HitLine, HoldLine};
-pub use fsck::{Fsck, Structure};
+pub use fsck::Fsck;
 pub use judge::{Judgement, judge, spoils_boot};
 pub use observe::{Blocked, Finding, Generations, LogLine, Observed, Problem, Reader, observe};
 pub use refusal::{Refusal, refusal};

@@ -5,7 +5,7 @@
 use super::agreement::{Agreement, agreement};
 use super::audit::{self, Audit};
 use super::compare::{compare, disagreement};
-use super::fsck::{Fsck, Structure};
+use super::fsck::Fsck;
 use super::log::log;
 use super::refusal::{Refusal, refusal};
 use super::step_name;
@@ -14,6 +14,7 @@ use crate::record::{CaseRecord, Role, Trouble};
 use crate::replay::{Job, Refused, Replay, Wanted, content, errno_name};
 use crate::words::{Cause, Kind, Observation};
 use longpin_proto::facts::CellState;
+use longpin_proto::filesystem::Structure;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

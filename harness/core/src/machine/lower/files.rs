@@ -59,7 +59,7 @@ impl Lowering {
     }
 
     pub(super) fn snapshot(&self, file: &str) -> Vec<Op> {
-        let via = if self.point.fs.fs.on_device() { Via::Direct } else { Via::Buffered };
+        let via = if self.point.fs.fs.direct { Via::Direct } else { Via::Buffered };
         vec![Op::new(Role::Snapshot, self.read_cells(file, via))]
     }
 
@@ -74,7 +74,7 @@ impl Lowering {
             Against::Snapshot => Role::CompareSnapshot,
         };
         let mut ops = vec![Op::new(role, self.read_cells(file, Via::Buffered))];
-        if self.point.fs.fs.on_device() {
+        if self.point.fs.fs.host_reads() {
             // On another device the host reads nothing; where the file lies there still tells what a line of the
             // kernel log speaks of.
             let role = if self.on_own_disk { role } else { Role::Act };

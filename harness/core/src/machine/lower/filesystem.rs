@@ -7,22 +7,21 @@ use crate::record::Role;
 use crate::scenario::{Act, FIRST_DISK, PAGE_BYTES};
 use longpin_proto::agent::Step;
 use longpin_proto::control::Request;
+use longpin_proto::filesystem::OnDevice;
 
 impl Lowering {
     pub(super) fn mkfs(&self, args: Vec<String>) -> Vec<Op> {
         let fs = self.point.fs.fs;
-        if !fs.on_device() {
-            return Vec::new();
-        }
-        let args = fs.mkfs_args().iter().map(|arg| (*arg).to_owned()).chain(args).collect();
+        let Some(OnDevice { mkfs, .. }) = fs.device() else { return Vec::new() };
+        let args = mkfs.args.iter().map(|arg| (*arg).to_owned()).chain(args).collect();
         acts([Step::Mkfs { fs: fs.to_string(), device: self.device.clone(), args }])
     }
 
     pub(super) fn mount(&mut self) -> Op {
         self.mounted = true;
         let fs = self.point.fs.fs;
-        let device = if fs.on_device() { self.device.clone() } else { fs.to_string() };
-        let options = self.point.fs.options.clone();
+        let device = fs.mounted_from(&self.device).to_owned();
+        let options = fs.options_with(&self.point.fs.options);
         Op::new(Role::Act, Step::Mount { fs: fs.to_string(), device, dir: self.env.dir.clone(), options })
     }
 
@@ -51,7 +50,7 @@ impl Lowering {
     }
 
     pub(super) fn remount(&mut self) -> Vec<Op> {
-        if !self.point.fs.fs.on_device() {
+        if !self.point.fs.fs.keeps_content {
             return self.let_go();
         }
         let mut ops = self.umount();

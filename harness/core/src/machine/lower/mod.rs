@@ -92,7 +92,7 @@ impl Lowering {
 
     /// The host can look at the file system in its image.
     pub fn host_sees_fs(&self) -> bool {
-        self.point.fs.fs.on_device() && self.on_own_disk
+        self.point.fs.fs.device().is_some() && self.on_own_disk
     }
 
     /// An act and the questions to the driver that it calls for.

@@ -3,6 +3,7 @@
 
 mod dio;
 mod disk;
+mod filesystem;
 mod fsck;
 mod jobs;
 

@@ -83,7 +83,7 @@ impl Walk<'_> {
     }
 
     fn has_disk(&self, what: &str) -> Checked {
-        match self.point.fs.fs.on_device() {
+        match self.point.fs.fs.device().is_some() {
             true => Ok(()),
             false => Err(format!(
                 "{} has no disk: {what} changes nothing; take it from matrix.fs, or give the step a `when`",

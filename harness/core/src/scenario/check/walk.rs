@@ -4,7 +4,7 @@
 use super::disk::StandingRule;
 use super::pins::Region;
 use crate::scenario::step::{Act, Against, Backed};
-use crate::scenario::{Fs, Point, Step};
+use crate::scenario::{Point, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 pub type Checked = Result<(), String>;
@@ -86,7 +86,7 @@ impl<'p> Walk<'p> {
         match act {
             Act::Mkfs { .. } => self.unmounted("mkfs"),
             Act::Mount => self.mount(),
-            Act::Umount if !self.point.fs.fs.on_device() => Err(format!(
+            Act::Umount if !self.point.fs.fs.keeps_content => Err(format!(
                 "{} loses its files at an umount; use `remount`, or take it from matrix.fs",
                 self.point.fs
             )),
@@ -166,7 +166,7 @@ impl<'p> Walk<'p> {
                 self.existing(file)
             }
             Act::Reflink { from, to } => {
-                if !matches!(self.point.fs.fs, Fs::Xfs | Fs::Btrfs) {
+                if !self.point.fs.fs.reflink {
                     return Err(format!("{} has no reflink; take it from matrix.fs", self.point.fs));
                 }
                 self.existing(from)?;
@@ -175,8 +175,11 @@ impl<'p> Walk<'p> {
                 Ok(())
             }
             Act::PokeDevice { file, page, .. } => {
-                if !self.point.fs.fs.on_device() {
-                    return Err(format!("{} has no device to poke; take it from matrix.fs", self.point.fs));
+                if !self.point.fs.fs.host_reads() {
+                    let fs = &self.point.fs;
+                    return Err(format!(
+                        "{fs} has no bytes of files at known places of a device; take it from matrix.fs"
+                    ));
                 }
                 self.unmounted("poke-device")?;
                 within("file", file, page + 1, *known("file", &self.files, file)?)

@@ -5,7 +5,7 @@ mod disk;
 mod jobs;
 mod needs;
 
-use super::{Act, Fs, Pin, Release, Scenario};
+use super::{Act, Pin, Release, Scenario};
 
 const HEAD: &str = "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\n";
 const MATRIX: &str = "matrix.fs = [\"ext4\"]\nmatrix.pin = [\"pin\"]\nmatrix.release = [\"clean\"]\n";
@@ -36,7 +36,7 @@ fn a_short_file_is_a_whole_scenario() {
     assert_eq!((scenario.pages, scenario.cell_bytes), (16, 512));
     let points = scenario.matrix.points();
     assert_eq!(points.len(), 1);
-    assert_eq!((points[0].fs.fs, points[0].pin, points[0].release), (Fs::Ext4, Pin::Pin, Release::Clean));
+    assert_eq!((points[0].fs.fs.name, points[0].pin, points[0].release), ("ext4", Pin::Pin, Release::Clean));
     let create = Act::Create { file: "a".into(), pages: 16, generation: 1 };
     assert_eq!((scenario.steps[2].line, &scenario.steps[2].action), (10, &create));
     assert!(

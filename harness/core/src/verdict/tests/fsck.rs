@@ -1,70 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The file systems' own checkers: what their codes and words mean, and what they do to a verdict.
 
-use super::super::fsck::{Fsck, Structure};
+use super::super::fsck::Fsck;
 use super::super::{Cause, observe};
 use super::tale::{Tale, by_dma};
 use super::{verdict, words};
 use crate::record::{Evidence, FsckReport};
-
-/// Command line, code and output of a real checker.
-macro_rules! report {
-    ($fs:literal, $name:literal) => {
-        parse($fs, include_str!(concat!("../../../tests/fixtures/fsck/", $name, ".txt")))
-    };
-}
-
-fn parse(fs: &str, fixture: &str) -> FsckReport {
-    let mut lines = fixture.splitn(3, '\n');
-    let argv = lines.next().expect("a command").split(' ').map(ToOwned::to_owned).collect();
-    let code =
-        lines.next().and_then(|line| line.strip_prefix("code ")).expect("a code").parse().expect("a number");
-    FsckReport { fs: fs.into(), argv, code, output: lines.next().expect("output").into() }
-}
-
-#[test]
-fn real_outputs_are_what_they_are() {
-    use Structure::{Clean, Damaged, DataDamaged, Unusable};
-    let table = [
-        (report!("ext4", "ext4-clean"), Clean, None),
-        (
-            report!("ext4", "ext4-damaged"),
-            Damaged,
-            Some("Entry 'a' in / (2) has deleted/unused inode 13.  Clear? no"),
-        ),
-        (report!("xfs", "xfs-clean"), Clean, None),
-        (report!("xfs", "xfs-damaged"), Damaged, Some("bad nblocks 999 for inode 131, would reset to 16")),
-        (report!("btrfs", "btrfs-clean"), Clean, None),
-        (
-            report!("btrfs", "btrfs-data-damaged"),
-            DataDamaged,
-            Some("mirror 1 bytenr 13631488 csum 0xddd5c527 expected csum 0xb332e7b9"),
-        ),
-        (
-            report!("btrfs", "btrfs-damaged"),
-            Damaged,
-            Some("checksum verify failed on 30408704 wanted 0x5eb54914 found 0x1ea2e5a1"),
-        ),
-        (report!("f2fs", "f2fs-clean"), Clean, None),
-        (
-            report!("f2fs", "f2fs-damaged"),
-            Damaged,
-            Some(
-                "[ASSERT] (fsck_chk_inode_blk:1049)  --> ino: 0x4 has i_blocks: 0000ffff, but has 17 blocks",
-            ),
-        ),
-        (
-            report!("f2fs", "f2fs-stopped"),
-            Damaged,
-            Some("[ASSERT] (sanity_check_nid: 429)  --> nid[0x4] nat_entry->ino[0x4] footer.ino[0x0]"),
-        ),
-        (report!("f2fs", "f2fs-unusable"), Unusable, Some("Can't find a valid F2FS superblock at 0x1")),
-    ];
-    for (report, state, complaint) in table {
-        let fsck = Fsck::of(&report);
-        assert_eq!((fsck.state, fsck.complaint.as_deref()), (state, complaint), "{report:?}");
-    }
-}
+use longpin_proto::filesystem::Structure;
 
 #[test]
 fn codes_and_words_that_say_nothing_of_the_structure() {
