@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Where a file is on its device: FIEMAP, and for btrfs the translation to device bytes.
+//! Where a file is on its device: FIEMAP, and for btrfs the translation to device bytes; FIBMAP where there is no FIEMAP
+//! (exfat).
 
 use crate::btrfs_chunks::ChunkMap;
 use crate::error::{OrRefused, StepError};
@@ -17,9 +18,15 @@ const NOT_LOCATED: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x200 | 0x400 | 0x800;
 /// BTRFS_SUPER_MAGIC.
 const BTRFS_MAGIC: u64 = 0x9123_683e;
 
-/// Extents of a file in ascending order, in bytes of the device. Refused where the file system has no FIEMAP.
+/// Extents of a file in ascending order, in bytes of the device. Refused where the file system has neither FIEMAP nor
+/// FIBMAP.
 pub fn extents(file: impl AsFd + Copy) -> Result<Vec<Extent>, StepError> {
-    let raw = collect(file)?;
+    let raw = match collect(file) {
+        Err(StepError::Refused(errno)) if errno.name == "EOPNOTSUPP" => {
+            return by_blocks(file, |block| sys::fibmap(file, block)).map_err(|_| StepError::Refused(errno));
+        }
+        raw => raw?,
+    };
     let magic = rustix::fs::fstatfs(file).or_refused("fstatfs")?.f_type as u64;
     let located = raw.into_iter().map(extent_of);
     if magic != BTRFS_MAGIC {
@@ -42,6 +49,31 @@ fn collect(file: impl AsFd + Copy) -> Result<Vec<FiemapExtent>, StepError> {
             return Ok(all);
         }
     }
+}
+
+/// By FIBMAP, a block at a time. Nothing needs to be written out before: a file system with delayed allocation does it
+/// by itself (iomap_bmap(), for instance).
+fn by_blocks(
+    file: impl AsFd + Copy,
+    place_of: impl Fn(u32) -> rustix::io::Result<u32>,
+) -> rustix::io::Result<Vec<Extent>> {
+    let block = u64::from(sys::block_bytes(file)?);
+    let len = u64::try_from(rustix::fs::fstat(file)?.st_size).unwrap_or_default();
+    let mut all: Vec<Extent> = Vec::new();
+    for number in 0..len.div_ceil(block) {
+        let asked = u32::try_from(number).map_err(|_| rustix::io::Errno::FBIG)?;
+        let (logical, physical) = (number * block, u64::from(place_of(asked)?) * block);
+        if physical == 0 {
+            continue;
+        }
+        match all.last_mut() {
+            Some(last) if (last.logical + last.len, last.physical + last.len) == (logical, physical) => {
+                last.len += block;
+            }
+            _ => all.push(Extent { logical, physical, len: block, flags: 0, located: true }),
+        }
+    }
+    Ok(all)
 }
 
 fn extent_of(raw: FiemapExtent) -> Extent {
@@ -78,6 +110,21 @@ mod tests {
             let extent = extent_of(raw(flags));
             assert_eq!((extent.located, extent.physical), (false, 0), "{flags:#x}");
         }
+    }
+
+    #[test]
+    fn blocks_that_follow_one_another_are_one_extent_and_a_hole_is_none() {
+        let file = tempfile::tempfile().unwrap();
+        let block = u64::from(sys::block_bytes(&file).unwrap());
+        file.set_len(5 * block - 1).unwrap();
+        // A hole, two neighbours, two that are none.
+        let extents = by_blocks(&file, |number| Ok([0, 7, 8, 20, 3][number as usize])).unwrap();
+        let found: Vec<_> =
+            extents.iter().map(|e| (e.logical / block, e.physical / block, e.len / block)).collect();
+        assert_eq!(found, [(1, 7, 2), (3, 20, 1), (4, 3, 1)]);
+        assert!(extents.iter().all(|extent| extent.located));
+        let refused = by_blocks(&file, |_| Err(rustix::io::Errno::PERM));
+        assert_eq!(refused, Err(rustix::io::Errno::PERM));
     }
 
     #[test]

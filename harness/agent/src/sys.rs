@@ -310,6 +310,27 @@ pub fn fiemap(fd: impl AsFd, request: &mut Fiemap) -> Result<()> {
     if n < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
+/// FIBMAP and FIGETBSZ (linux/fs.h): `_IO(0x00, 1)` and `_IO(0x00, 2)`.
+const FIBMAP: libc::Ioctl = 1;
+const FIGETBSZ: libc::Ioctl = 2;
+
+/// ioctl(FIGETBSZ): bytes of a block of FIBMAP.
+pub fn block_bytes(fd: impl AsFd) -> Result<u32> {
+    int_ioctl(fd, FIGETBSZ, 0)
+}
+
+/// ioctl(FIBMAP): the device's block that holds block `number` of the file; 0: none does.
+pub fn fibmap(fd: impl AsFd, number: u32) -> Result<u32> {
+    int_ioctl(fd, FIBMAP, number)
+}
+
+fn int_ioctl(fd: impl AsFd, request: libc::Ioctl, value: u32) -> Result<u32> {
+    let mut value = value;
+    // SAFETY: both requests read and write one int, which `value` is.
+    let n = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request, std::ptr::from_mut(&mut value)) };
+    if n < 0 { Err(last_errno()) } else { Ok(value) }
+}
+
 /// `struct btrfs_ioctl_search_args_v2` (linux/btrfs.h) with a buffer.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
