@@ -3,7 +3,7 @@
 
 use crate::vm::accel::Wish;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use longpin_proto::filesystem::FileSystem;
+use longpin_proto::filesystem::{self, FileSystem};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -131,7 +131,7 @@ pub struct LibraryArgs {
 }
 
 impl LibraryArgs {
-    /// Everything that is in a directory; the built-in library without one.
+    /// Everything that is in a directory, on every file system; the built-in library without one.
     pub fn whole(scenario_dir: Option<PathBuf>) -> Self {
         let none = Vec::new;
         Self {
@@ -139,7 +139,7 @@ impl LibraryArgs {
             scenario_dir,
             group: none(),
             exclude: none(),
-            fs: none(),
+            fs: filesystem::ALL.iter().map(|fs| fs.name.to_owned()).collect(),
             pin: none(),
             release: none(),
             variant: none(),

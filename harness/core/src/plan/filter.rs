@@ -161,6 +161,15 @@ impl Filter {
         variants
     }
 
+    /// Some file systems run only when they are asked for: by `--fs`, which is looked at beside this, or by a case id or
+    /// a pattern that has their name.
+    fn asks_for(&self, scenario: &Scenario, point: &Point) -> bool {
+        let named = |word: &String| word.split('/').any(|part| point.fs.is_named(part));
+        !scenario.matrix.fs_on_request.contains(&point.fs)
+            || !self.fs.is_empty()
+            || self.scenarios.iter().any(named)
+    }
+
     /// The scenario is in one of the groups.
     pub fn wants_group(&self, scenario: &Scenario) -> bool {
         self.groups.is_empty() || self.groups.iter().any(|group| scenario.groups.contains(group))
@@ -173,7 +182,8 @@ impl Filter {
         }
         let id = format!("{}/{point}", scenario.name);
         let names = |word: &String| names_case(word, &scenario.name, &id);
-        any(&self.scenarios, names)
+        self.asks_for(scenario, point)
+            && any(&self.scenarios, names)
             && !self.exclude.iter().any(names)
             && any(&self.fs, |name| point.fs.is_named(name))
             && any(&self.pin, |pin| *pin == point.pin)

@@ -131,3 +131,37 @@ fn boots_keep_the_order() {
     assert_eq!(boots.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 5, 3]);
     assert_eq!(boots.concat().into_iter().map(|case| case.id).collect::<Vec<_>>(), ids);
 }
+
+#[test]
+fn a_file_system_on_request_runs_only_when_it_is_asked_for() {
+    let text = "schema = 1\nname = \"one\"\ntitle = \"t\"\nmechanism = \"m\"\nmatrix.fs = [\"tmpfs\"]\n\
+                matrix.fs_on_request = [\"xfs\", \"ext4:data=journal\"]\n\
+                [[expect]]\nfs = [\"xfs\", \"ext4\"]\nobserve = \"lost\"\nreason = \"r\"\n\
+                [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n";
+    let library = [Arc::new(Scenario::parse("one.toml", text).expect("valid"))];
+    let ids = |scenarios: &[&str], exclude: &[&str], fs: &[&str]| {
+        let [scenarios, exclude, fs] = [scenarios, exclude, fs].map(words);
+        let words = Words { scenarios: &scenarios, exclude: &exclude, fs: &fs, ..Words::default() };
+        let filter = Filter::parse(&library, words).expect("valid");
+        cases(&library, &filter, 1).into_iter().map(|case| case.id).collect::<Vec<_>>()
+    };
+    let (xfs, ext4) = ("one/xfs/none/none", "one/ext4:data=journal/none/none");
+    for scenarios in [&[][..], &["one"], &["o*"], &["*/none"]] {
+        assert_eq!(ids(scenarios, &[], &[]), ["one/tmpfs/none/none"], "{scenarios:?}");
+    }
+    assert_eq!(ids(&[], &[], &["xfs"]), [xfs]);
+    assert_eq!(ids(&[], &[], &["ext4"]), [ext4], "as any file system names its flavours");
+    assert_eq!(ids(&["one"], &[], &["xfs", "tmpfs"]).len(), 2);
+    for word in [xfs, "one/xfs", "*/xfs/*"] {
+        assert_eq!(ids(&[word], &[], &[]), [xfs], "{word}");
+    }
+    assert_eq!(ids(&[], &["one/ext4:data=journal"], &["xfs", "ext4"]), [xfs]);
+}
+
+#[test]
+fn all_file_systems_may_be_on_request() {
+    let text = "schema = 1\nname = \"one\"\ntitle = \"t\"\nmechanism = \"m\"\nmatrix.fs_on_request = [\"xfs\"]\n\
+                [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n";
+    let library = [Arc::new(Scenario::parse("one.toml", text).expect("valid"))];
+    assert_eq!(cases(&library, &Filter::default(), 1).len(), 0);
+}

@@ -135,6 +135,8 @@ impl Condition {
 pub struct Matrix {
     /// File systems.
     pub fs: Vec<Flavour>,
+    /// Those of them that run only when they are asked for.
+    pub fs_on_request: Vec<Flavour>,
     /// Pin modes.
     pub pin: Vec<Pin>,
     /// Release modes.

@@ -104,8 +104,12 @@ fn matrix(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Matrix, Fau
     let Some(mut axes) = fields.table("matrix", "matrix")? else {
         return Err(fields.fault("scenario has no `matrix`; add at least `matrix.fs = [\"ext4\"]`"));
     };
+    let mut flavours =
+        |key| axes.words(key, "file system", |word| Flavour::parse(word).ok(), FileSystem::list);
+    let (usual, on_request) = (flavours("fs")?, flavours("fs_on_request")?);
     let mut matrix = Matrix {
-        fs: axes.words("fs", "file system", |word| Flavour::parse(word).ok(), FileSystem::list)?,
+        fs: [usual, on_request.clone()].concat(),
+        fs_on_request: on_request,
         pin: axes.words("pin", "pin mode", Pin::parse, Pin::list)?,
         release: axes.words("release", "release mode", Release::parse, Release::list)?,
         variant: axes.strings("variant")?.into_iter().map(|at| at.value).collect(),
