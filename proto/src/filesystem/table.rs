@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table: a row for each file system. Codes and messages of the checkers are those of e2fsprogs 1.47, xfsprogs 6.13,
-//! btrfs-progs 6.14 and f2fs-tools 1.16; `proto/tests/checkers` holds outputs of each.
+//! btrfs-progs 6.14, f2fs-tools 1.16 and exfatprogs 1.2.9; `proto/tests/checkers` holds outputs of each.
 
 use super::Structure::{Clean, Damaged, DataDamaged, Unusable};
 use super::{Checker, Complaints, Detector, FileSystem, Lines, Mkfs, OnDevice, Reading, Says, Source};
@@ -159,6 +159,31 @@ pub static ALL: &[FileSystem] = &[
                 ],
                 complaints: Complaints::Are(Lines { begin: &[], contain: F2FS_COMPLAINTS }),
             }),
+            host_reads: true,
+        }),
+        keeps_content: true,
+        reflink: false,
+        direct: true,
+        detector: None,
+    },
+    FileSystem {
+        name: "exfat",
+        modules: &["exfat"],
+        packages: &["exfatprogs"],
+        options: "",
+        source: Source::Device(OnDevice {
+            // It overwrites without being told to.
+            mkfs: Mkfs { program: "/usr/sbin/mkfs.exfat", args: &["-q"] },
+            checker: Some(Checker {
+                argv: &["fsck.exfat", "-n"],
+                readings: &[
+                    Reading { codes: 0..=0, says: Says::Anything, means: Clean },
+                    // 4: errors left uncorrected; 8: it could not work; 16: usage.
+                    Reading { codes: 1..=7, says: Says::Anything, means: Damaged },
+                ],
+                complaints: Complaints::AllBut(Lines { begin: &["exfatprogs version"], contain: &[] }),
+            }),
+            // No FIEMAP; exfat_aop_bmap() answers FIBMAP.
             host_reads: true,
         }),
         keeps_content: true,
