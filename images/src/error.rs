@@ -46,6 +46,17 @@ pub enum Error {
         /// Reason.
         source: std::io::Error,
     },
+    /// The disk of the store is full.
+    #[error(
+        "cannot {action} {}: no space left on the device; remove what is stale with `longpin image gc`, or set \
+         LONGPIN_CACHE to a directory with 6 GiB free", path.display()
+    )]
+    StoreFull {
+        /// Verb.
+        action: &'static str,
+        /// Object.
+        path: PathBuf,
+    },
     /// A recipe that was compiled in cannot be read; a bug that a unit test catches.
     #[error("recipe {name} is not valid: {message}")]
     Recipe {
@@ -263,6 +274,22 @@ impl Error {
     /// For `map_err` on a file operation.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| match source.kind() {
+            std::io::ErrorKind::StorageFull => Self::StoreFull { action, path },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_named_with_the_command_that_makes_room() {
+        let full = Path::new("/dev/full");
+        let error = std::fs::write(full, "x").map_err(Error::io("write", full)).unwrap_err().to_string();
+        let expected = "cannot write /dev/full: no space left on the device; remove what is stale with `longpin image gc`";
+        assert!(error.starts_with(expected), "{error}");
     }
 }

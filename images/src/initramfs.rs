@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the guest boots into: the agent as /init, busybox, mkfs programs with their libraries, and kernel modules ready
-//! to be loaded, listed in `/lib/longpin/modules` as `NAME PATH DEPENDENCY...` in load order, and for modprobe in the
-//! usual modules.dep and modules.builtin.
+//! to be loaded, listed in `/lib/longpin/modules` as `NAME PATH DEPENDENCY...` in load order (`?DEPENDENCY`: it may refuse
+//! to load), and for modprobe in the usual modules.dep and modules.builtin.
 
 use crate::archive::Archive;
 use crate::artifact::{Artifact, Build, Plan};
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::kernel::Kernel;
 use crate::key::{Inputs, Key};
 use crate::manifest::Kind;
-use crate::module_graph::{ModuleGraph, Needed, name_of};
+use crate::module_graph::{Before, ModuleGraph, Needed, name_of};
 use crate::module_info;
 use crate::recipe::{self, InitramfsRecipe};
 use crate::report::Reporter;
@@ -25,6 +25,8 @@ use std::time::Duration;
 const STAGE: &str = include_str!("../recipes/initramfs-stage.sh");
 const STAGE_LIMIT: Duration = Duration::from_secs(5 * 60);
 const FILE: &str = "initramfs.cpio";
+/// Fact: names of the modules that the kernel has not.
+const ABSENT: &str = "absent modules";
 /// In the guest.
 const MODULES: &str = "/lib/longpin/ko";
 const MODULE_LIST: &str = "/lib/longpin/modules";
@@ -83,6 +85,12 @@ impl Initramfs {
     /// Key of everything in it.
     pub fn key(&self) -> &Key {
         &self.artifact.manifest.id.key
+    }
+
+    /// Modules of the recipe that the kernel has neither as files nor built in. The distribution's own kernel has all.
+    pub fn absent_modules(&self) -> BTreeSet<String> {
+        let names = self.artifact.manifest.facts.get(ABSENT).map(String::as_str).unwrap_or_default();
+        names.split_whitespace().map(str::to_owned).collect()
     }
 }
 
@@ -144,7 +152,7 @@ fn inputs(
     recipe: &InitramfsRecipe,
     own: &[OwnModule],
 ) -> Result<Inputs> {
-    let mut inputs = Inputs::new(3);
+    let mut inputs = Inputs::new(4);
     root.add_to(&mut inputs)?;
     inputs.value("kernel", kernel.key().as_str());
     inputs.bytes("recipe", InitramfsRecipe::text().as_bytes()).bytes("stage", STAGE.as_bytes());
@@ -175,7 +183,8 @@ impl Content<'_> {
         build.reporter.step("initramfs: unpacking modules, collecting programs");
         let modules_dir = self.kernel.modules_dir();
         let graph = ModuleGraph::read(self.kernel.release(), &modules_dir)?;
-        let needed = self.needed(&graph)?;
+        let absent = self.absent(&graph)?;
+        let needed = self.needed(&graph, &absent)?;
         let (ko, files) = (build.dir.join("ko"), build.dir.join("files"));
         for dir in [&ko, &files] {
             fs::create_dir(dir).map_err(Error::io("create", dir))?;
@@ -203,15 +212,34 @@ impl Content<'_> {
         crate::tree::remove(&files)?;
         crate::tree::remove(&ko)?;
         build.facts.insert("release".to_owned(), self.kernel.release().to_owned());
+        if !absent.is_empty() {
+            build.facts.insert(ABSENT.to_owned(), absent.join(" "));
+        }
         Ok(())
     }
 
+    /// Modules of the recipe that the kernel has not: of the distribution's own kernel a fault, of another one only if no
+    /// case can run without.
+    fn absent(&self, graph: &ModuleGraph) -> Result<Vec<&'_ str>> {
+        let absent: Vec<&str> =
+            self.recipe.modules.iter().map(String::as_str).filter(|name| !graph.has(name)).collect();
+        let fault =
+            |name: &&&str| !self.kernel.is_brought() || self.recipe.indispensable.iter().any(|i| i == **name);
+        match absent.iter().find(fault) {
+            Some(name) => Err(Error::NoSuchModule {
+                release: self.kernel.release().to_owned(),
+                module: (*name).to_owned(),
+            }),
+            None => Ok(absent),
+        }
+    }
+
     /// Modules of the kernel: the recipe's, the caller's, and what our own need.
-    fn needed(&self, graph: &ModuleGraph) -> Result<Vec<Needed>> {
+    fn needed(&self, graph: &ModuleGraph, absent: &[&str]) -> Result<Vec<Needed>> {
         let own: Vec<String> =
             self.own.iter().flat_map(|module| module_info::depends(&module.bytes)).collect();
-        let wanted = self.recipe.modules.iter().chain(&self.spec.kernel_modules).chain(&own);
-        graph.closure(wanted.map(String::as_str))
+        let there = self.recipe.modules.iter().filter(|name| !absent.contains(&name.as_str()));
+        graph.closure(there.chain(&self.spec.kernel_modules).chain(&own).map(String::as_str))
     }
 
     /// All modules of the guest, our own last.
@@ -221,8 +249,7 @@ impl Content<'_> {
         let mut modules: Vec<_> = of_kernel.collect();
         for module in self.own {
             let depends = module_info::depends(&module.bytes);
-            let before = graph.closure(depends.iter().map(String::as_str))?;
-            let before = before.into_iter().map(|needed| needed.name).collect();
+            let before = graph.before_all(depends.iter().map(String::as_str))?;
             modules.push(Loadable { name: module.name.clone(), before });
         }
         Ok(modules)
@@ -255,10 +282,10 @@ impl Content<'_> {
     }
 }
 
-/// A module of the guest, and those that must be loaded before it, in that order.
+/// A module of the guest, and those that are loaded before it, in that order.
 struct Loadable {
     name: String,
-    before: Vec<String>,
+    before: Vec<Before>,
 }
 
 fn guest_path(module: &str) -> String {
@@ -268,17 +295,21 @@ fn guest_path(module: &str) -> String {
 /// Lines of `/lib/longpin/modules`.
 fn module_list(modules: &[Loadable]) -> String {
     let line = |module: &Loadable| {
-        let words = [module.name.clone(), guest_path(&module.name)].into_iter().chain(module.before.clone());
+        let before = module.before.iter().map(|before| match before.soft {
+            true => format!("?{}", before.name),
+            false => before.name.clone(),
+        });
+        let words = [module.name.clone(), guest_path(&module.name)].into_iter().chain(before);
         words.collect::<Vec<_>>().join(" ") + "\n"
     };
     modules.iter().map(line).collect()
 }
 
-/// Lines of modules.dep: modprobe loads from the last to the first.
+/// Lines of modules.dep: modprobe loads from the last to the first, and stops at one that refuses.
 fn dep_list(modules: &[Loadable]) -> String {
     let line = |module: &Loadable| {
-        let before: String =
-            module.before.iter().rev().map(|name| " ".to_owned() + &guest_path(name)).collect();
+        let hard = module.before.iter().rev().filter(|before| !before.soft);
+        let before: String = hard.map(|before| " ".to_owned() + &guest_path(&before.name)).collect();
         format!("{}:{before}\n", guest_path(&module.name))
     };
     modules.iter().map(line).collect()
@@ -323,13 +354,19 @@ mod tests {
     fn the_module_lists_have_name_path_and_dependencies_in_load_order_and_for_modprobe_reversed() {
         let module = |name: &str, before: &[&str]| Loadable {
             name: name.to_owned(),
-            before: before.iter().map(|name| (*name).to_owned()).collect(),
+            before: before
+                .iter()
+                .map(|name| Before {
+                    name: name.trim_start_matches('?').to_owned(),
+                    soft: name.starts_with('?'),
+                })
+                .collect(),
         };
-        let modules = [module("jbd2", &[]), module("ext4", &["mbcache", "jbd2"])];
+        let modules = [module("jbd2", &[]), module("ext4", &["mbcache", "?crc32c_intel", "jbd2"])];
         assert_eq!(
             module_list(&modules),
             "jbd2 /lib/longpin/ko/jbd2.ko\n\
-             ext4 /lib/longpin/ko/ext4.ko mbcache jbd2\n"
+             ext4 /lib/longpin/ko/ext4.ko mbcache ?crc32c_intel jbd2\n"
         );
         assert_eq!(
             dep_list(&modules),

@@ -21,6 +21,8 @@ use std::time::Duration;
 pub(crate) const SERIES: &str = "debian";
 /// A list that is older may name packages that the mirror has replaced; a finished kernel needs no list at all.
 const LISTS_MAX_AGE: Duration = Duration::from_secs(3600);
+/// Copy of the configuration in the artifact of a kernel that a user brings.
+pub(crate) const CONFIG: &str = "config";
 /// Where a prepared source tree is seen inside the tool root: always the same, since it writes its own path into its
 /// files while it is built under one name and is used under another.
 pub(crate) const INSIDE: &str = "/longpin/linux";
@@ -68,9 +70,29 @@ impl Kernel {
         &self.artifact.manifest.id
     }
 
+    /// It is not the distribution's kernel of the recipe: a user named it.
+    pub fn is_brought(&self) -> bool {
+        self.choice.is_none()
+    }
+
+    /// The configuration that it was built with; none where it came without.
+    pub(crate) fn config(&self) -> Option<String> {
+        let of_tree = self.build_dir.as_ref().map(|(outside, _)| outside.join(".config"));
+        let places = [Some(self.artifact.dir.join(CONFIG)), of_tree];
+        places.into_iter().flatten().find_map(|path| std::fs::read_to_string(path).ok())
+    }
+
     /// Package version, as `7.3.4-1~bpo13+1`; none for a user's own kernel.
     pub fn package_version(&self) -> Option<&str> {
         self.artifact.manifest.versions.get("linux").map(String::as_str)
+    }
+
+    /// Where it came from: its package, or the directory or image that a user named.
+    pub fn origin(&self) -> String {
+        match self.package_version() {
+            Some(version) => format!("Debian package {version}"),
+            None => self.artifact.manifest.series.clone(),
+        }
     }
 
     /// What was recorded when it was made.

@@ -35,6 +35,7 @@ mod error;
 mod fake_archive;
 mod initramfs;
 mod job;
+mod kconfig;
 mod kernel;
 mod kernel_build;
 mod key;
@@ -56,6 +57,7 @@ mod tree;
 
 pub use error::{Error, Result};
 pub use initramfs::{ExtraFile, Initramfs, InitramfsSpec};
+pub use kconfig::{KernelOption, Need, kernel_options};
 pub use kernel::Kernel;
 pub use key::Key;
 pub use manifest::{ArtifactId, Kind, Manifest};

@@ -35,10 +35,10 @@ pub struct Module {
 }
 
 impl Module {
-    /// A module that was built elsewhere. Errors: `ModuleMismatch` if it is for another kernel.
+    /// A module that was built elsewhere. Errors: `ModuleMismatch` if it is for another kernel, `Unreadable`.
     pub fn prebuilt(path: &Path, kernel: &Kernel) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        check_release(path, &bytes, kernel)?;
+        check_release(path, &bytes, kernel.release())?;
         Ok(Self { path: path.to_owned(), key: Key::of_bytes(&bytes), _artifact: None })
     }
 
@@ -134,18 +134,19 @@ fn check_buildable(root: &ToolRoot, kernel: &Kernel) -> Result<()> {
         problem,
         remedy: remedy.to_owned(),
     };
+    // A configuration without Rust is the deeper reason.
+    if let Some(config) = kernel.config()
+        && let Some(problem) = rust_problem(&config, root.rustc_version()?)
+    {
+        let remedy = "build it with the rustc of the tool root and CONFIG_RUST=y, and name its directory (--kernel DIR)";
+        return Err(unfit(problem, remedy));
+    }
     let Some(dir) = kernel.build_dir() else {
         let problem = "it came without a build directory, so no driver can be built for it".to_owned();
-        return Err(unfit(
-            problem,
-            "take its build directory (OwnKernel::BuildDir), or a longpin.ko that was built for it (Module::prebuilt)",
-        ));
+        let remedy =
+            "name its build directory (--kernel DIR), or a longpin.ko that was built for it (module=FILE)";
+        return Err(unfit(problem, remedy));
     };
-    let path = dir.join(".config");
-    let config = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    if let Some(problem) = rust_problem(&config, root.rustc_version()?) {
-        return Err(unfit(problem, "build that kernel with it and CONFIG_RUST=y"));
-    }
     if !dir.join("rust/libkernel.rmeta").is_file() {
         let problem = "its directory has no rust/libkernel.rmeta".to_owned();
         return Err(unfit(problem, "build it there: make prepare modules_prepare"));
@@ -185,7 +186,7 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources
     build.log.run_watched("build of the driver module", &mut command, MAKE_LIMIT, watch)?;
     let made = find_module(&source.join(DRIVER))?;
     let bytes = fs::read(&made).map_err(Error::io("read", &made))?;
-    check_release(&made, &bytes, kernel)?;
+    check_release(&made, &bytes, kernel.release())?;
     let name = made.file_name().expect("a .ko was found by its name").to_string_lossy().into_owned();
     let kept = build.dir.join(&name);
     fs::rename(&made, &kept).map_err(Error::io("move", &made))?;
@@ -212,13 +213,17 @@ fn find_module(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-fn check_release(path: &Path, bytes: &[u8], kernel: &Kernel) -> Result<()> {
-    let magic = module_info::field(bytes, "vermagic").unwrap_or_default();
+fn check_release(path: &Path, bytes: &[u8], release: &str) -> Result<()> {
+    let magic = module_info::field(bytes, "vermagic").ok_or_else(|| Error::Unreadable {
+        what: path.display().to_string(),
+        problem: "it has no vermagic, so it is no kernel module, or a compressed one".to_owned(),
+        remedy: "give the longpin.ko that make modules has made",
+    })?;
     let found = magic.split(' ').next().unwrap_or_default();
-    if found == kernel.release() {
+    if found == release {
         return Ok(());
     }
-    let (found, wanted) = (found.to_owned(), kernel.release().to_owned());
+    let (found, wanted) = (found.to_owned(), release.to_owned());
     Err(Error::ModuleMismatch { path: path.to_owned(), found, wanted })
 }
 
@@ -264,6 +269,19 @@ mod tests {
         assert!(problem.contains("`rustc 1.99.0`") && problem.contains(rustc), "{problem}");
         let problem = rust_problem("# CONFIG_RUST is not set\n", rustc).unwrap();
         assert!(problem.contains("CONFIG_RUST=y"), "{problem}");
+    }
+
+    #[test]
+    fn a_module_of_another_release_and_what_is_no_module_are_told_apart() {
+        let check = |bytes: &[u8]| check_release(Path::new("/x/longpin.ko"), bytes, "7.3.4");
+        assert!(check(b"\0vermagic=7.3.4 SMP preempt mod_unload \0").is_ok());
+        let error = check(b"\0vermagic=7.3.5 SMP \0").unwrap_err().to_string();
+        assert!(
+            error.starts_with("module /x/longpin.ko is for kernel `7.3.5`, not for `7.3.4`; "),
+            "{error}"
+        );
+        let error = check(b"\x28\xb5\x2f\xfd").unwrap_err().to_string();
+        assert!(error.contains("no vermagic") && error.contains("make modules"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 
 use crate::artifact::{Artifact, Build, Plan};
 use crate::error::{Error, Result};
-use crate::kernel::Kernel;
+use crate::kconfig::{self, Need};
+use crate::kernel::{CONFIG, Kernel};
 use crate::kernel_build::VMLINUZ;
 use crate::key::Inputs;
 use crate::manifest::Kind;
@@ -20,12 +21,9 @@ use std::time::Duration;
 
 const DEPMOD_LIMIT: Duration = Duration::from_secs(5 * 60);
 const IMAGE: &str = "arch/x86/boot/bzImage";
-/// What the guest cannot boot without, built in or as a module that an initramfs could not load in time.
-const REQUIRED: [&str; 4] =
-    ["CONFIG_MODULES=y", "CONFIG_BLK_DEV_INITRD=y", "CONFIG_VIRTIO_PCI=y", "CONFIG_VIRTIO_CONSOLE=y"];
-
+const SYMVERS: &str = "Module.symvers";
 /// Where a user's kernel is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OwnKernel {
     /// The directory where it was built (`make O=` directories too).
     BuildDir(PathBuf),
@@ -48,6 +46,8 @@ struct Found {
 struct Files {
     release: String,
     image: PathBuf,
+    /// Its configuration, where it came with it.
+    config: Option<PathBuf>,
     modules: Vec<Found>,
     builtin: PathBuf,
     /// In the order of linking, which depmod keeps.
@@ -65,14 +65,14 @@ impl Store {
             }
             OwnKernel::Files { image, modules } => {
                 let modules = fs::canonicalize(modules).map_err(Error::io("resolve", modules))?;
-                (of_files(image, &modules)?, None, modules)
+                let image = fs::canonicalize(image).map_err(Error::io("resolve", image))?;
+                (of_files(&image, &modules)?, None, image)
             }
         };
         let mut inputs = inputs(root, &files)?;
         if let Some(dir) = &build_dir {
-            for name in [".config", "Module.symvers"] {
-                inputs.bytes(name, &read(&dir.join(name))?);
-            }
+            // Absent where the kernel has no modules.
+            inputs.bytes(SYMVERS, &fs::read(dir.join(SYMVERS)).unwrap_or_default());
         }
         let plan = Plan {
             kind: Kind::Kernel,
@@ -95,9 +95,12 @@ fn finished(artifact: Artifact, release: String, build_dir: Option<PathBuf>) -> 
 
 /// Modules count by size and time, as make sees them: to hash gigabytes at every start would cost seconds.
 fn inputs(root: &ToolRoot, files: &Files) -> Result<Inputs> {
-    let mut inputs = Inputs::new(1);
+    let mut inputs = Inputs::new(2);
     root.add_to(&mut inputs)?;
     inputs.value("release", &files.release).bytes("image", &read(&files.image)?);
+    if let Some(config) = &files.config {
+        inputs.bytes("config", &read(config)?);
+    }
     let mut modules = String::new();
     for module in &files.modules {
         let meta = fs::metadata(&module.from).map_err(Error::io("look at", &module.from))?;
@@ -114,30 +117,40 @@ fn of_build_dir(dir: &Path) -> Result<Files> {
         problem,
         remedy: remedy.to_owned(),
     };
-    for name in [".config", IMAGE, "modules.order", "modules.builtin", "Module.symvers"] {
-        if !dir.join(name).is_file() {
-            let remedy = "build it there: make bzImage modules; or give the directory where that was done";
-            return Err(unfit(format!("{name} is missing"), remedy));
-        }
-    }
-    let config = text(&dir.join(".config"))?;
-    let missing: Vec<&str> =
-        REQUIRED.into_iter().filter(|line| !config.lines().any(|have| have == *line)).collect();
-    if !missing.is_empty() {
-        let remedy = "set that with scripts/config or menuconfig, and build again";
-        return Err(unfit(format!("its .config has no {}", missing.join(", ")), remedy));
+    let config = dir.join(".config");
+    let is_there = |name: &str| {
+        let remedy = "build it there: make bzImage modules; or give the directory where that was done";
+        dir.join(name).is_file().then_some(()).ok_or_else(|| unfit(format!("{name} is missing"), remedy))
+    };
+    [IMAGE, ".config", "modules.builtin"].into_iter().try_for_each(is_there)?;
+    let options = text(&config)?;
+    check_config(&dir.display().to_string(), &options)?;
+    let has_modules = options.lines().any(|line| line == "CONFIG_MODULES=y");
+    if has_modules {
+        ["modules.order", SYMVERS].into_iter().try_for_each(is_there)?;
     }
     let image = dir.join(IMAGE);
     let release = image_release(&read(&image)?)
         .ok_or_else(|| unfit(format!("{IMAGE} is not a bzImage"), "build it again: make bzImage"))?;
-    let order = text(&dir.join("modules.order"))?;
+    // A kernel without modules may have been built with them before.
+    let order = if has_modules { text(&dir.join("modules.order"))? } else { String::new() };
     let modules: Vec<Found> = order.lines().map(|line| Found::in_build_dir(dir, line)).collect();
     if let Some(absent) = modules.iter().find(|module| !module.from.is_file()) {
         let problem = format!("{} is in modules.order but not there", absent.from.display());
         return Err(unfit(problem, "build the modules: make modules"));
     }
     let order = modules.iter().map(|module| format!("{}\n", module.to.display())).collect();
-    Ok(Files { release, image, modules, builtin: dir.join("modules.builtin"), order })
+    Ok(Files { release, image, config: Some(config), modules, builtin: dir.join("modules.builtin"), order })
+}
+
+/// Nothing boots without these, whatever else the kernel can do.
+fn check_config(kernel: &str, config: &str) -> Result<()> {
+    let missing = kconfig::missing(config, Need::Boot)?;
+    let Some(first) = missing.first() else { return Ok(()) };
+    let lines: Vec<String> = missing.iter().map(|option| option.line()).collect();
+    let problem = format!("its configuration has no {} ({})", lines.join(", "), first.why);
+    let remedy = "set that with scripts/config or menuconfig, and build it again".to_owned();
+    Err(Error::UnfitKernel { kernel: kernel.to_owned(), problem, remedy })
 }
 
 impl Found {
@@ -167,6 +180,13 @@ fn of_files(image: &Path, modules: &Path) -> Result<Files> {
             return Err(unfit(problem, "give what make modules_install made"));
         }
     }
+    // Beside the modules, or beside the image under its own release, as distributions have it.
+    let beside = image.with_file_name(format!("config-{release}"));
+    let config =
+        [modules.join("config"), modules.join("build/.config"), beside].into_iter().find(|p| p.is_file());
+    if let Some(config) = &config {
+        check_config(&image.display().to_string(), &text(config)?)?;
+    }
     let mut found = Vec::new();
     find_modules(modules, modules, &mut found)?;
     found.sort_by(|a, b| a.to.cmp(&b.to));
@@ -174,6 +194,7 @@ fn of_files(image: &Path, modules: &Path) -> Result<Files> {
     Ok(Files {
         release,
         image: image.to_owned(),
+        config,
         modules: found,
         builtin: modules.join("modules.builtin"),
         order,
@@ -199,6 +220,9 @@ fn find_modules(base: &Path, dir: &Path, found: &mut Vec<Found>) -> Result<()> {
 fn make(build: &mut Build<'_>, root: &ToolRoot, files: &Files) -> Result<()> {
     build.reporter.step(&format!("kernel {}: copying image and modules", files.release));
     copy(&files.image, &build.dir.join(VMLINUZ))?;
+    if let Some(config) = &files.config {
+        copy(config, &build.dir.join(CONFIG))?;
+    }
     let modules = build.dir.join("lib/modules").join(&files.release);
     for module in &files.modules {
         copy(&module.from, &modules.join(&module.to))?;
@@ -260,9 +284,13 @@ mod tests {
         fs::write(path, content).unwrap();
     }
 
+    fn bootable() -> String {
+        kconfig::missing("", Need::Boot).unwrap().iter().map(|option| option.line() + "\n").collect()
+    }
+
     fn build_dir() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        put(dir.path(), ".config", REQUIRED.join("\n"));
+        put(dir.path(), ".config", bootable() + "CONFIG_MODULES=y\n");
         put(dir.path(), IMAGE, image("7.3.0-lab"));
         put(dir.path(), "modules.order", "fs/ext4/ext4.o\n");
         put(dir.path(), "modules.builtin", "");
@@ -282,14 +310,30 @@ mod tests {
     }
 
     #[test]
+    fn a_kernel_without_modules_needs_no_list_of_them() {
+        let dir = build_dir();
+        put(dir.path(), ".config", bootable());
+        fs::remove_file(dir.path().join(SYMVERS)).unwrap();
+        assert!(of_build_dir(dir.path()).unwrap().modules.is_empty());
+        put(dir.path(), ".config", bootable() + "CONFIG_MODULES=y\n");
+        let error = of_build_dir(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("Module.symvers is missing; build it there: make bzImage modules"), "{error}");
+    }
+
+    #[test]
     fn what_a_build_directory_lacks_is_named_with_the_remedy() {
         let dir = build_dir();
         fs::remove_file(dir.path().join("fs/ext4/ext4.ko")).unwrap();
         let error = of_build_dir(dir.path()).err().unwrap().to_string();
         assert!(error.contains("ext4.ko is in modules.order but not there; build the modules"), "{error}");
-        put(dir.path(), ".config", "CONFIG_MODULES=y\nCONFIG_VIRTIO_PCI=m\n");
+        put(
+            dir.path(),
+            ".config",
+            bootable().replace("CONFIG_BLK_DEV_INITRD=y\n", "").replace("BLK=y", "BLK=m"),
+        );
         let error = of_build_dir(dir.path()).err().unwrap().to_string();
-        assert!(error.contains("CONFIG_VIRTIO_PCI=y, CONFIG_VIRTIO_CONSOLE=y; set that"), "{error}");
+        let wanted = "has no CONFIG_BLK_DEV_INITRD=y (the guest lives in an initramfs); set that";
+        assert!(error.contains(wanted), "{error}");
         fs::remove_file(dir.path().join(IMAGE)).unwrap();
         let error = of_build_dir(dir.path()).err().unwrap().to_string();
         assert!(error.contains("arch/x86/boot/bzImage is missing; build it there"), "{error}");
@@ -309,6 +353,9 @@ mod tests {
         assert_eq!(of("7.3.4").unwrap().modules[0].to, Path::new("kernel/virtio-rng.ko.xz"));
         let error = of("7.3.5").err().unwrap().to_string();
         assert!(error.contains("it is release 7.3.4, and the modules are in"), "{error}");
+        put(dir.path(), "config-7.3.4", "CONFIG_64BIT=y\n");
+        let error = of("7.3.4").err().unwrap().to_string();
+        assert!(error.contains("its configuration has no CONFIG_BINFMT_ELF=y, CONFIG_BLK"), "{error}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! rebuild too many is cheaper than a stale one.
 
 use crate::error::{Error, Result};
+use crate::kconfig::KernelOption;
 use crate::key::Inputs;
 use crate::mirror::Mirror;
 use longpin_proto::filesystem::{self, FileSystem};
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 const TOOL_ROOT: &str = include_str!("../recipes/tool-root.toml");
 const KERNEL: &str = include_str!("../recipes/kernel.toml");
 const INITRAMFS: &str = include_str!("../recipes/initramfs.toml");
+const KCONFIG: &str = include_str!("../recipes/kconfig.toml");
 /// mmdebstrap's customize hook.
 pub(crate) const BACKPORTS_HOOK: &str = include_str!("../recipes/backports-hook.sh");
 
@@ -52,6 +54,7 @@ pub(crate) struct InitramfsRecipe {
     pub busybox: String,
     pub applets: Vec<String>,
     pub modules: Vec<String>,
+    pub indispensable: Vec<String>,
     pub extras: BTreeMap<String, Extra>,
 }
 
@@ -83,6 +86,15 @@ pub(crate) fn initramfs() -> Result<InitramfsRecipe> {
 
 fn of_file_systems(words: fn(&'static FileSystem) -> Vec<&'static str>) -> impl Iterator<Item = String> {
     filesystem::ALL.iter().flat_map(words).map(str::to_owned)
+}
+
+pub(crate) fn kconfig() -> Result<Vec<KernelOption>> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Kconfig {
+        option: Vec<KernelOption>,
+    }
+    parse("kconfig.toml", KCONFIG).map(|Kconfig { option }| option)
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(name: &'static str, text: &str) -> Result<T> {
@@ -147,6 +159,7 @@ mod tests {
         );
         assert!(initramfs.modules.iter().any(|module| module == "f2fs"));
         let extras = initramfs.extras.values().flat_map(|extra| &extra.programs);
+        assert!(initramfs.indispensable.iter().all(|name| initramfs.modules.contains(name)));
         assert!(initramfs.programs.iter().chain(extras).all(|path| path.starts_with('/')));
     }
 
@@ -182,7 +195,7 @@ mod tests {
 
     #[test]
     fn no_recipe_names_a_server() {
-        for text in [TOOL_ROOT, KERNEL, INITRAMFS, BACKPORTS_HOOK] {
+        for text in [TOOL_ROOT, KERNEL, INITRAMFS, KCONFIG, BACKPORTS_HOOK] {
             assert!(!text.contains("://"), "a recipe names a server");
         }
     }
