@@ -6,13 +6,14 @@
 //! "m", a region "r", a program "p"; naming one twice or one that does not exist is [`Outcome::Failed`].
 
 use crate::facts::{
-    Cells, DmaResult, Errno, Extent, JobState, KernelLine, PageState, PinCounters, RegionState, Source,
+    Cells, DmaResult, Errno, Extent, JobState, KernelLine, PageState, PageStateSource, PinCounters,
+    RegionState, Source,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// Version of this protocol, in [`Message::Hello`].
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Name of the virtio-serial port: `/dev/virtio-ports/…`, or `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "longpin.agent";
 /// A heartbeat comes at least this often while a step is running, milliseconds.
@@ -222,7 +223,7 @@ pub enum Step {
     Sync,
     /// syncfs(2) on a directory. -> Nothing
     Syncfs { dir: String },
-    /// cachestat(2). -> PageState
+    /// cachestat(2), or what the kernel has instead ([`PageStateSource`]). -> PageState
     PageState { file: String, offset: u64, len: u64 },
     /// Read cells of a file. A part that cannot be read is a fact, not an error of the step. -> Cells
     ReadCells { path: String, offset: u64, len: u64, cell_bytes: u32, via: Via },
@@ -323,6 +324,8 @@ pub struct Hello {
     pub memory_kib: u64,
     /// Microseconds of CLOCK_BOOTTIME.
     pub uptime_us: u64,
+    /// How the agent answers `page-state`.
+    pub page_state: PageStateSource,
 }
 
 /// What came of a step.

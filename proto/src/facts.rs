@@ -194,7 +194,28 @@ pub struct Extent {
     pub located: bool,
 }
 
-/// State of a page range in the page cache: `cachestat(2)`.
+/// Where the state of pages in the page cache is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PageStateSource {
+    /// `cachestat(2)`, since Linux 6.5: it looks without touching a page.
+    Cachestat,
+    /// `/proc/kpageflags`, of the pages that a mapping made for it shows in `/proc/PID/pagemap`. Pages that are in the
+    /// cache get mapped for a moment; evicted ones are not counted.
+    Kpageflags,
+}
+
+impl PageStateSource {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cachestat => "cachestat",
+            Self::Kpageflags => "kpageflags",
+        }
+    }
+}
+
+/// State of a page range in the page cache, by [`PageStateSource`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageState {
     /// Pages present.
@@ -203,7 +224,7 @@ pub struct PageState {
     pub dirty: u64,
     /// Pages under writeback.
     pub writeback: u64,
-    /// Pages evicted.
+    /// Pages evicted; 0 where only `/proc/kpageflags` tells.
     pub evicted: u64,
 }
 

@@ -2,7 +2,7 @@
 //! What PID 1 owes the guest: the kernel's file systems at the start, power off at the end; and who we are.
 
 use crate::error::{OrRefused, StepError};
-use crate::{kmsg, launcher};
+use crate::{kmsg, launcher, page_state};
 use longpin_proto::agent::{Hello, VERSION};
 use rustix::mount::MountFlags;
 use rustix::system::RebootCommand;
@@ -71,6 +71,7 @@ pub fn hello() -> Result<Hello, StepError> {
         cpus: rustix::thread::sched_getaffinity(None).or_failed("sched_getaffinity")?.count(),
         memory_kib: mem_total_kib(&read("/proc/meminfo")?),
         uptime_us: uptime.tv_sec as u64 * 1_000_000 + uptime.tv_nsec as u64 / 1000,
+        page_state: page_state::source()?,
     })
 }
 

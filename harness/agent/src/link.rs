@@ -249,6 +249,7 @@ mod tests {
 
     fn hello() -> Hello {
         Hello {
+            page_state: longpin_proto::facts::PageStateSource::Cachestat,
             version: 1,
             kernel_release: "r".into(),
             kernel_version: "v".into(),

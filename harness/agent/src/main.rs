@@ -6,7 +6,6 @@
 #![deny(unsafe_code)]
 
 mod btrfs_chunks;
-mod cachestat;
 mod cells;
 mod error;
 mod exec;
@@ -21,6 +20,8 @@ mod mapping;
 mod modules;
 mod mounts;
 mod objects;
+mod page_flags;
+mod page_state;
 mod pinner;
 mod port;
 mod shell;
@@ -50,6 +51,9 @@ const STACK_BYTES: usize = 8 << 20;
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some(launcher::ARGUMENT) {
         return serve_programs();
+    }
+    if std::env::args().nth(1).as_deref() == Some(page_flags::ARGUMENT) {
+        return page_flags::program(std::env::args().skip(2));
     }
     if !rustix::process::getpid().is_init() {
         eprintln!("longpin-agent {}: runs as /init of a longpin guest only", env!("CARGO_PKG_VERSION"));

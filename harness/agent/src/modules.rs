@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Kernel modules by `/lib/longpin/modules`: one line each, `NAME PATH DEP...`, dependencies in load order.
+//! Kernel modules by `/lib/longpin/modules`: one line each, `NAME PATH DEP...`, dependencies in load order. One that is
+//! written `?DEP` may refuse to load: an algorithm for another CPU, say, beside one for all.
 //!
 //! The list is made with the initramfs, so the guest needs neither modprobe nor decompression. What the kernel has
 //! built in is not in the list.
@@ -16,7 +17,13 @@ pub const LIST: &str = "/lib/longpin/modules";
 struct Module {
     name: String,
     path: PathBuf,
-    dependencies: Vec<String>,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Dependency {
+    name: String,
+    may_refuse: bool,
 }
 
 /// The list.
@@ -42,7 +49,11 @@ impl Modules {
             let Some(path) = words.next() else {
                 return failed!("{file}:{}: module `{name}` has no path; use `NAME PATH DEP...`", index + 1);
             };
-            let dependencies = words.map(canonical).collect();
+            let dependencies = words.map(|word| Dependency {
+                name: canonical(word.trim_start_matches('?')),
+                may_refuse: word.starts_with('?'),
+            });
+            let dependencies = dependencies.collect();
             modules.push(Module { name: canonical(name), path: base.join(path), dependencies });
         }
         Ok(Self(modules))
@@ -62,9 +73,10 @@ impl Modules {
             }
             return failed!("module `{name}` is not in {LIST}; add it to the initramfs");
         };
-        for dependency in &module.dependencies {
-            match self.find(dependency) {
-                Some(dependency) => insert(dependency, "")?,
+        for Dependency { name: dependency, may_refuse } in &module.dependencies {
+            match self.find(dependency).map(|module| insert(module, "")) {
+                Some(Err(StepError::Refused(_))) if *may_refuse => {}
+                Some(inserted) => inserted?,
                 None if is_loaded(dependency) => {}
                 None => return failed!("module `{name}` needs `{dependency}`, which is not in {LIST}"),
             }
@@ -113,14 +125,17 @@ fn canonical(name: &str) -> String {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# made with the initramfs\nmbcache modules/mbcache.ko\next4 modules/ext4.ko mbcache jbd2\n\nraid6-pq /x/raid6-pq.ko\n";
+    const TEXT: &str = "# made with the initramfs\nmbcache modules/mbcache.ko\next4 modules/ext4.ko mbcache ?crc32c-intel jbd2\n\nraid6-pq /x/raid6-pq.ko\n";
 
     #[test]
     fn lines_give_name_path_and_dependencies_in_order() {
         let modules = Modules::parse(TEXT, LIST).unwrap();
         let ext4 = modules.find("ext4").unwrap();
         assert_eq!(ext4.path, Path::new("/lib/longpin/modules/ext4.ko"));
-        assert_eq!(ext4.dependencies, ["mbcache", "jbd2"]);
+        let dependency = |name: &str, may_refuse| Dependency { name: name.to_owned(), may_refuse };
+        let expected =
+            [dependency("mbcache", false), dependency("crc32c_intel", true), dependency("jbd2", false)];
+        assert_eq!(ext4.dependencies, expected);
         assert_eq!(modules.find("raid6_pq").unwrap().path, Path::new("/x/raid6-pq.ko"));
         assert_eq!(modules.0.len(), 3);
     }

@@ -9,7 +9,7 @@ use crate::objects::Objects;
 use crate::sys::MapSource;
 use crate::whereabouts::{Watched, Worker};
 use crate::work::Work;
-use crate::{cachestat, fiemap, fsops, mounts, shell, vmstat};
+use crate::{fiemap, fsops, mounts, page_state, shell, vmstat};
 use longpin_proto::agent::{Advice, Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl Agent {
                 objects.regions.remove(&region).map(nothing)
             }
             Step::PageState { file, offset, len } => {
-                cachestat::page_state(objects.files.get(&file)?, offset, len).map(Fact::PageState)
+                page_state::page_state(objects.files.get(&file)?, offset, len).map(Fact::PageState)
             }
             Step::ReadMapping { map, offset, len, cell_bytes, file_offset } => {
                 objects.maps.get_mut(&map)?.read(offset, len, cell_bytes, file_offset).map(Fact::Cells)

@@ -173,6 +173,15 @@ impl UserMemory {
         unsafe { rustix::mm::madvise(start, length, advice) }
     }
 
+    /// mincore(2): for each page, whether it is in the page cache. Says nothing of the mapping.
+    pub fn in_core(&self) -> Result<Vec<bool>> {
+        let (start, length) = self.within(0, self.range.len)?;
+        let mut pages = vec![0u8; length.div_ceil(PAGE_BYTES as usize)];
+        // SAFETY: the range is ours; the kernel writes one byte for each of its pages, and `pages` has as many.
+        let n = unsafe { libc::mincore(start, length, pages.as_mut_ptr()) };
+        if n < 0 { Err(last_errno()) } else { Ok(pages.into_iter().map(|page| page & 1 != 0).collect()) }
+    }
+
     fn within(&self, offset: u64, len: u64) -> Result<(*mut c_void, usize)> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.range.len);
         if !inside {

@@ -530,6 +530,7 @@ mod tests {
     fn a_newer_agent_is_refused_with_both_versions() {
         let (mut link, mut peer) = pair();
         let hello = Hello {
+            page_state: longpin_proto::facts::PageStateSource::Cachestat,
             version: VERSION + 1,
             kernel_release: "7.3.4".into(),
             kernel_version: "#1".into(),
