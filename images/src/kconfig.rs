@@ -96,6 +96,15 @@ mod tests {
         assert_eq!(missing.iter().map(KernelOption::line).collect::<Vec<_>>(), ["CONFIG_RUST=y"]);
     }
 
+    #[test]
+    fn each_file_system_on_a_disk_is_asked_for() {
+        let options = kernel_options().unwrap();
+        for fs in longpin_proto::filesystem::ALL.iter().filter(|fs| fs.device().is_some()) {
+            let name = format!("{}_FS", fs.name.to_uppercase());
+            assert!(options.iter().any(|option| option.name == name), "kconfig.toml has no {name}");
+        }
+    }
+
     /// What the agent loads before it can say a word must be asked for here.
     #[test]
     fn what_no_guest_boots_without_is_asked_for() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line: only what was typed. Names are checked against the scenario library later.
 
+use crate::kernel_choice::{self, KernelChoice};
 use crate::vm::accel::Wish;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longpin_proto::filesystem::{self, FileSystem};
@@ -13,7 +14,7 @@ Exit codes:
   0  every outcome is pass, xfail or skip
   1  a case failed, or passed where a failure was expected (xpass)
   2  an error of the harness or the guest, an interruption, or a case that never reported
-  3  wrong usage, or a fault in a scenario file
+  3  wrong usage, a fault in a scenario file, or a kernel (--kernel) that cannot be used
   4  every case was skipped
 
 Environment:
@@ -71,6 +72,9 @@ pub enum ImageCommand {
         /// the driver
         #[arg(long)]
         refresh: bool,
+        /// For this kernel, as `run --kernel` takes it
+        #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser, conflicts_with = "refresh")]
+        kernel: KernelChoice,
     },
     /// List what is there
     List {
@@ -197,6 +201,11 @@ impl DiskKind {
 /// How guests are run.
 #[derive(Debug, Clone, Args)]
 pub struct MachineArgs {
+    /// Kernel of the guest: `stock` (the distribution's), DIR (where one was built; make O= too), or BZIMAGE,modules=DIR.
+    /// The driver is built for it if it can be, or named: DIR,module=FILE. Without a driver only cases that need none run:
+    /// --pin dio,none
+    #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser)]
+    pub kernel: KernelChoice,
     /// KVM, or QEMU's translator
     #[arg(long, value_enum, default_value_t = Wish::Auto)]
     pub accel: Wish,
@@ -224,6 +233,7 @@ impl MachineArgs {
     /// As if nothing had been typed.
     pub fn usual() -> Self {
         Self {
+            kernel: KernelChoice::Stock,
             accel: Wish::Auto,
             qemu: None,
             disk: DiskKind::Audited,

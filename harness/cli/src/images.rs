@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Everything that a guest is made of, built where it is missing.
 
+use crate::error::{Error, Result};
+use crate::kernel_choice::KernelChoice;
 use anyhow::Context as _;
+use longpin_core::machine::Lacks;
 use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Reporter, Store, ToolRoot, report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The guest agent of this very source state; `build.rs` makes it.
 const AGENT: &[u8] = include_bytes!(env!("LONGPIN_AGENT"));
+
+/// The driver for a kernel.
+pub enum Driver {
+    /// Its module.
+    Module(Box<Module>),
+    /// There is none, and why, with the remedy. Cases that need it are skipped.
+    Missing(String),
+}
 
 /// A complete set, kept from removal as long as this lives.
 pub struct Images {
@@ -17,7 +28,7 @@ pub struct Images {
     /// Guest kernel.
     pub kernel: Kernel,
     /// Driver for that kernel.
-    pub module: Module,
+    pub driver: Driver,
     /// What guests boot into, by the programs that they have beside the usual ones.
     initramfs: BTreeMap<BTreeSet<String>, Initramfs>,
 }
@@ -25,16 +36,42 @@ pub struct Images {
 impl Images {
     /// Take what is there, build the rest; an initramfs for each set of extra programs. Progress goes to standard
     /// error.
-    pub fn ensure(programs: impl IntoIterator<Item = BTreeSet<String>>) -> anyhow::Result<Self> {
-        let images = Self::with_kernel(Store::kernel, programs)?;
-        images.keep()?;
-        Ok(images)
+    ///
+    /// Errors: `Usage` if the kernel that the user names cannot be used.
+    pub fn ensure(
+        kernel: &KernelChoice,
+        programs: impl IntoIterator<Item = BTreeSet<String>>,
+    ) -> Result<Self> {
+        match kernel {
+            KernelChoice::Stock => {
+                let images = Self::stock(Store::kernel, programs)?;
+                images.keep()?;
+                Ok(images)
+            }
+            KernelChoice::Own { kernel, module } => {
+                let base = Base::open()?;
+                let kernel =
+                    base.store.own_kernel(&base.tool_root, kernel, &*base.reporter).map_err(unusable)?;
+                let driver = match module {
+                    Some(path) => {
+                        Driver::Module(Box::new(Module::prebuilt(path, &kernel).map_err(unusable)?))
+                    }
+                    None => base.own_driver(&kernel)?,
+                };
+                base.finish(kernel, driver, programs).map_err(|error| match error.downcast() {
+                    // What the kernel lacks shows when its modules are looked for.
+                    Ok(error @ longpin_images::Error::NoSuchModule { .. }) => unusable(error),
+                    Ok(error) => Error::Infra(error.into()),
+                    Err(error) => Error::Infra(error),
+                })
+            }
+        }
     }
 
     /// The same without extra programs, with the newest kernel that the distribution has now. It is used by others only
     /// after [`Self::keep`].
     pub fn newest() -> anyhow::Result<Self> {
-        Self::with_kernel(Store::refresh_kernel, [BTreeSet::new()])
+        Self::stock(Store::refresh_kernel, [BTreeSet::new()])
     }
 
     /// This kernel works: it is the one to use from now on.
@@ -50,25 +87,86 @@ impl Images {
         self.initramfs.get(programs).with_context(|| format!("no initramfs was made with {programs:?}"))
     }
 
-    fn with_kernel(
+    /// What cases must do without.
+    pub fn lacks(&self) -> Lacks {
+        let driver = match &self.driver {
+            Driver::Module(_) => None,
+            Driver::Missing(why) => Some(why.clone()),
+        };
+        let modules = self.initramfs.values().flat_map(Initramfs::absent_modules).collect();
+        Lacks { driver, modules }
+    }
+
+    fn stock(
         kernel: impl FnOnce(&Store, &ToolRoot, &dyn Reporter) -> longpin_images::Result<Kernel>,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
     ) -> anyhow::Result<Self> {
+        let base = Base::open()?;
+        let kernel = kernel(&base.store, &base.tool_root, &*base.reporter)?;
+        let module = base.store.module(&base.tool_root, &kernel, None, &*base.reporter)?;
+        base.finish(kernel, Driver::Module(Box::new(module)), programs)
+    }
+}
+
+/// What every kernel is made ready with.
+struct Base {
+    store: Store,
+    reporter: Box<dyn Reporter>,
+    tool_root: ToolRoot,
+}
+
+impl Base {
+    fn open() -> anyhow::Result<Self> {
         let store = Store::open_default().context("image store cannot be opened")?;
         let reporter = report::for_stderr();
         let tool_root = store.tool_root(&*reporter)?;
-        let kernel = kernel(&store, &tool_root, &*reporter)?;
-        let module = store.module(&tool_root, &kernel, None, &*reporter)?;
+        Ok(Self { store, reporter, tool_root })
+    }
+
+    /// A kernel without Rust, or with another Rust API than the driver's, is a kernel all the same.
+    fn own_driver(&self, kernel: &Kernel) -> Result<Driver> {
+        use longpin_images::Error as Image;
+        let release = kernel.release();
+        match self.store.module(&self.tool_root, kernel, None, &*self.reporter) {
+            Ok(module) => Ok(Driver::Module(Box::new(module))),
+            Err(Image::UnfitKernel { problem, remedy, .. }) => {
+                Ok(Driver::Missing(format!("there is none for kernel {release}: {problem}; {remedy}")))
+            }
+            Err(Image::CommandFailed { log, .. }) => Ok(Driver::Missing(format!(
+                "there is none for kernel {release}: it does not build, since its Rust interfaces are not those of \
+                 the stock kernel (the compiler's words are in {}); name a longpin.ko that was built for it (module=FILE)",
+                log.display()
+            ))),
+            Err(error) => Err(Error::Infra(error.into())),
+        }
+    }
+
+    fn finish(
+        self,
+        kernel: Kernel,
+        driver: Driver,
+        programs: impl IntoIterator<Item = BTreeSet<String>>,
+    ) -> anyhow::Result<Images> {
+        let Self { store, reporter, tool_root } = self;
+        let module = match &driver {
+            Driver::Module(module) => Some(module.path().to_owned()),
+            Driver::Missing(_) => None,
+        };
         let mut initramfs = BTreeMap::new();
         for programs in programs {
             let spec = InitramfsSpec {
                 agent: AGENT.to_vec(),
-                modules: vec![module.path().to_owned()],
+                modules: module.iter().cloned().collect(),
                 programs: programs.iter().cloned().collect(),
                 ..InitramfsSpec::default()
             };
             initramfs.insert(programs, store.initramfs(&tool_root, &kernel, &spec, &*reporter)?);
         }
-        Ok(Self { store, tool_root: Arc::new(tool_root), kernel, module, initramfs })
+        Ok(Images { store, tool_root: Arc::new(tool_root), kernel, driver, initramfs })
     }
+}
+
+/// The user named it, so it is the user's to change.
+fn unusable(error: longpin_images::Error) -> Error {
+    Error::Usage(format!("--kernel: {error}"))
 }

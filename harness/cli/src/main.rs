@@ -16,6 +16,7 @@ mod fsck;
 mod guest;
 mod images;
 mod interrupt;
+mod kernel_choice;
 mod ledger;
 mod library;
 mod link;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The two controls of every boot: a pin without DMA must be intact, and a planted corruption must be seen, by guest
-//! and host. A boot in which one of them fails can prove nothing, so its cases become errors.
+//! The two controls of every boot: a pin without DMA must be intact (where there is no driver, a file that nobody pins),
+//! and a planted corruption must be seen, by guest and host. A boot in which one of them fails can prove nothing, so its cases become errors.
 
 use crate::plan::Case;
 use crate::scenario::{Fault, Scenario};
@@ -12,10 +12,10 @@ const INTACT: (&str, &str) =
 const CORRUPT: (&str, &str) =
     ("control-corrupt.toml", include_str!("../../../tests/selftest/control-corrupt.toml"));
 
-/// The controls, to run before the first case of a boot.
+/// The controls, to run before the first case of a boot, in a guest with or without the driver.
 ///
 /// Errors: a fault in one of the built-in files, which a test excludes.
-pub fn cases() -> Result<Vec<Case>, Vec<Fault>> {
+pub fn cases(driver: bool) -> Result<Vec<Case>, Vec<Fault>> {
     let mut cases = Vec::new();
     for (file, text) in [INTACT, CORRUPT] {
         let scenario = Arc::new(Scenario::parse(file, text)?);
@@ -23,6 +23,10 @@ pub fn cases() -> Result<Vec<Case>, Vec<Fault>> {
         cases
             .extend(points.into_iter().map(|point| Case { control: true, ..Case::new(&scenario, point, 1) }));
     }
+    // One that pins has a twin that does not: the other is for the other kind of guest.
+    let twins: Vec<String> =
+        cases.iter().filter(|case| case.needs_driver()).map(|case| case.scenario.name.clone()).collect();
+    cases.retain(|case| case.needs_driver() == driver || !twins.contains(&case.scenario.name));
     Ok(cases)
 }
 

@@ -6,7 +6,7 @@ use longpin_core::plan::Case;
 use longpin_core::verdict::{Cause, Finding, Observation, Observed, Outcome, Reader, judge};
 
 fn control(name: &str) -> Case {
-    let cases = cases().expect("the built-in files are valid");
+    let cases = cases(true).expect("the built-in files are valid");
     assert!(cases.iter().all(|case| case.control));
     cases.into_iter().find(|case| case.scenario.name == name).expect("a control of that name")
 }
@@ -37,6 +37,14 @@ fn a_quiet_pin_must_be_intact() {
     assert!(verdict("control-intact", &seen(Observation::Intact, &[])));
     assert!(!verdict("control-intact", &seen(Observation::Lost, &[Reader::Guest])));
     assert!(!verdict("control-intact", &seen(Observation::Splat, &[])));
+}
+
+#[test]
+fn a_guest_without_driver_has_the_same_controls_without_the_pin() {
+    let ids = |driver| cases(driver).unwrap().into_iter().map(|case| case.id).collect::<Vec<_>>();
+    assert_eq!(ids(true), ["control-intact/ext4/pin/dirty", "control-corrupt/ext4/none/none"]);
+    assert_eq!(ids(false), ["control-intact/ext4/none/none", "control-corrupt/ext4/none/none"]);
+    assert!(cases(false).unwrap().iter().all(|case| !case.needs_driver()));
 }
 
 #[test]

@@ -3,8 +3,9 @@
 
 use crate::args::{Format, ImageCommand, MachineArgs};
 use crate::error::{Error, Result};
-use crate::guest::{self, BootError, Guest};
-use crate::images::Images;
+use crate::guest::{BootError, Guest};
+use crate::images::{Driver, Images};
+use crate::kernel_choice::KernelChoice;
 use crate::output;
 use crate::run::{self, Prepared};
 use anyhow::Context as _;
@@ -17,24 +18,28 @@ use std::collections::BTreeSet;
 /// Do it.
 pub fn image(command: ImageCommand) -> Result<ExitCode> {
     match command {
-        ImageCommand::Build { refresh } => build(refresh),
+        ImageCommand::Build { refresh, kernel } => build(refresh, &kernel),
         ImageCommand::List { format } => list(format),
         ImageCommand::Gc { all } => gc(all),
     }
 }
 
-fn build(refresh: bool) -> Result<ExitCode> {
+fn build(refresh: bool, kernel: &KernelChoice) -> Result<ExitCode> {
     let usual = BTreeSet::new();
     let images = match refresh {
         true => newest().map_err(kept_as_it_was)?,
-        false => Images::ensure([usual.clone()])?,
+        false => Images::ensure(kernel, [usual.clone()])?,
+    };
+    let module = match &images.driver {
+        Driver::Module(module) => module.path().display().to_string(),
+        Driver::Missing(why) => why.clone(),
     };
     output::text(&format!(
         "tool root  {}\nkernel     {} ({})\nmodule     {}\ninitramfs  {}\n",
         images.tool_root.path().display(),
         images.kernel.vmlinuz().display(),
         images.kernel.release(),
-        images.module.path().display(),
+        module,
         images.initramfs(&usual)?.path().display()
     ))?;
     Ok(ExitCode::Good)
@@ -48,7 +53,7 @@ fn newest() -> Result<Images> {
     let dir = tempfile::Builder::new().prefix("longpin-image-").tempdir().context("no directory for logs")?;
     let needs = MachineNeeds::default();
     let mut guest = Guest::boot(&machine, &needs, dir.path(), false, &interrupt).map_err(boot_error)?;
-    guest.load_module(guest::DRIVER).map_err(boot_error)?;
+    guest.load_driver().map_err(boot_error)?;
     guest.power_off();
     machine.images.keep()?;
     Ok(machine.images)

@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn an_entry_names_each_word_of_an_axis_once() {
-        let cases = controls::cases().unwrap();
+        let cases = controls::cases(true).unwrap();
         let text = entry(&cases[..1]);
         assert!(
             text.starts_with("control-intact: control: a pin without DMA changes nothing (1 cases)\n"),
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_case_tells_what_is_expected_and_why() {
-        let cases = controls::cases().unwrap();
+        let cases = controls::cases(true).unwrap();
         let value = case_document(&cases[0]);
         assert_eq!(value["id"], "control-intact/ext4/pin/dirty");
         assert_eq!(value["expected"], json!(["intact"]));

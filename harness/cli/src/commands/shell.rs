@@ -28,8 +28,8 @@ use std::time::Duration;
 
 /// Ctrl-], as telnet has it: it reaches us and not the guest.
 const ESCAPE: u8 = 0x1d;
-/// What a person finds ready beside the file systems: our driver, the disk.
-const MODULES: [&str; 2] = [guest::DRIVER, "virtio_blk"];
+/// What a person finds ready beside our driver and the file systems: the disk.
+const MODULES: [&str; 1] = ["virtio_blk"];
 /// Far more than any scenario takes.
 const STAGE_TIMEOUT: Duration = Duration::from_secs(600);
 /// The answer of the agent follows the end of its port at once.
@@ -70,8 +70,10 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
             return Err(boot_error(error));
         }
     };
+    guest.load_driver().map_err(boot_error)?;
+    let absent = guest.lacks().modules.clone();
     let of_file_systems = filesystem::ALL.iter().flat_map(|fs| fs.modules);
-    for module in MODULES.iter().chain(of_file_systems) {
+    for module in MODULES.iter().chain(of_file_systems).filter(|module| !absent.contains(**module)) {
         guest.load_module(module).map_err(boot_error)?;
     }
     if let Some(case) = case {
@@ -89,9 +91,13 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
     let plain = !args.command.is_empty() && !std::io::stdin().is_terminal();
     let shell = guest.start_shell(&args.command, plain).context("the shell cannot be started")?;
     if args.command.is_empty() {
-        output::note(
-            "/dev/longpin0 is there, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest",
-        );
+        let driver = match &guest.lacks().driver {
+            None => "/dev/longpin0 is there".to_owned(),
+            Some(why) => format!("no /dev/longpin0 ({why})"),
+        };
+        output::note(&format!(
+            "{driver}, the disks are /dev/vda and /dev/vdb; `exit` or Ctrl-] ends the guest"
+        ));
     }
     let mut answer = None;
     let left = connect(port, || {

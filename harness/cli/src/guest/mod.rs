@@ -20,6 +20,7 @@ use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
 use files::{Files, Listeners, Streams, Temporary};
+use longpin_core::machine::Lacks;
 use longpin_core::record::{Evidence, FsckReport, Trouble};
 use longpin_core::scenario::MachineNeeds;
 use longpin_images::ToolRoot;
@@ -41,7 +42,7 @@ pub const SECOND_DISK_DEVICE: &str = "/dev/vdb";
 /// A guest under TCG on a busy host boots in well under a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
 /// Name of the driver's module.
-pub const DRIVER: &str = "longpin";
+const DRIVER: &str = "longpin";
 /// A module loads in a moment.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// An orderly power-off: nothing is mounted any more. It takes a second or two; longer is a hang.
@@ -87,6 +88,7 @@ pub struct Guest {
     ends: Ends,
     shell: Option<UnixStream>,
     disk_kind: DiskKind,
+    lacks: Lacks,
     /// Of the first disk.
     disk_image: PathBuf,
     control_socket: PathBuf,
@@ -139,6 +141,7 @@ impl Guest {
             ends,
             shell: sockets.shell,
             disk_kind: machine.disk,
+            lacks: machine.images.lacks(),
             disk_image,
             control_socket: device_paths.control,
             tool_root: Arc::clone(&machine.images.tool_root),
@@ -161,6 +164,11 @@ impl Guest {
     /// What is under its file systems.
     pub fn disk_kind(&self) -> DiskKind {
         self.disk_kind
+    }
+
+    /// What its kernel has not.
+    pub fn lacks(&self) -> &Lacks {
+        &self.lacks
     }
 
     /// Where the device daemon can be asked.
@@ -189,7 +197,15 @@ impl Guest {
         self.link.call(step, timeout, case).map_err(|error| self.processes.diagnose(&error))
     }
 
-    /// Load our driver, or another module of the initramfs.
+    /// Load our driver, if this kernel has one.
+    pub fn load_driver(&mut self) -> Result<(), BootError> {
+        match self.lacks.driver {
+            Some(_) => Ok(()),
+            None => self.load_module(DRIVER),
+        }
+    }
+
+    /// Load a module of the initramfs.
     pub fn load_module(&mut self, name: &str) -> Result<(), BootError> {
         let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
         let message = match self.call(step, LOAD_TIMEOUT, None) {

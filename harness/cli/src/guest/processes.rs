@@ -61,7 +61,10 @@ impl Processes {
     /// The same for a guest that has not said hello.
     pub fn boot_failure(&mut self, error: &LinkError) -> anyhow::Error {
         let trouble = self.diagnose(error);
-        anyhow::anyhow!("guest does not boot: {}; see {}", describe(&trouble), self.console_log.display())
+        let advice =
+            console::advice(&self.console_log).map(|advice| format!("; {advice}")).unwrap_or_default();
+        let log = self.console_log.display();
+        anyhow::anyhow!("guest does not boot: {}{advice}; see {log}", describe(&trouble))
     }
 
     /// Why the daemon did not answer: because it or QEMU is gone, or for a reason of its own.

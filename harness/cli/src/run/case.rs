@@ -123,6 +123,7 @@ fn machine(guest: &Guest, case: &Case, run: u64, limits: Limits) -> CaseMachine 
         device: DISK_DEVICE.to_owned(),
         second_device: SECOND_DISK_DEVICE.to_owned(),
         audited: guest.disk_kind() == DiskKind::Audited,
+        lacks: guest.lacks().clone(),
         dir: MOUNT_DIR.to_owned(),
         patience_percent: limits.patience_percent,
     };

@@ -2,27 +2,27 @@
 //! Where a run takes place: versions of everything that can change a verdict.
 
 use crate::guest::{Guest, Machine};
+use crate::images::Driver;
 use anyhow::Context as _;
 use longpin_core::report::{Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo};
 
 /// What is known before the first boot.
 pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
     let images = &machine.images;
-    let module = images.module.path();
-    let bytes = std::fs::read(module).with_context(|| format!("{} cannot be read", module.display()))?;
     Ok(Environment {
         kernel: KernelInfo {
             release: images.kernel.release().to_owned(),
             version: String::new(),
-            source: kernel_source(machine),
+            source: images.kernel.origin(),
+            key: images.kernel.key().to_string(),
+            stock: !images.kernel.is_brought(),
+            page_state: String::new(),
+            absent_modules: images.lacks().modules.into_iter().collect(),
         },
         qemu: QemuInfo { version: String::new(), path: machine.qemu.origin() },
         accel: machine.accel.to_string(),
         disk: machine.disk.as_str().to_owned(),
-        module: ModuleInfo {
-            name: module.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            hash: blake3::hash(&bytes).to_hex().to_string(),
-        },
+        module: module_info(&images.driver)?,
         tool_root: images.tool_root.key().to_string(),
         tool_root_packages: images.tool_root.packages_hash()?.to_owned(),
         longpin: ProgramInfo { version: env!("CARGO_PKG_VERSION").to_owned(), hash: own_hash()? },
@@ -32,9 +32,25 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
     })
 }
 
+fn module_info(driver: &Driver) -> anyhow::Result<ModuleInfo> {
+    let path = match driver {
+        Driver::Module(module) => module.path(),
+        Driver::Missing(why) => {
+            return Ok(ModuleInfo { missing: Some(why.clone()), ..ModuleInfo::default() });
+        }
+    };
+    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(ModuleInfo {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        hash: blake3::hash(&bytes).to_hex().to_string(),
+        missing: None,
+    })
+}
+
 /// Add what the first guest told.
 pub fn complete(environment: &mut Environment, guest: &Guest) {
     environment.kernel.release = guest.hello().kernel_release.clone();
+    environment.kernel.page_state = guest.hello().page_state.as_str().to_owned();
     environment.kernel.version = guest.hello().kernel_version.clone();
     environment.qemu.version = guest.qemu_version().to_owned();
     environment.device.version = guest.device_version().to_owned();
@@ -46,15 +62,6 @@ fn own_hash() -> anyhow::Result<String> {
     let read = std::fs::File::open("/proc/self/exe").and_then(|file| hasher.update_reader(file).map(drop));
     read.context("our own program cannot be read")?;
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn kernel_source(machine: &Machine) -> String {
-    let kernel = &machine.images.kernel;
-    match (kernel.package_version(), kernel.build_dir()) {
-        (Some(version), _) => format!("Debian package {version}"),
-        (None, Some(dir)) => dir.display().to_string(),
-        (None, None) => kernel.vmlinuz().display().to_string(),
-    }
 }
 
 fn host() -> HostInfo {

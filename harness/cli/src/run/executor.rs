@@ -174,7 +174,7 @@ impl Executor<'_> {
 
     fn start(&self, needs: &MachineNeeds, dir: &Path) -> Result<Guest, BootError> {
         let mut guest = Guest::boot(self.machine, needs, dir, false, self.interrupt)?;
-        guest.load_module(guest::DRIVER)?;
+        guest.load_driver()?;
         guest.drop_boot_log()?;
         Ok(guest)
     }
@@ -191,8 +191,8 @@ impl Executor<'_> {
 
     /// `Spoiled` with the control's name if one of them was not passed, `Failed` if the guest died in one.
     fn controls(&mut self, guest: &mut Guest, result: &mut BootResult) -> anyhow::Result<End> {
-        let controls =
-            controls::cases().map_err(|faults| anyhow::anyhow!("built-in controls: {faults:?}"))?;
+        let controls = controls::cases(guest.lacks().driver.is_none())
+            .map_err(|faults| anyhow::anyhow!("built-in controls: {faults:?}"))?;
         for control in controls {
             let attempt = self.run_case(guest, &control, result.boot)?;
             result.cases += 1;

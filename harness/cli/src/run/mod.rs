@@ -14,7 +14,7 @@ use crate::args::{Format, MachineArgs, RunArgs};
 use crate::device::Program;
 use crate::error::{Error, Result};
 use crate::guest::Machine;
-use crate::images::Images;
+use crate::images::{Driver, Images};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
 use crate::output;
@@ -44,7 +44,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
     let Prepared { machine, notice, interrupt } =
-        match prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine)) {
+        match prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine))
+            .and_then(|prepared| with_cases_to_run(prepared, &cases))
+        {
             Ok(prepared) => prepared,
             Err(error) => {
                 out.remove_if_empty();
@@ -101,7 +103,7 @@ fn tell(
         started: jiff::Timestamp::now().to_string(),
         command,
     })?;
-    if let Some(text) = notice {
+    for text in notice.into_iter().chain(kernel_notices(machine)) {
         story.tell(EventKind::Notice { text })?;
     }
     let limits = Limits::new(machine.accel, args.timeout);
@@ -141,7 +143,17 @@ pub fn prepare<'a>(
     needs: impl IntoIterator<Item = &'a MachineNeeds>,
 ) -> Result<Prepared> {
     let programs: BTreeSet<_> = needs.into_iter().map(|needs| needs.programs.clone()).collect();
-    machine(args, Images::ensure(programs)?)
+    machine(args, Images::ensure(&args.kernel, programs)?)
+}
+
+/// A kernel without driver is of use to cases that need none. Errors: `Usage` if there is no such case.
+fn with_cases_to_run(prepared: Prepared, cases: &[Case]) -> Result<Prepared> {
+    match &prepared.machine.images.driver {
+        Driver::Missing(why) if cases.iter().all(Case::needs_driver) => Err(Error::Usage(format!(
+            "every chosen case needs the driver, and {why}; other cases run without it: --pin dio,none"
+        ))),
+        _ => Ok(prepared),
+    }
 }
 
 /// The rest of [`prepare`], where the images are there.
@@ -193,6 +205,23 @@ fn print(args: &RunArgs, result: &RunResult) -> anyhow::Result<()> {
             output::text(&table(result, style))
         }
     }
+}
+
+/// What people should know of a kernel that they brought.
+fn kernel_notices(machine: &Machine) -> Vec<String> {
+    let images = &machine.images;
+    if !images.kernel.is_brought() {
+        return Vec::new();
+    }
+    let release = images.kernel.release();
+    let mut notices = vec![format!(
+        "kernel: {release}; what the scenarios expect was measured on the stock kernel, so a fail or xpass is a difference \
+         between the two"
+    )];
+    if let Driver::Missing(why) = &images.driver {
+        notices.push(format!("driver: {why}; cases that need it are skipped"));
+    }
+    notices
 }
 
 /// Small enough to be typed again.

@@ -56,7 +56,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         seed: _,
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
-    let MachineArgs { accel, qemu, disk, disk_dir, keep_disks, memory, cpus } = machine;
+    let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus } = machine;
     let usual = MachineArgs::usual();
     let mut words = Vec::new();
     let mut say = |name: &str, value: Option<OsString>| {
@@ -72,6 +72,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     ] {
         say(name, (!list.is_empty()).then(|| list.join(",").into()));
     }
+    say("--kernel", unless(kernel, &usual.kernel, |kernel| kernel.text(&path)));
     say("--accel", unless(accel, &usual.accel, word_of));
     say("--qemu", qemu.as_deref().map(&path));
     say("--disk", unless(disk, &usual.disk, word_of));
@@ -152,6 +153,8 @@ mod tests {
             "dirty",
             "--variant",
             "v",
+            "--kernel",
+            "/k/bzImage,modules=/k/6.1,module=/k/longpin.ko",
             "--accel",
             "tcg",
             "--qemu",
@@ -186,12 +189,13 @@ mod tests {
 
     #[test]
     fn the_script_names_the_program_its_own_scenarios_and_absolute_paths() {
-        let args = run(&["./mine.toml", "--disk-dir", "disks"]);
+        let args = run(&["./mine.toml", "--disk-dir", "disks", "--kernel", "b,modules=m"]);
         let script = script(Path::new("/opt/long pin/longpin"), &args, &["mine".into()], 7);
         let here = std::env::current_dir().unwrap();
+        let here = here.display();
         let command = format!(
-            "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" mine --disk-dir {}/disks --seed 7 \"$@\"\n",
-            here.display()
+            "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" mine --kernel {here}/b,modules={here}/m \
+             --disk-dir {here}/disks --seed 7 \"$@\"\n"
         );
         assert!(script.ends_with(&command), "{script}");
     }

@@ -30,6 +30,33 @@ pub fn has_oops(log: &Path) -> bool {
     window(log, 0, WINDOW_BYTES).lines().any(|line| line.contains(OOPS))
 }
 
+/// What a kernel lacks that never got so far as to greet, by its last words.
+pub fn advice(log: &Path) -> Option<&'static str> {
+    /// What is said where, and what is missing then.
+    const WORDS: [(&[&str], &str); 3] = [
+        (
+            &["Unable to mount root fs", "Cannot open root device"],
+            "the kernel took no initramfs: it needs CONFIG_BLK_DEV_INITRD=y",
+        ),
+        (
+            &["No working init found", "Requested init /init failed", "Failed to execute /init"],
+            "the kernel cannot run the agent, a program for x86-64: it needs CONFIG_64BIT=y and CONFIG_BINFMT_ELF=y",
+        ),
+        (
+            &["longpin-agent: cannot go on: control port"],
+            "the agent found no port: the kernel needs CONFIG_VIRTIO_CONSOLE and CONFIG_VIRTIO_PCI",
+        ),
+    ];
+    let text = window(log, 0, WINDOW_BYTES);
+    if text.trim().is_empty() {
+        return Some(
+            "the kernel says nothing on ttyS0: it needs CONFIG_SERIAL_8250_CONSOLE=y, and must be for x86-64",
+        );
+    }
+    let said = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    WORDS.iter().find(|(words, _)| said(words)).map(|(_, advice)| *advice)
+}
+
 /// Bytes that the log has now; 0 if it cannot be read.
 pub fn len(log: &Path) -> u64 {
     std::fs::metadata(log).map_or(0, |meta| meta.len())
@@ -91,6 +118,20 @@ mod tests {
         assert_eq!(panic_line(file.path()), None);
         assert_eq!(panic_line(Path::new("/nonexistent/console.log")), None);
         assert!(evidence(Path::new("/nonexistent/console.log"), 0).is_empty());
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_get_to_the_agent_is_told_what_it_lacks() {
+        let advice = |text: &str| advice(log(text).path()).unwrap_or_default();
+        let panic = "[ 1.2] VFS: Cannot open root device \"\" or unknown-block(0,0): error -6\n\
+                     [ 1.2] Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)\n";
+        assert!(advice(panic).contains("CONFIG_BLK_DEV_INITRD=y"));
+        let elf = "[ 1.2] Failed to execute /init (error -8)\n[ 1.2] Kernel panic - not syncing: No working init found.";
+        assert!(advice(elf).contains("CONFIG_BINFMT_ELF=y"));
+        let port = "[ 32.1] longpin-agent: cannot go on: control port: no port longpin.agent\n";
+        assert!(advice(port).contains("CONFIG_VIRTIO_CONSOLE"));
+        assert!(advice("").contains("CONFIG_SERIAL_8250_CONSOLE=y"));
+        assert_eq!(advice("[    0.000000] Linux version 7.3.4\n"), "");
     }
 
     #[test]

@@ -32,7 +32,7 @@ use longpin_wire::ledger;
 use lower::Lowering;
 use op::{Ask, Follow, Op};
 use poll::Poll;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What the machine wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,10 +126,21 @@ pub struct CaseEnv {
     pub second_device: String,
     /// The disks are ours: they audit and can be ruled. Else cases that need that are skipped.
     pub audited: bool,
+    /// What this guest has not, and another one has.
+    pub lacks: Lacks,
     /// Mount directory in the guest, `/mnt`.
     pub dir: String,
     /// Factor on every deadline, in percent: slow machines and TCG want more than 100.
     pub patience_percent: u64,
+}
+
+/// What the guest's kernel has not. Cases that need it are skipped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacks {
+    /// Why there is no driver; none: there is one.
+    pub driver: Option<String>,
+    /// Modules that it has neither as files nor built in.
+    pub modules: BTreeSet<String>,
 }
 
 /// Which stretch of the case is running.
@@ -173,6 +184,7 @@ impl CaseMachine {
     /// A machine at the start of a case.
     pub fn new(case: &Case, env: CaseEnv) -> Self {
         let env = CaseEnv { patience_percent: env.patience_percent.max(1), ..env };
+        let missing = missing(case, env.audited, &env.lacks);
         let mut machine = Self {
             queue: op::frame(env.run, env.audited).into(),
             record: CaseRecord::new(&case.id, case.attempt, env.run, case.scenario.cell_bytes),
@@ -187,7 +199,7 @@ impl CaseMachine {
             lowering: Lowering::new(case, env),
         };
         machine.stretch_queue();
-        if let Some(message) = missing(case, machine.audited) {
+        if let Some(message) = missing {
             machine.record.evidence.push(Evidence::Skip { message });
             machine.end();
         }
@@ -305,15 +317,27 @@ fn checked_fs(case: &Case) -> Option<String> {
 }
 
 /// What a case needs and this machine has not.
-fn missing(case: &Case, audited: bool) -> Option<String> {
-    if audited {
-        return None;
+fn missing(case: &Case, audited: bool, lacks: &Lacks) -> Option<String> {
+    if let Some(module) = case.point.fs.fs.modules.iter().find(|module| lacks.modules.contains(**module)) {
+        return Some(format!("the kernel has no {module}, neither as a module nor built in"));
     }
-    let mut steps = case.scenario.steps_of(&case.point);
-    let dio = |mode: &Option<Pin>| mode.unwrap_or(case.point.pin) == Pin::Dio;
-    let needy = steps.find(|step| match &step.action {
-        Act::Pin { mode, .. } => dio(mode),
-        act => act.needs_audited_disk(),
-    })?;
-    Some(format!("line {} of the scenario needs the auditing disk; run it with --disk audited", needy.line))
+    case.scenario.steps_of(&case.point).find_map(|step| {
+        let line = step.line;
+        let dio = |mode: &Option<Pin>| mode.unwrap_or(case.point.pin) == Pin::Dio;
+        match (&step.action, &lacks.driver) {
+            (Act::LoadModule { module, .. }, _) if lacks.modules.contains(&module.replace('-', "_")) => {
+                Some(format!("line {line} of the scenario loads {module}, which the kernel has not"))
+            }
+            (_, Some(why)) if step.needs_driver(case.point.pin) => {
+                Some(format!("line {line} of the scenario needs the driver; {why}"))
+            }
+            (Act::Pin { mode, .. }, _) if dio(mode) && !audited => Some(needs_audited_disk(line)),
+            (act, _) if act.needs_audited_disk() && !audited => Some(needs_audited_disk(line)),
+            _ => None,
+        }
+    })
+}
+
+fn needs_audited_disk(line: usize) -> String {
+    format!("line {line} of the scenario needs the auditing disk; run it with --disk audited")
 }

@@ -40,6 +40,11 @@ impl Case {
         }
     }
 
+    /// It can only run in a guest with the driver.
+    pub fn needs_driver(&self) -> bool {
+        self.scenario.steps_of(&self.point).any(|step| step.needs_driver(self.point.pin))
+    }
+
     /// What the scenario expects. Checked scenarios have one for each point.
     pub fn expectation(&self) -> Option<&Expectation> {
         self.scenario.expectation(&self.point)

@@ -80,6 +80,23 @@ pub struct KernelInfo {
     pub version: String,
     /// Package and version, or the build directory.
     pub source: String,
+    /// Key of all that the kernel was made from: its content.
+    #[serde(default)]
+    pub key: String,
+    /// The scenarios' expectations were measured on it; another kernel's verdicts are judged by them all the same.
+    #[serde(default = "yes")]
+    pub stock: bool,
+    /// How the guest's agent finds the state of pages: `cachestat` or `kpageflags`.
+    #[serde(default)]
+    pub page_state: String,
+    /// Modules of the guest's programs that it has not: cases that need them are skipped.
+    #[serde(default)]
+    pub absent_modules: Vec<String>,
+}
+
+/// Documents from before kernels could be brought.
+fn yes() -> bool {
+    true
 }
 
 /// Emulator.
@@ -98,6 +115,9 @@ pub struct ModuleInfo {
     pub name: String,
     /// BLAKE3 of the file, hex.
     pub hash: String,
+    /// Why there is none; null if there is one.
+    #[serde(default)]
+    pub missing: Option<String>,
 }
 
 /// A program of ours.

@@ -23,6 +23,20 @@ pub struct Step {
     pub action: Act,
 }
 
+impl Step {
+    /// Only a guest with the driver can do this; `pin` is the mode of the case.
+    pub fn needs_driver(&self, pin: Pin) -> bool {
+        match &self.action {
+            Act::Pin { mode, .. } => mode.unwrap_or(pin).mode().is_some(),
+            Act::LoadModule { module, .. } | Act::UnloadModule { module } => module == DRIVER_MODULE,
+            _ => false,
+        }
+    }
+}
+
+/// Name of the driver's module.
+const DRIVER_MODULE: &str = "longpin";
+
 /// Pages of a file, mapping or region.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pages {

@@ -2,7 +2,8 @@
 //! Rules of the disks, losses of power, other devices, and the frame that audited disks get.
 
 use super::{Guest, RUN, UPDATE, between, case, case_of, drive, drive_both, env, refuse};
-use crate::machine::CaseEnv;
+use crate::machine::{CaseEnv, Lacks};
+use crate::plan::Case;
 use crate::record::{DiskLedgerEntry, Evidence};
 use longpin_proto::agent::Step;
 use longpin_proto::control::{Answer, Request};
@@ -54,6 +55,47 @@ fn a_case_that_rules_the_disk_is_skipped_without_one() {
             format!("line {line} of the scenario needs the auditing disk; run it with --disk audited");
         assert_eq!(record.evidence, [Evidence::Skip { message }]);
     }
+}
+
+#[test]
+fn a_case_that_needs_what_the_kernel_has_not_is_skipped_with_the_reason() {
+    let no_driver = |modules: &[&str]| CaseEnv {
+        lacks: Lacks {
+            driver: Some("kernel 6.1 has no Rust".into()),
+            modules: modules.iter().map(|name| (*name).to_owned()).collect(),
+        },
+        ..env()
+    };
+    let skipped = |case: &Case, env: CaseEnv| {
+        let (record, guest) = drive_both(case, env, &|_| None, &|_| None);
+        match record.evidence.as_slice() {
+            [Evidence::Skip { message }] => {
+                assert!(guest.asked.is_empty(), "{:?}", guest.asked);
+                Some(message.clone())
+            }
+            _ => None,
+        }
+    };
+    let pins =
+        r#""mkfs", "mount", "create", "map", "pin", { do = "dma", generation = 100 }, "release", "compare""#;
+    let of = |pin: &str, steps: &str| case_of("ext4", pin, "dirty", steps, "intact");
+    let wanted = Some("line 9 of the scenario needs the driver; kernel 6.1 has no Rust".to_owned());
+    assert_eq!(skipped(&of("longterm-ro", pins), no_driver(&[])), wanted);
+    assert_eq!(
+        skipped(&of("dio", &pins.replace(r#""pin""#, r#"{ do = "pin", mode = "get" }"#)), no_driver(&[])),
+        wanted
+    );
+    assert_eq!(skipped(&of("dio", pins), no_driver(&["xfs"])), None);
+    assert_eq!(skipped(&of("longterm-ro", pins), env()), None);
+    let no_fs = skipped(&of("dio", pins), no_driver(&["ext4"]));
+    assert_eq!(no_fs.as_deref(), Some("the kernel has no ext4, neither as a module nor built in"));
+    let load = r#"{ do = "load-module", module = "dm-integrity" }, "mkfs", "mount", "create", "compare""#;
+    let no_module = skipped(&case_of("ext4", "none", "none", load, "intact"), no_driver(&["dm_integrity"]));
+    assert_eq!(
+        no_module.as_deref(),
+        Some("line 9 of the scenario loads dm-integrity, which the kernel has not")
+    );
+    assert!(of("get", pins).needs_driver() && !of("dio", pins).needs_driver());
 }
 
 #[test]

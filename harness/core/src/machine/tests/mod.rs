@@ -7,7 +7,7 @@ mod filesystem;
 mod fsck;
 mod jobs;
 
-use super::{Action, CaseEnv, CaseMachine, Input, Trouble};
+use super::{Action, CaseEnv, CaseMachine, Input, Lacks, Trouble};
 use crate::plan::Case;
 use crate::record::{CaseRecord, Evidence, FsckReport, Role};
 use crate::scenario::Scenario;
@@ -122,6 +122,7 @@ fn env() -> CaseEnv {
         device: "/dev/vda".into(),
         second_device: "/dev/vdb".into(),
         audited: true,
+        lacks: Lacks::default(),
         dir: "/mnt".into(),
         patience_percent: 100,
     }

@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! The word of `--kernel`: which kernel guests boot. Only what was typed: whether it is there and fit, `longpin-images`
+//! finds out before anything boots.
+
+use longpin_images::OwnKernel;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+/// The distribution's kernel, on which the library's expectations were measured.
+const STOCK: &str = "stock";
+const MODULES: &[u8] = b"modules=";
+const MODULE: &[u8] = b"module=";
+
+/// Which kernel.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum KernelChoice {
+    /// The distribution's own of the recipe.
+    #[default]
+    Stock,
+    /// One that the user brings.
+    Own {
+        /// Where it is.
+        kernel: OwnKernel,
+        /// The driver, built for it; none: it is built, if it can be.
+        module: Option<PathBuf>,
+    },
+}
+
+impl KernelChoice {
+    /// `stock`, `DIR` or `BZIMAGE,modules=DIR`, the latter two with `,module=FILE` behind.
+    pub fn parse(text: &OsStr) -> Result<Self, String> {
+        let mut parts = text.as_bytes().split(|byte| *byte == b',');
+        let first = parts.next().unwrap_or_default();
+        if first.is_empty() {
+            return Err(format!("no kernel is named; {USAGE}"));
+        }
+        let (mut modules, mut module) = (None, None);
+        for part in parts {
+            let (place, path) = match (part.strip_prefix(MODULES), part.strip_prefix(MODULE)) {
+                (Some(path), _) => (&mut modules, path),
+                (_, Some(path)) => (&mut module, path),
+                _ => return Err(format!("`{}` is not known there; {USAGE}", String::from_utf8_lossy(part))),
+            };
+            if path.is_empty() || place.is_some() {
+                return Err(format!(
+                    "`{}` names nothing, or comes twice; {USAGE}",
+                    String::from_utf8_lossy(part)
+                ));
+            }
+            *place = Some(path_of(path));
+        }
+        let kernel = match (first, modules) {
+            (word, None) if word == STOCK.as_bytes() && module.is_none() => return Ok(Self::Stock),
+            (word, _) if word == STOCK.as_bytes() => {
+                return Err(format!("the stock kernel comes with its own modules; {USAGE}"));
+            }
+            (image, Some(modules)) => OwnKernel::Files { image: path_of(image), modules },
+            (dir, None) => OwnKernel::BuildDir(path_of(dir)),
+        };
+        Ok(Self::Own { kernel, module })
+    }
+
+    /// The text that gives this choice again, with each path as `path` says it.
+    pub fn text(&self, path: impl Fn(&Path) -> OsString) -> OsString {
+        let Self::Own { kernel, module } = self else { return STOCK.into() };
+        let (mut text, modules) = match kernel {
+            OwnKernel::BuildDir(dir) => (path(dir), None),
+            OwnKernel::Files { image, modules } => (path(image), Some(modules)),
+        };
+        for (name, value) in [(MODULES, modules), (MODULE, module.as_ref())] {
+            if let Some(value) = value {
+                text.push(",");
+                text.push(OsStr::from_bytes(name));
+                text.push(path(value));
+            }
+        }
+        text
+    }
+}
+
+const USAGE: &str = "use stock, DIR (where a kernel was built) or BZIMAGE,modules=DIR, and ,module=FILE behind the latter \
+                     two for a longpin.ko that was built for it";
+
+fn path_of(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+/// For clap.
+#[derive(Debug, Clone)]
+pub struct Parser;
+
+impl clap::builder::TypedValueParser for Parser {
+    type Value = KernelChoice;
+
+    fn parse_ref(
+        &self,
+        command: &clap::Command,
+        _: Option<&clap::Arg>,
+        value: &OsStr,
+    ) -> Result<KernelChoice, clap::Error> {
+        KernelChoice::parse(value).map_err(|message| {
+            clap::Error::raw(clap::error::ErrorKind::InvalidValue, format!("--kernel: {message}\n"))
+                .with_cmd(command)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(text: &str) -> KernelChoice {
+        let choice = KernelChoice::parse(OsStr::new(text)).unwrap();
+        assert_eq!(choice.text(|path| path.as_os_str().to_owned()), text);
+        choice
+    }
+
+    #[test]
+    fn what_was_typed_is_told_again() {
+        assert_eq!(same("stock"), KernelChoice::Stock);
+        let kernel = OwnKernel::BuildDir("../linux".into());
+        assert_eq!(same("../linux"), KernelChoice::Own { kernel, module: None });
+        let kernel = OwnKernel::Files { image: "/boot/vmlinuz".into(), modules: "/lib/modules/6.1".into() };
+        let module = Some("longpin.ko".into());
+        let text = "/boot/vmlinuz,modules=/lib/modules/6.1,module=longpin.ko";
+        assert_eq!(same(text), KernelChoice::Own { kernel, module });
+        same("./stock,module=m.ko");
+    }
+
+    #[test]
+    fn other_texts_are_refused_with_the_form() {
+        for text in ["", ",modules=a", "stock,module=a", "a,modul=b", "a,modules=", "a,module=b,module=c"] {
+            let error = KernelChoice::parse(OsStr::new(text)).unwrap_err();
+            assert!(error.contains("use stock, DIR"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_become_what_the_caller_says() {
+        let choice = KernelChoice::parse(OsStr::new("b,modules=m,module=k.ko")).unwrap();
+        let text = choice.text(|path| Path::new("/here").join(path).into_os_string());
+        assert_eq!(text, "/here/b,modules=/here/m,module=/here/k.ko");
+    }
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kernels that a user brings, here the stock one as image and modules: a kernel that longpin knows nothing of.
+
+use longpin_e2e::Lab;
+use longpin_images::{Kernel, Module, Store, report};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Kernel and driver of the store.
+fn stock() -> (Kernel, Module) {
+    let store = Store::open_default().expect("the store was opened by the program too");
+    let reporter = report::for_stderr();
+    let root = store.tool_root(&*reporter).expect("the tool root is built");
+    let kernel = store.kernel(&root, &*reporter).expect("the kernel is there");
+    let module = store.module(&root, &kernel, None, &*reporter).expect("the driver is built");
+    (kernel, module)
+}
+
+fn named(kernel: &Kernel, module: Option<&Path>) -> String {
+    let (image, modules) = (kernel.vmlinuz().display(), kernel.modules_dir());
+    let module = module.map(|path| format!(",module={}", path.display())).unwrap_or_default();
+    format!("{image},modules={}{module}", modules.display())
+}
+
+fn case<'r>(result: &'r Value, id: &str) -> &'r Value {
+    let cases = result["cases"].as_array().expect("cases is a list");
+    cases.iter().find(|case| case["id"] == id).unwrap_or_else(|| panic!("{id} did not report"))
+}
+
+#[test]
+fn a_kernel_without_driver_gives_the_verdicts_that_need_none_and_skips_the_rest() {
+    let lab = Lab::new();
+    let (kernel, _) = stock();
+    let kernel = named(&kernel, None);
+    let args = ["dio-buffer", "lost-update", "--fs", "ext4", "--pin", "dio,pin", "--kernel", &kernel];
+    let ended = lab.run(&args);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("was measured on the stock kernel"), "{}", ended.stderr);
+    let result = lab.result();
+    let dio = case(&result, "dio-buffer/ext4/dio/dirty");
+    assert_eq!((&dio["headline"], &dio["outcome"]), (&json!("intact"), &json!("pass")), "{dio}");
+    let pin = case(&result, "lost-update/ext4/pin/clean");
+    assert_eq!((&pin["headline"], &pin["outcome"]), (&json!(null), &json!("skip")), "{pin}");
+    let reason = pin["reason"].as_str().expect("a sentence");
+    assert!(reason.contains("needs the driver; there is none for kernel 7."), "{reason}");
+    assert!(reason.contains("without a build directory") && reason.contains("module=FILE"), "{reason}");
+    let environment = &result["environment"];
+    assert_eq!(environment["kernel"]["stock"], false, "{environment}");
+    assert_eq!(environment["kernel"]["page_state"], "cachestat", "{environment}");
+    assert_eq!(environment["kernel"]["key"].as_str().map(str::len), Some(20), "{environment}");
+    assert!(environment["module"]["missing"].is_string(), "{environment}");
+    let controls = result["controls"].as_array().expect("controls is a list");
+    let ids: Vec<&Value> = controls.iter().map(|control| &control["id"]).collect();
+    assert_eq!(ids, ["control-intact/ext4/none/none", "control-corrupt/ext4/none/none"]);
+    let script = std::fs::read_to_string(lab.out().join("repeat.sh")).expect("it was written");
+    assert!(script.contains(&format!("--kernel {kernel}")), "{script}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_driver_that_was_built_for_it_is_taken() {
+    let lab = Lab::new();
+    let (kernel, module) = stock();
+    let kernel = named(&kernel, Some(module.path()));
+    let ended = lab.run(&["lost-update", "--fs", "tmpfs", "--pin", "pin", "--kernel", &kernel]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    assert_eq!(result["summary"]["pass"], 1, "{}", result["cases"]);
+    assert_eq!(result["environment"]["module"]["name"], "longpin.ko");
+    lab.assert_tidy();
+}
+
+#[test]
+fn what_cannot_be_used_is_told_before_anything_boots() {
+    let lab = Lab::new();
+    let (kernel, module) = stock();
+    let empty = lab.path("empty");
+    std::fs::create_dir(&empty).expect("the place is new");
+    // The same module, for another release.
+    let bytes = std::fs::read(module.path()).expect("the driver is built");
+    let at =
+        find(&bytes, format!("vermagic={}", kernel.release()).as_bytes()).expect("a module has a vermagic");
+    let mut other = bytes.clone();
+    other[at + b"vermagic=".len()] = b'9';
+    let wrong = lab.path("longpin.ko");
+    std::fs::write(&wrong, other).expect("the place is writable");
+    let image = kernel.vmlinuz().display();
+    let cases = [
+        (
+            empty.display().to_string(),
+            "arch/x86/boot/bzImage is missing; build it there: make bzImage modules",
+        ),
+        (lab.path("absent").display().to_string(), "absent: No such file or directory"),
+        (format!("{image},modules={}", empty.display()), "is release 7."),
+        (format!("/bin/sh,modules={}", empty.display()), "it is not a bzImage; give arch/x86/boot/bzImage"),
+        (named(&kernel, Some(&wrong)), "is for kernel `9."),
+        (named(&kernel, Some(Path::new("/bin/sh"))), "it has no vermagic"),
+        (named(&kernel, None), "every chosen case needs the driver, and there is none for kernel 7."),
+        (format!("{image},module="), "use stock, DIR"),
+    ];
+    for (kernel, expected) in cases {
+        let ended = lab.run(&["lost-update", "--fs", "ext4", "--pin", "pin", "--kernel", &kernel]);
+        assert_eq!(ended.code, Some(3), "{kernel}: {}", ended.stderr);
+        assert!(ended.stderr.contains(expected), "{kernel}: {}", ended.stderr);
+        assert!(!lab.out().exists(), "{kernel}: a result directory for a run that never began");
+    }
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes.windows(wanted.len()).position(|window| window == wanted)
+}
