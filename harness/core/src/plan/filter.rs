@@ -2,7 +2,7 @@
 //! Which cases a command line asks for. A word that names nothing is an error: a run of no case must not look green.
 
 use crate::scenario::{Flavour, Pin, Point, Release, Scenario};
-use longpin_proto::filesystem::FileSystem;
+use longpin_proto::filesystem::{self, FileSystem};
 use std::sync::Arc;
 use wildmatch::WildMatch;
 
@@ -103,6 +103,12 @@ pub enum FilterError {
         /// All groups.
         known: String,
     },
+    /// Only cases match that run when they are asked for.
+    #[error("the cases that match run on request; add --fs with one or more of {known}")]
+    OnRequest {
+        /// Names of their file systems.
+        known: String,
+    },
     /// Each word is known and their combination is empty.
     #[error("no case matches; `longpin list` shows the matrix of each scenario")]
     Nothing,
@@ -142,9 +148,18 @@ impl Filter {
             }
             filter.variant.push(name.clone());
         }
-        match super::cases(library, &filter, 1).is_empty() {
+        if !super::cases(library, &filter, 1).is_empty() {
+            return Ok(filter);
+        }
+        let every = filesystem::ALL.iter().map(|fs| fs.name.to_owned()).collect();
+        let asked = if filter.fs.is_empty() { Self { fs: every, ..filter } } else { filter };
+        let mut known: Vec<&str> =
+            super::cases(library, &asked, 1).iter().map(|case| case.point.fs.fs.name).collect();
+        known.sort_unstable();
+        known.dedup();
+        match known.is_empty() {
             true => Err(FilterError::Nothing),
-            false => Ok(filter),
+            false => Err(FilterError::OnRequest { known: known.join(",") }),
         }
     }
 

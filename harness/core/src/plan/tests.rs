@@ -164,4 +164,9 @@ fn all_file_systems_may_be_on_request() {
                 [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n";
     let library = [Arc::new(Scenario::parse("one.toml", text).expect("valid"))];
     assert_eq!(cases(&library, &Filter::default(), 1).len(), 0);
+    let error = Filter::parse(&library, Words::default()).expect_err("nothing to run").to_string();
+    assert_eq!(error, "the cases that match run on request; add --fs with one or more of xfs");
+    let fs = words(&["ext4"]);
+    let error = Filter::parse(&library, Words { fs: &fs, ..Words::default() }).expect_err("none").to_string();
+    assert!(error.starts_with("no case matches"), "{error}");
 }
