@@ -9,7 +9,8 @@
 use crate::{
     device::Device,
     file::OpenFile,
-    uapi, //
+    uapi,
+    user_arg::UserArg, //
 };
 use kernel::{
     bindings,
@@ -29,12 +30,7 @@ use kernel::{
     types::{
         ForeignOwnable,
         Opaque, //
-    },
-    uaccess::UserSlice, //
-};
-use zerocopy::{
-    FromZeros,
-    Immutable, //
+    }, //
 };
 
 const NAME: &CStr = c"longpin0";
@@ -123,28 +119,6 @@ impl PinnedDrop for Chardev {
     }
 }
 
-/// The argument of an ioctl: a structure in user memory.
-#[derive(Clone, Copy)]
-pub(crate) struct UserArg(UserPtr);
-
-impl UserArg {
-    /// Reads the structure. Call it once: user space may change it in between.
-    pub(crate) fn read<T: FromZeros + FromBytes + IntoBytes>(self) -> Result<T> {
-        let mut value = T::new_zeroed();
-        UserSlice::new(self.0, size_of::<T>())
-            .reader()
-            .read_slice(value.as_mut_bytes())?;
-        Ok(value)
-    }
-
-    /// Writes the structure.
-    pub(crate) fn write<T: IntoBytes + Immutable>(self, value: &T) -> Result {
-        UserSlice::new(self.0, size_of::<T>())
-            .writer()
-            .write_slice(value.as_bytes())
-    }
-}
-
 fn ioctl(file: &OpenFile, cmd: u32, arg: UserArg) -> Result {
     match cmd {
         uapi::IOC_INFO => file.info(arg),
@@ -217,7 +191,7 @@ unsafe extern "C" fn fops_release(_: *mut bindings::inode, file: *mut bindings::
 unsafe extern "C" fn fops_ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
     // SAFETY: `fops_open()` has set the private data, and the file is open.
     let open_file = unsafe { FilePtr::borrow((*file).private_data) };
-    match ioctl(&open_file, cmd, UserArg(UserPtr::from_addr(arg))) {
+    match ioctl(&open_file, cmd, UserArg::at(UserPtr::from_addr(arg))) {
         Ok(()) => 0,
         Err(error) => error.to_errno() as c_long,
     }

@@ -16,10 +16,10 @@ use crate::{
         Response,
         Segment, //
     },
-    port::Quiesced,
     queue::{
         ClosedQueue,
         Message,
+        Quiesced,
         Signal,
         VirtQueue, //
     },

@@ -20,11 +20,9 @@ use crate::{
     dma,
     mapping::DmaDevice,
     module_parameters,
-    port::{
-        Port,
-        Quiesced, //
-    },
+    port::Port,
     program::ProgramQueue,
+    queue::Quiesced,
     region::Region, //
 };
 use kernel::{
@@ -167,10 +165,10 @@ impl Device {
         )
     }
 
-    /// Lets the device work. Call it once.
-    pub(crate) fn start(self: &Arc<Self>) {
+    /// Calls `work` with the way to the device, if there is one.
+    pub(crate) fn when_up(&self, work: impl FnOnce(&Port)) {
         if let Link::Up(port) = &*self.link.lock() {
-            port.start(self.clone());
+            work(port);
         }
     }
 

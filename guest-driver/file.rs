@@ -10,7 +10,6 @@
 //! Lock order: `regions` is a leaf.
 
 use crate::{
-    chardev::UserArg,
     device::Device,
     dma::{
         DmaRequest,
@@ -30,7 +29,8 @@ use crate::{
         PinRequest,
         Region, //
     },
-    uapi, //
+    uapi,
+    user_arg::UserArg, //
 };
 use kernel::{
     fs::File,

@@ -9,7 +9,8 @@
 //!
 //! From the outside in:
 //!
-//! * [`chardev`]: `/dev/longpin0`, file operations, dispatch of ioctls;
+//! * [`probe`]: the virtio driver, probe and remove;
+//! * [`chardev`]: `/dev/longpin0`, file operations, dispatch of ioctls; [`user_arg`]: their arguments;
 //! * [`file`]: one open file, the owner of regions and programs;
 //! * [`program`]: DMA programs of an open file, waiting for them and polling;
 //! * [`region`]: a pinned, mapped and announced range, and the order in which it is given back;
@@ -17,7 +18,7 @@
 //! * [`pins`], [`mapping`], [`accounting`]: GUP; the DMA mapping; RLIMIT_MEMLOCK;
 //! * [`device`]: the device: limits, regions, the one way down;
 //! * [`control`], [`queue`]: requests with an answer; virtqueues and messages;
-//! * [`port`]: the virtio driver and what `virtio_glue.c` gives;
+//! * [`port`]: the handle of the bound device, what `virtio_glue.c` gives;
 //! * [`glue`]: what C and Rust call of each other.
 //!
 //! # Lock order
@@ -41,10 +42,12 @@ mod glue;
 mod mapping;
 mod pins;
 mod port;
+mod probe;
 mod program;
 mod queue;
 mod quiet;
 mod region;
+mod user_arg;
 
 #[allow(
     dead_code,
@@ -80,13 +83,13 @@ module! {
 }
 
 struct Longpin {
-    _driver: port::Driver,
+    _driver: probe::Driver,
 }
 
 impl kernel::Module for Longpin {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         Ok(Self {
-            _driver: port::Driver::register()?,
+            _driver: probe::Driver::register()?,
         })
     }
 }

@@ -15,10 +15,10 @@ use crate::{
         Response,
         OP_DMA, //
     },
-    port::Quiesced,
     queue::{
         ClosedQueue,
         Message,
+        Quiesced,
         VirtQueue, //
     },
 };

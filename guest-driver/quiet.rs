@@ -15,7 +15,7 @@ use crate::{
         STATUS_NOT_FOUND,
         STATUS_OK, //
     },
-    port::Quiesced, //
+    queue::Quiesced, //
 };
 use kernel::prelude::*;
 

@@ -35,7 +35,7 @@ use crate::{
         PageFacts,
         PinnedPages, //
     },
-    port::Quiesced,
+    queue::Quiesced,
     quiet::{
         Announcement,
         Quiet, //
