@@ -2,7 +2,31 @@
 //! How many chains are with a device, for whoever has to wait until there are none.
 
 use parking_lot::{Condvar, Mutex};
+use std::fmt;
 use std::time::Duration;
+
+/// Requests are still unanswered at a deadline.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unanswered {
+    /// How many.
+    pub(crate) requests: usize,
+    /// Of this queue alone.
+    pub(crate) queue: Option<usize>,
+    /// The deadline.
+    pub(crate) after: Duration,
+}
+
+impl std::error::Error for Unanswered {}
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} requests", self.requests)?;
+        if let Some(queue) = self.queue {
+            write!(f, " of queue {queue}")?;
+        }
+        write!(f, " are still unanswered after {} s", self.after.as_secs())
+    }
+}
 
 /// The count.
 #[derive(Default)]
@@ -36,5 +60,17 @@ impl Duties {
         let mut count = self.count.lock();
         self.none.wait_while_for(&mut count, |count| *count > 0, time);
         *count == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_did_not_answer_is_named_with_its_queue() {
+        let of = |queue| Unanswered { requests: 3, queue, after: Duration::from_secs(30) }.to_string();
+        assert_eq!(of(None), "3 requests are still unanswered after 30 s");
+        assert_eq!(of(Some(1)), "3 requests of queue 1 are still unanswered after 30 s");
     }
 }

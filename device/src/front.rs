@@ -2,8 +2,7 @@
 //! Connections of front-ends: what accelerator and disks have in common. Each listening socket has a thread, which
 //! serves one connection after the other.
 
-use crate::accel;
-use crate::disk;
+use crate::duties::Unanswered;
 use crate::engine::NotQuiet;
 use crate::listener::SocketFile;
 use crate::mem::GuestRam;
@@ -28,12 +27,9 @@ pub enum QuiesceError {
     /// In the engine.
     #[error(transparent)]
     Engine(#[from] NotQuiet),
-    /// In the accelerator's front.
+    /// In the rings of a device.
     #[error(transparent)]
-    Replies(#[from] accel::Unanswered),
-    /// In a disk.
-    #[error(transparent)]
-    Disk(#[from] disk::Unanswered),
+    Requests(#[from] Unanswered),
 }
 
 /// Why serving ended otherwise than asked.

@@ -15,7 +15,6 @@ mod ring;
 
 pub use config_space::ConfigSpace;
 pub use faults::Faults;
-pub use ring::Unanswered;
 
 use crate::chain::{self, Parsed, Request};
 use crate::counters::Counters;

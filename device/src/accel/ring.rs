@@ -7,7 +7,7 @@
 use super::faults::{Faults, Lie};
 use crate::chain::ResponseSlot;
 use crate::clock;
-use crate::duties::Duties;
+use crate::duties::{Duties, Unanswered};
 use crate::engine::{ProgramEnd, Refusal};
 use crate::mem::{BadAddress, GuestRam, View};
 use crate::vring::Vring;
@@ -33,16 +33,6 @@ impl Default for Heads {
 
 const NO_HEADS: [[bool; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES] =
     [[false; dma::QUEUE_SIZE as usize]; dma::NUM_QUEUES];
-
-/// Answers were still due at the deadline.
-#[derive(Debug, thiserror::Error)]
-#[error("{replies} requests are still unanswered after {} s", after.as_secs())]
-pub struct Unanswered {
-    /// How many.
-    pub replies: usize,
-    /// The deadline.
-    pub after: Duration,
-}
 
 impl Heads {
     /// Note that a chain is with the device; false if it is already, or if there is no such head.
@@ -78,7 +68,7 @@ impl Heads {
     pub(super) fn wait_idle(&self, deadline: Duration) -> Result<(), Unanswered> {
         match self.duties.wait(deadline) {
             true => Ok(()),
-            false => Err(Unanswered { replies: self.duties.count(), after: deadline }),
+            false => Err(Unanswered { requests: self.duties.count(), queue: None, after: deadline }),
         }
     }
 
@@ -235,7 +225,7 @@ mod tests {
         let heads = Heads::default();
         assert!(heads.take(0, 1));
         let error = heads.wait_idle(Duration::from_millis(1)).unwrap_err();
-        assert_eq!(error.replies, 1);
+        assert_eq!(error.requests, 1);
         heads.settled();
         heads.wait_idle(Duration::ZERO).unwrap();
     }

@@ -2,19 +2,13 @@
 //! What a request means for the image, and what the end of an operation means for its request.
 
 use super::Disk;
-use super::queue::Job;
+use super::job::{IOERR, Job, OK};
 use super::request::Kind;
 use super::uring::{GuestBuffers, Io, Operation};
 use crate::mem::{BadAddress, Lease, View};
 use nix::libc::{FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE};
 use std::io;
 use std::sync::Arc;
-use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
-
-/// Status of a request that was done.
-pub(super) const OK: u8 = VIRTIO_BLK_S_OK as u8;
-/// Status of one that could not be done.
-pub(super) const IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 
 impl Disk {
     /// What is to be done with the image; nothing, where that is so.

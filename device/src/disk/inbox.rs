@@ -4,7 +4,7 @@
 //! Handing over takes this module's lock alone and no view of guest memory, so the watch may do it from inside
 //! `submit`, while the queue's thread holds a view.
 
-use super::queue::Job;
+use super::job::Job;
 use crate::audit::{Resume, Resumed, Ticket};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};

@@ -20,6 +20,7 @@ mod execute;
 mod gate;
 mod image;
 mod inbox;
+mod job;
 mod lock;
 mod options;
 mod power;
@@ -33,7 +34,6 @@ pub use backend::Front;
 pub use image::{Image, ImageError};
 pub use options::{DiskOptions, OptionError};
 pub use power::PowerError;
-pub use queue::Unanswered;
 pub use uring::check_host;
 
 use crate::audit::Watch;

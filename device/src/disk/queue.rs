@@ -12,13 +12,13 @@
 //! duties, watch). The watch resumes requests under no lock, and the callback takes the inbox's alone.
 
 use super::Disk;
-use super::execute::{Conclusion, IOERR, OK};
-use super::gate::Pass;
+use super::execute::Conclusion;
 use super::inbox::{Inbox, Resumption};
+use super::job::{Answer, IOERR, Job, OK};
 use super::request::{self, Kind, Parsed, Request};
 use super::uring::{Io, Operation, Ring};
-use crate::audit::{self, Resume, Ticket};
-use crate::duties::Duties;
+use crate::audit::{self, Resume};
+use crate::duties::{Duties, Unanswered};
 use crate::log_limit::LogLimit;
 use crate::mem::{BadAddress, Gpa, Map, View};
 use crate::vring::Vring;
@@ -36,34 +36,6 @@ use virtio_queue::{DescriptorChain, QueueOwnedT as _, QueueT as _};
 const COPIED_LIMIT: u64 = 64 << 20;
 /// How often a drain lets go again of what the watch holds: a request may have reached it just after the last time.
 const DROP_INTERVAL: Duration = Duration::from_millis(20);
-
-/// A request that was taken from the ring and not answered yet.
-pub(super) struct Job {
-    head: u16,
-    status_at: Gpa,
-    pub(super) request: Request,
-    pub(super) ticket: Option<Ticket>,
-    /// While the image is being changed.
-    pass: Option<Pass>,
-}
-
-/// What goes back to the driver.
-struct Answer {
-    head: u16,
-    /// Without it the chain goes back with nothing written.
-    status_at: Option<Gpa>,
-    status: u8,
-    /// Bytes written before the status.
-    written: u32,
-    ticket: Option<Ticket>,
-}
-
-impl Answer {
-    fn to(job: Job, status: u8) -> Self {
-        let written = if status == OK && job.request.kind == Kind::Read { job.request.len as u32 } else { 0 };
-        Self { head: job.head, status_at: Some(job.status_at), status, written, ticket: job.ticket }
-    }
-}
 
 /// What all queues of a connection agree on.
 #[derive(Default)]
@@ -101,15 +73,6 @@ struct State {
     // Kept for their memory.
     arrived: Vec<Resumption>,
     reaped: Vec<(Operation<Job>, io::Result<u64>)>,
-}
-
-/// Requests are still unanswered.
-#[derive(Debug, thiserror::Error)]
-#[error("{requests} requests of queue {queue} are still unanswered after {} s", after.as_secs())]
-pub struct Unanswered {
-    queue: usize,
-    requests: usize,
-    after: Duration,
 }
 
 impl Lane {
@@ -419,7 +382,7 @@ impl Lane {
         self.draining.store(true, Ordering::Relaxed);
         let drained = self.drain_until(Instant::now() + deadline);
         self.draining.store(false, Ordering::Relaxed);
-        drained.map_err(|requests| Unanswered { queue: self.index, requests, after: deadline })
+        drained.map_err(|requests| Unanswered { queue: Some(self.index), requests, after: deadline })
     }
 
     /// How many requests are left, if not all have been answered by then.
