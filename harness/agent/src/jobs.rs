@@ -13,7 +13,7 @@
 
 use crate::error::{OrRefused, StepError, failed};
 use crate::whereabouts::Worker;
-use crate::work::{End, Work};
+use crate::work::{End, MAPPING, Work};
 use longpin_proto::facts::JobState;
 use rustix::thread::CpuSet;
 use std::collections::BTreeMap;
@@ -24,9 +24,6 @@ use std::time::{Duration, Instant};
 
 /// Jobs at one time: a scenario has two or three.
 const MAX_RUNNING: usize = 8;
-
-/// How a mapping is named among the objects of a job.
-pub const MAPPING: &str = "mapping ";
 
 /// How long a job took, and what came of it.
 type Ended = (Duration, Result<End, StepError>);

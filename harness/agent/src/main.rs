@@ -24,6 +24,7 @@ mod page_flags;
 mod page_state;
 mod pinner;
 mod port;
+mod prepare;
 mod shell;
 mod steps;
 mod strays;

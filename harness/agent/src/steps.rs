@@ -6,9 +6,9 @@ use crate::kmsg::KernelLog;
 use crate::mapping::Mapping;
 use crate::modules::{self, Modules};
 use crate::objects::Objects;
+use crate::prepare::prepare;
 use crate::sys::MapSource;
 use crate::whereabouts::{Watched, Worker};
-use crate::work::Work;
 use crate::{fiemap, fsops, mounts, page_state, shell, vmstat};
 use longpin_proto::agent::{Advice, Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
@@ -150,12 +150,12 @@ impl Agent {
             | Step::Truncate { .. }
             | Step::Unmount { .. }
             | Step::WriteCells { .. }) => {
-                let end = Work::prepare(step, objects)?.run(&self.worker.program)?;
+                let end = prepare(step, objects)?.run(&self.worker.program)?;
                 objects.accept(end)
             }
             Step::Spawn { job, step } => {
                 objects.jobs.claim(&job)?;
-                let work = Work::prepare(*step, objects)?;
+                let work = prepare(*step, objects)?;
                 objects.jobs.spawn(job, work).map(nothing)
             }
             Step::JobState { job } => objects.jobs.state(&job).map(Fact::Job),
