@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The watch's part of the control protocol.
 
+use super::desk::{Desk, Waiting};
 use super::error::WatchError;
 use super::findings::Case;
 use super::held_dma::HeldDma;
-use super::watch::{Desk, RELEASE_LIMIT, Waiting, Watch};
+use super::watch::{RELEASE_LIMIT, Watch};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::{Action, AuditReport, Held, HoldEnd, HoldReport, MAX_HOLD_MS, Rule};
 use parking_lot::MutexGuard;
@@ -61,7 +62,7 @@ impl Watch {
             shared.note(&mut desk, &ended);
             let mut case = shared.case.write();
             *case = Case { run, number: case.number + 1 };
-            shared.findings.lock().begin(*case);
+            shared.instruments.findings.lock().begin(*case);
             ended
         };
         shared.resume(ended);
@@ -147,14 +148,14 @@ impl Watch {
 
     /// What was found since the case began, if all of it is of one guest.
     fn checked_audit(&self) -> Result<AuditReport, WatchError> {
-        let findings = self.shared.findings.lock();
-        findings.two_guests().map_or_else(|| self.shared.guests.check(), Err)?;
+        let findings = self.shared.instruments.findings.lock();
+        findings.two_guests().map_or_else(|| self.shared.instruments.guests.check(), Err)?;
         Ok(findings.report())
     }
 
     /// What was found since the case began.
     pub fn audit(&self) -> AuditReport {
-        self.shared.findings.lock().report()
+        self.shared.instruments.findings.lock().report()
     }
 }
 

@@ -31,14 +31,14 @@ impl Facts {
         view: &View<'_>,
         charge: Option<Charge>,
     ) -> Result<Self, BadAddress> {
-        let shared = &ticket.shared;
+        let instruments = &ticket.instruments;
         let pieces = pieces(&ticket.segments);
         let data = match ticket.about.op {
-            Op::Write => Some(Arc::new(shared.pool.copy(view, &ticket.segments)?.charged(charge))),
+            Op::Write => Some(Arc::new(instruments.pool.copy(view, &ticket.segments)?.charged(charge))),
             _ => None,
         };
         let mut pins = Vec::new();
-        if let Some(index) = shared.pins.read() {
+        if let Some(index) = instruments.pins.read() {
             for (at, piece) in pieces.iter().enumerate() {
                 pins.extend(index.of(piece.gpa, piece.len).map(|pin| (at, pin)));
             }

@@ -9,21 +9,21 @@
 //!
 //! The desk is locked while bytes are written, so none is written after its read was let go.
 
+use super::desk::Waiting;
 use super::error::WatchError;
+use super::held_regions::{HeldRegions, of_region, whole};
 use super::record::Disk;
 use super::ticket::Ticket;
-use super::watch::{Waiting, Watch};
+use super::watch::Watch;
 use crate::clock;
 use crate::engine::{Pin, PinIndex};
-use crate::ledger;
 use crate::mem::View;
 use crate::region::{Label, Region, Segment};
 use longpin_proto::disk::{Op, PAGE_BYTES};
 use longpin_wire::dma;
-use longpin_wire::ledger::{Entry, KIND_DMA_WRITE, KIND_MAP, KIND_SEGMENT, KIND_UNMAP};
+use longpin_wire::ledger::{Entry, KIND_DMA_WRITE, KIND_MAP, KIND_SEGMENT};
 use longpin_wire::stamp::{self, SOURCE_DMA, Stamp};
 use longpin_wire::uapi;
-use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -49,43 +49,6 @@ pub struct HeldDma {
     pub cell_bytes: u32,
 }
 
-/// Regions made of held reads.
-#[derive(Default)]
-pub(super) struct HeldRegions(HashMap<u32, HeldRegion>);
-
-struct HeldRegion {
-    label: Label,
-    disk: Arc<Disk>,
-    /// Those that are not over.
-    reads: HashSet<u64>,
-}
-
-impl HeldRegions {
-    /// A read is over; so is its region if it was the last.
-    pub(super) fn leave(&mut self, request: u64) {
-        self.0.retain(|_, region| {
-            let gone = region.reads.remove(&request) && region.reads.is_empty();
-            if gone {
-                // Direct I/O sets its pages dirty when it lets go of them (`bio_release_pages()`).
-                let now = clock::monotonic_ns();
-                region
-                    .disk
-                    .log()
-                    .record(Entry { detail: uapi::RELEASE_DIRTY, ..whole(&region.label, KIND_UNMAP, now) });
-            }
-            !gone
-        });
-    }
-}
-
-fn of_region(label: &Label, kind: u32, time_ns: u64) -> Entry {
-    Entry { region: label.region, run: label.run, ..ledger::entry(kind, time_ns) }
-}
-
-fn whole(label: &Label, kind: u32, time_ns: u64) -> Entry {
-    Entry { len: label.total_bytes, file_offset: label.file_offset, ..of_region(label, kind, time_ns) }
-}
-
 impl Watch {
     /// Write stamped cells into the pages of held reads.
     pub fn held_dma(&self, order: &HeldDma) -> Result<(), WatchError> {
@@ -94,7 +57,7 @@ impl Watch {
         let disk = self.shared.disk(index).ok_or_else(|| WatchError::NoReads(order.rule.clone()))?;
         disk.log().make_room(None)?;
         let view = disk.ram.view();
-        let _writing = self.shared.trace.writing();
+        let _writing = self.shared.instruments.trace.writing();
         let mut desk = self.shared.desk.lock();
         let desk = &mut *desk;
         let mut reads: Vec<&mut Waiting> = desk
@@ -113,12 +76,12 @@ impl Watch {
             let HeldDma { rule, offset, len, .. } = order.clone();
             return Err(WatchError::OutsideReads { rule, offset, len, have });
         }
-        announce(&mut desk.regions, &self.shared.pins, &disk, &region, &reads, &places)?;
+        announce(&mut desk.regions, &self.shared.instruments.pins, &disk, &region, &reads, &places)?;
         if order.len == 0 {
             return Ok(());
         }
         let entries = write(&view, &disk, &region, order)?;
-        self.shared.trace.record(&entries);
+        self.shared.instruments.trace.record(&entries);
         let end = order.offset + order.len;
         for (waiting, place) in reads.iter_mut().zip(&places) {
             waiting.ticket.filled |= place.start < end && order.offset < place.end;
@@ -171,8 +134,8 @@ fn announce(
     places: &[Range<u64>],
 ) -> Result<(), WatchError> {
     let label = &region.label;
-    match regions.0.get(&label.region) {
-        Some(known) if known.label == *label => return Ok(()),
+    match regions.label(label.region) {
+        Some(known) if known == label => return Ok(()),
         Some(_) => return Err(WatchError::RegionExists(label.region)),
         None if pins.has_region(label.region) => return Err(WatchError::RegionExists(label.region)),
         None => {}
@@ -194,7 +157,7 @@ fn announce(
     }
     log.record(Entry { detail: label.pin_mode, ..whole(label, KIND_MAP, pinned_ns) });
     let reads = reads.iter().map(|waiting| waiting.ticket.about.id).collect();
-    regions.0.insert(label.region, HeldRegion { label: *label, disk: disk.clone(), reads });
+    regions.begin(*label, disk.clone(), reads);
     Ok(())
 }
 

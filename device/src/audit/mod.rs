@@ -43,11 +43,14 @@
 //! again; [`MAX_HITS`] hits and [`MAX_HOLDS`] ends of holds a case, the rest of the hits is counted.
 
 mod control;
+mod desk;
 mod error;
 mod facts;
 mod findings;
 mod held_dma;
+mod held_regions;
 mod history;
+mod instruments;
 mod look;
 mod pages;
 mod pool;
@@ -62,8 +65,8 @@ pub use error::WatchError;
 pub use findings::{MAX_HITS, MAX_HOLDS};
 pub use held_dma::HeldDma;
 pub use pool::{Buffer, KEPT_BYTES, SPARE_BYTES, WAITING_BYTES};
-pub use ticket::{Completed, Ticket};
-pub use watch::{HeldWrite, Request, Resume, Resumed, Watch};
+pub use ticket::{Completed, Resume, Resumed, Ticket};
+pub use watch::{HeldWrite, Request, Watch};
 
 #[cfg(test)]
 mod tests;

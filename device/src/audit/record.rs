@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A disk's side of the ledger.
 
-use super::findings::DiskCounters;
+use super::findings::{Case, DiskCounters};
 use super::pool::{Budget, KEPT_BYTES, WAITING_BYTES};
-use super::ticket::About;
 use crate::clock;
 use crate::ledger::{Ledger, Producer};
 use crate::mem::GuestRam;
@@ -11,6 +10,23 @@ use longpin_proto::disk::{Author, HoldEnd, Op};
 use longpin_wire::ledger::{self, DiskEntry};
 use std::sync::Arc;
 use virtio_bindings::virtio_blk;
+
+/// What all entries and reports about a request repeat.
+#[derive(Debug, Clone, Copy)]
+pub struct About {
+    /// Number, unique in the daemon's life.
+    pub id: u64,
+    /// Kind.
+    pub op: Op,
+    /// First byte on the disk.
+    pub byte: u64,
+    /// Bytes.
+    pub len: u64,
+    /// Of its first data byte in the guest's memory, or 0.
+    pub gpa: u64,
+    /// Case in which it was submitted.
+    pub case: Case,
+}
 
 /// A disk that is watched.
 pub struct Disk {

@@ -5,13 +5,13 @@
 //! what goes to the image, and only the look before completion can differ. A write that is held or delayed is looked
 //! at three times, unless its bytes are taken early. What changes there and back between two looks is not seen.
 
-use super::findings::{Case, Pages};
+use super::findings::Pages;
 use super::history::History;
+use super::instruments::Instruments;
 use super::look::Look;
 use super::pages::{Piece, pieces};
 use super::pool::{Buffer, Charge};
-use super::record::{Disk, Event};
-use super::watch::Shared;
+use super::record::{About, Disk, Event};
 use crate::clock;
 use crate::engine::PinnedBy;
 use crate::mem::{BadAddress, Gpa, View};
@@ -19,33 +19,37 @@ use longpin_proto::disk::{Author, Change, Fetch, Hit, Op, PAGE_BYTES};
 use std::sync::Arc;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_S_OK;
 
-/// What all entries and reports about a request repeat.
-#[derive(Debug, Clone, Copy)]
-pub struct About {
-    /// Number, unique in the daemon's life.
-    pub id: u64,
-    /// Kind.
-    pub op: Op,
-    /// First byte on the disk.
-    pub byte: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Of its first data byte in the guest's memory, or 0.
-    pub gpa: u64,
-    /// Case in which it was submitted.
-    pub case: Case,
+/// Has requests wait.
+pub(super) trait Keeper: Send + Sync {
+    /// A request that has waited is over.
+    fn forget(&self, request: u64);
 }
+
+/// What the disk does with a request now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resume {
+    /// Execute it.
+    Go,
+    /// Answer VIRTIO_BLK_S_IOERR; touch nothing.
+    Fail,
+    /// Forget it: the driver has let go of the queue.
+    Dropped,
+}
+
+/// Called once for each request, from the thread that submitted it or from one of the watch, under no lock of the
+/// watch.
+pub type Resumed = Box<dyn FnOnce(Ticket, Resume) + Send>;
 
 /// A request that the watch knows. The disk carries it from [`super::Resumed`] to the answer. One that is dropped
 /// instead of completed is forgotten without a last look.
 pub struct Ticket {
-    pub(super) shared: Arc<Shared>,
+    pub(super) instruments: Arc<Instruments>,
     pub(super) disk: Arc<Disk>,
     pub(super) about: About,
     pub(super) submitted_ns: u64,
     pub(super) segments: Vec<(Gpa, u32)>,
-    /// It waited for a rule.
-    pub(super) held: bool,
+    /// Who is told when it is over, if it waited for a rule.
+    keeper: Option<Arc<dyn Keeper>>,
     /// A read into which the device has written.
     pub(super) filled: bool,
     /// When its bytes are taken, if it waits.
@@ -92,22 +96,22 @@ struct Changed {
 
 impl Ticket {
     pub(super) fn new(
-        shared: &Arc<Shared>,
+        instruments: &Arc<Instruments>,
         disk: Arc<Disk>,
         about: About,
         segments: Vec<(Gpa, u32)>,
         audited: bool,
     ) -> Self {
-        let audit = (audited && about.op == Op::Write).then(|| Audit::begin(shared, &segments));
+        let audit = (audited && about.op == Op::Write).then(|| Audit::begin(instruments, &segments));
         // After the pages were entered into the trace: what comes from here on is in it.
         let submitted_ns = disk.record(&about, Event::Submit);
         Self {
-            shared: shared.clone(),
+            instruments: instruments.clone(),
             disk,
             about,
             submitted_ns,
             segments,
-            held: false,
+            keeper: None,
             filled: false,
             fetch: Fetch::Early,
             early: None,
@@ -135,7 +139,7 @@ impl Ticket {
         let bytes = self.bytes(view)?;
         let fetched_ns = match self.fetch {
             // Recorded when it was done.
-            Fetch::Early if self.held => self.submitted_ns,
+            Fetch::Early if self.keeper.is_some() => self.submitted_ns,
             _ => self.disk.record(&self.about, Event::Fetch),
         };
         if let (Some(audit), Some(bytes)) = (&mut self.audit, &bytes) {
@@ -151,7 +155,7 @@ impl Ticket {
         match (self.fetch, &self.early) {
             (Fetch::Early, Some(early)) => Ok(Some(early.clone())),
             (Fetch::Split, Some(early)) => {
-                let mut bytes = self.shared.pool.copy(view, &self.segments)?;
+                let mut bytes = self.instruments.pool.copy(view, &self.segments)?;
                 for piece in pieces(&self.segments) {
                     let half =
                         (PAGE_BYTES as usize / 2).saturating_sub(piece.start()).min(piece.len as usize);
@@ -160,7 +164,9 @@ impl Ticket {
                 }
                 Ok(Some(Arc::new(bytes)))
             }
-            _ if self.audit.is_some() => Ok(Some(Arc::new(self.shared.pool.copy(view, &self.segments)?))),
+            _ if self.audit.is_some() => {
+                Ok(Some(Arc::new(self.instruments.pool.copy(view, &self.segments)?)))
+            }
             _ => Ok(None),
         }
     }
@@ -173,8 +179,8 @@ impl Ticket {
     }
 
     /// The request will wait; `data` is what it carried when it came.
-    pub(super) fn wait(&mut self, fetch: Fetch, data: Option<Arc<Buffer>>) {
-        (self.held, self.fetch) = (true, fetch);
+    pub(super) fn wait(&mut self, keeper: Arc<dyn Keeper>, fetch: Fetch, data: Option<Arc<Buffer>>) {
+        (self.keeper, self.fetch) = (Some(keeper), fetch);
         if let (Some(audit), Some(data)) = (&mut self.audit, &data) {
             audit.first = Some(if data.is_charged() {
                 Look::Bytes(data.clone())
@@ -195,11 +201,11 @@ impl Ticket {
             // The disk is a device too, and has written to these pages: they may be on their way in a write.
             let pieces = pieces(&self.segments);
             let written = pieces.iter().map(|piece| (piece.gpa, piece.len));
-            self.shared.trace.record_read(written, clock::monotonic_ns());
+            self.instruments.trace.record_read(written, clock::monotonic_ns());
         }
         if let Some(audit) = self.audit.take() {
             self.last_look(&audit, view);
-            audit.end(&self.shared);
+            audit.end(&self.instruments);
         }
         self.disk.record(&self.about, Event::Complete(status));
         Completed { _ticket: self }
@@ -215,11 +221,11 @@ impl Ticket {
         let hits = changed.iter().filter_map(|Changed { index, last }| {
             let history = History { piece: &audit.pieces[*index], index: *index, first, copy, last };
             let change = history.change()?;
-            let same = self.shared.guests.check_page(&self.disk.ram, history.piece.gpa);
+            let same = self.instruments.guests.check_page(&self.disk.ram, history.piece.gpa);
             let one_guest = same.map_err(|found| two_guests = Some(found)).is_ok();
             let author = if one_guest { self.author(&history, &mut settled) } else { Author::Unknown };
             let pin = audit.pins.get(*index).copied().flatten().filter(|_| one_guest);
-            let written = || self.shared.trace.covered(history.piece.page(), self.submitted_ns);
+            let written = || self.instruments.trace.covered(history.piece.page(), self.submitted_ns);
             let torn = change == Change::AfterFetch && one_guest && history.is_copy_torn(written);
             let change = if torn { Change::Torn } else { change };
             let dma = one_guest && author.by_dma();
@@ -228,7 +234,7 @@ impl Ticket {
         let hits = hits.collect();
         let pages = Pages { read: audit.pieces.len() as u64 - unread, unread, touched };
         self.disk.counters.audited(pages.read);
-        let mut findings = self.shared.findings.lock();
+        let mut findings = self.instruments.findings.lock();
         findings.add(self.about.case, pages, hits);
         if let Some(found) = two_guests {
             findings.add_two_guests(self.about.case, found);
@@ -247,7 +253,7 @@ impl Ticket {
     ) -> Hit {
         let piece = history.piece;
         // A page that was pinned after the submission is known by the DMA that went there.
-        let trace = &self.shared.trace;
+        let trace = &self.instruments.trace;
         let writer = dma.then(|| trace.written_by(piece.gpa, piece.len, self.submitted_ns)).flatten();
         let byte = self.about.byte.saturating_add(piece.at as u64);
         self.disk.counters.hit(author);
@@ -289,7 +295,7 @@ impl Ticket {
                 seen.unread += 1;
                 continue;
             }
-            let touched = self.shared.trace.touched(piece.gpa, piece.len, self.submitted_ns);
+            let touched = self.instruments.trace.touched(piece.gpa, piece.len, self.submitted_ns);
             seen.touched += u64::from(touched);
             if !(copy.had(index, piece, last) && first.agrees(copy, index, piece)) {
                 seen.changed.push(Changed { index, last: last.to_vec() });
@@ -301,7 +307,7 @@ impl Ticket {
     /// Bytes that no recorded DMA explains may come from one that is just being recorded: wait for it, once for all
     /// pages, which have been read by now.
     fn author(&self, history: &History<'_>, settled: &mut bool) -> Author {
-        let trace = &self.shared.trace;
+        let trace = &self.instruments.trace;
         let covered = || trace.covered(history.piece.page(), self.submitted_ns);
         let author = history.author(&covered());
         if author == Author::Dma || *settled {
@@ -316,26 +322,26 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(audit) = self.audit.take() {
-            audit.end(&self.shared);
+            audit.end(&self.instruments);
         }
-        if self.held {
-            self.shared.forget(self.about.id);
+        if let Some(keeper) = self.keeper.take() {
+            keeper.forget(self.about.id);
         }
     }
 }
 
 impl Audit {
-    fn begin(shared: &Shared, segments: &[(Gpa, u32)]) -> Self {
+    fn begin(instruments: &Instruments, segments: &[(Gpa, u32)]) -> Self {
         let pieces = pieces(segments);
-        shared.trace.enter(pieces.iter().map(Piece::page));
-        let pins = match shared.pins.read() {
+        instruments.trace.enter(pieces.iter().map(Piece::page));
+        let pins = match instruments.pins.read() {
             Some(pins) => pieces.iter().map(|piece| pins.of(piece.gpa, piece.len).next()).collect(),
             None => Vec::new(),
         };
         Self { pieces, pins, first: None, copy: None, fetched_ns: 0 }
     }
 
-    fn end(&self, shared: &Shared) {
-        shared.trace.leave(self.pieces.iter().map(Piece::page));
+    fn end(&self, instruments: &Instruments) {
+        instruments.trace.leave(self.pieces.iter().map(Piece::page));
     }
 }

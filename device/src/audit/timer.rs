@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The one thread that ends holds at their cap, and delays at their time.
 
-use super::watch::Shared;
+use super::desk::Shared;
 use crate::clock;
 use std::io;
 use std::sync::Arc;

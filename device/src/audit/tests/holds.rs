@@ -320,7 +320,7 @@ fn thousands_of_requests_can_be_held() {
     assert_eq!((reports.len(), bytes.len()), (4000, 4000));
     let AuditReport { writes, hits, holds, .. } = fixture.watch.audit();
     assert_eq!((writes, hits.len(), holds.len()), (4000, 0, 4000));
-    assert_eq!(fixture.watch.shared.pool.used_bytes(), 0);
+    assert_eq!(fixture.watch.shared.instruments.pool.used_bytes(), 0);
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn submit(fixture: &Fixture) -> Vec<(Ticket, Resume)> {
     for _ in 0..WRITES {
         fixture.submit(longest());
         resumed.extend(fixture.try_next());
-        let used = fixture.watch.shared.pool.used_bytes();
+        let used = fixture.watch.shared.instruments.pool.used_bytes();
         assert!(used <= KEPT_BYTES, "{used} bytes");
     }
     resumed

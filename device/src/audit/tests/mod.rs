@@ -17,7 +17,7 @@ use crate::ledger::Ledger;
 use crate::mem::{AtomicMap, Gpa, GuestRam, Map};
 use crate::program::{Op as DmaOp, Payload, Program};
 use crate::region::{Label, MapPart};
-use longpin_proto::disk::{Action, AuditReport, Fetch, Hit, Match, Op, Rule};
+use longpin_proto::disk::{Action, AuditReport, Fetch, Hit, MAX_HOLD_MS, Match, Op, Rule};
 use longpin_wire::stamp::{self, SOURCE_CPU, SOURCE_DMA, Stamp};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Fixture {
     }
 
     fn hold(&self, name: &str, matching: Match, fetch: Fetch) {
-        self.rule(name, matching, Action::Hold { fetch, cap_ms: 60_000 });
+        self.rule(name, matching, Action::Hold { fetch, cap_ms: MAX_HOLD_MS });
     }
 
     /// Announce whole pages as pinned.
