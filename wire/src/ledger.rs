@@ -47,6 +47,7 @@ pub const KIND_DMA_READ: u32 = 8;
 
 /// One event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C)]
 pub struct Entry {
     /// CLOCK_MONOTONIC of the host, ns, taken when the event was over.
@@ -93,6 +94,7 @@ pub const FIRST_DISK_KIND: u32 = KIND_DISK_SUBMIT;
 
 /// One event of a disk: the same size as an [`Entry`], `time_ns`, `kind` and `run` at the same places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[repr(C)]
 pub struct DiskEntry {
     /// CLOCK_MONOTONIC of the host, ns.

@@ -5,7 +5,8 @@
 use longpin_proto::agent::{Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::facts::{Cells, Extent};
-use longpin_wire::ledger;
+/// Entries of the device's ledger are evidence as they were written.
+pub use longpin_wire::ledger::{DiskEntry as DiskLedgerEntry, Entry as LedgerEntry};
 use serde::{Deserialize, Serialize};
 
 /// Version of the document, [`CaseRecord::schema`].
@@ -164,92 +165,6 @@ pub enum Trouble {
         /// What happened.
         message: String,
     },
-}
-
-/// `wire::ledger::Entry` as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LedgerEntry {
-    /// CLOCK_MONOTONIC of the host, ns.
-    pub time_ns: u64,
-    /// `ledger::KIND_` constant.
-    pub kind: u32,
-    /// Region, or 0.
-    pub region: u32,
-    /// DMA address, or 0.
-    pub dma_addr: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Generation, or 0.
-    pub generation: u64,
-    /// File offset of the first byte.
-    pub file_offset: u64,
-    /// Label of the case.
-    pub run: u64,
-    /// Program, or 0.
-    pub program: u32,
-    /// Depends on `kind`.
-    pub detail: u32,
-}
-
-impl From<ledger::Entry> for LedgerEntry {
-    fn from(e: ledger::Entry) -> Self {
-        Self {
-            time_ns: e.time_ns,
-            kind: e.kind,
-            region: e.region,
-            dma_addr: e.dma_addr,
-            len: e.len,
-            generation: e.generation,
-            file_offset: e.file_offset,
-            run: e.run,
-            program: e.program,
-            detail: e.detail,
-        }
-    }
-}
-
-/// `wire::ledger::DiskEntry` as text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskLedgerEntry {
-    /// CLOCK_MONOTONIC of the host, ns.
-    pub time_ns: u64,
-    /// `ledger::KIND_DISK_` constant.
-    pub kind: u32,
-    /// Index of the disk.
-    pub disk: u32,
-    /// Number of the request, or 0.
-    pub request: u64,
-    /// First byte on the disk.
-    pub byte: u64,
-    /// Bytes.
-    pub len: u64,
-    /// Guest physical address of the first page, or 0.
-    pub gpa: u64,
-    /// Label of the case.
-    pub run: u64,
-    /// VIRTIO_BLK_T_ constant.
-    pub op: u32,
-    /// Depends on `kind`.
-    pub detail: u32,
-}
-
-impl DiskLedgerEntry {
-    /// From an entry as it was read from the file, which has the layout of either kind.
-    pub fn from_raw(entry: ledger::Entry) -> Self {
-        let e: ledger::DiskEntry = zerocopy::transmute!(entry);
-        Self {
-            time_ns: e.time_ns,
-            kind: e.kind,
-            disk: e.disk,
-            request: e.request,
-            byte: e.byte,
-            len: e.len,
-            gpa: e.gpa,
-            run: e.run,
-            op: e.op,
-            detail: e.detail,
-        }
-    }
 }
 
 /// Output of a file system's checker that only looks.

@@ -3,7 +3,7 @@
 
 use super::op::{Ask, Follow, Op};
 use super::{CaseMachine, ImageWanted, Input, Stretch, Trouble, poll};
-use crate::record::{DiskLedgerEntry, Evidence, FsckReport, LedgerEntry, Role};
+use crate::record::{DiskLedgerEntry, Evidence, FsckReport, Role};
 use crate::verdict::{self, Refusal};
 use longpin_proto::agent::{Fact, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
@@ -150,9 +150,11 @@ impl CaseMachine {
         let run = self.record.run;
         let ours = entries.into_iter().filter(|entry| entry.run == run);
         let (disk, dma): (Vec<_>, Vec<_>) = ours.partition(|entry| entry.kind >= ledger::FIRST_DISK_KIND);
-        let mut entries: Vec<LedgerEntry> = dma.into_iter().map(LedgerEntry::from).collect();
+        let mut entries = dma;
         entries.sort_by_key(|entry| entry.time_ns);
-        let mut disk: Vec<DiskLedgerEntry> = disk.into_iter().map(DiskLedgerEntry::from_raw).collect();
+        // Both kinds have one layout.
+        let mut disk: Vec<DiskLedgerEntry> =
+            disk.into_iter().map(|entry| zerocopy::transmute!(entry)).collect();
         disk.sort_by_key(|entry| entry.time_ns);
         self.record.evidence.push(Evidence::Ledger { entries, disk });
         self.stretch = Stretch::Over;
