@@ -51,6 +51,9 @@ pub enum Evidence {
     Step {
         /// Line of the scenario file, 0 for the machine's own steps.
         line: usize,
+        /// The scenario's step in a word or two, `dma 101`; empty for the machine's own.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        label: String,
         /// What it is for.
         role: Role,
         /// What was asked.
@@ -70,6 +73,9 @@ pub enum Evidence {
     Disk {
         /// Line of the scenario file, 0 for the machine's own requests.
         line: usize,
+        /// The scenario's step in a word or two, `hold-write`; empty for the machine's own.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        label: String,
         /// What was asked.
         request: Request,
         /// What came back, or why it was refused.

@@ -2,7 +2,6 @@
 //! Pages that are generated are current, and pages that describe a format describe all of it.
 #![expect(clippy::disallowed_methods, reason = "the test reads and, when asked to, writes the pages")]
 
-use longpin_core::scenario::verbs;
 use longpin_core::verdict::documentation;
 use std::path::Path;
 
@@ -18,12 +17,31 @@ fn the_page_of_verdicts_is_current() {
 }
 
 #[test]
-fn every_step_is_described() {
-    let page = include_str!("../../../docs/scenario-format.md");
-    for verb in verbs() {
-        assert!(
-            page.contains(&format!("| `{verb}` |")),
-            "docs/scenario-format.md does not describe step `{verb}`"
-        );
+fn the_tables_of_steps_are_current() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/scenario-format.md");
+    let page = std::fs::read_to_string(&path).expect("docs/scenario-format.md");
+    let mut current = page.clone();
+    for (name, table) in longpin_core::steps::documentation() {
+        let (begin, end) = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->\n"));
+        let from = current.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
+        let to = current.find(&end).unwrap_or_else(|| panic!("no {end}"));
+        current.replace_range(from..to, &table);
     }
+    if std::env::var_os("LONGPIN_BLESS").is_some() {
+        std::fs::write(&path, &current).expect("docs/scenario-format.md can be written");
+    }
+    let fix = "LONGPIN_BLESS=1 cargo test -p longpin-core --test docs";
+    assert!(page == current, "the tables of docs/scenario-format.md are not current; run {fix}");
+}
+
+#[test]
+fn every_step_that_takes_a_job_is_listed() {
+    let page = include_str!("../../../docs/scenario-format.md");
+    let list = page.split_once("Any of ").and_then(|(_, rest)| rest.split_once(" takes `job"));
+    let (list, _) = list.expect("`Any of ... takes `job``");
+    let mut listed: Vec<&str> = list.split(',').map(|word| word.trim().trim_matches('`')).collect();
+    let mut known: Vec<&str> = longpin_core::steps::jobs().collect();
+    listed.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(listed, known);
 }

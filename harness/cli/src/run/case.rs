@@ -167,7 +167,16 @@ impl Hands<'_> {
         record.evidence.push(match self.call(Step::KernelLog, LOG_TIMEOUT) {
             Input::Reply { outcome, elapsed_us, began_ns, ended_ns } => {
                 let (role, step) = (Role::Frame, Step::KernelLog);
-                Evidence::Step { line: 0, role, step, outcome, elapsed_us, began_ns, ended_ns }
+                Evidence::Step {
+                    line: 0,
+                    label: String::new(),
+                    role,
+                    step,
+                    outcome,
+                    elapsed_us,
+                    began_ns,
+                    ended_ns,
+                }
             }
             Input::Trouble(trouble) => Evidence::Trouble(trouble),
             other => Evidence::Trouble(Trouble::Other { message: format!("kernel log gave {other:?}") }),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What came of an action: into the record, and into what is done next.
 
-use super::op::{Ask, Follow, Op};
 use super::{CaseMachine, ImageWanted, Input, Stretch, Trouble, poll};
 use crate::record::{DiskLedgerEntry, Evidence, FsckReport, Role};
+use crate::steps::op::{Ask, Follow, Op};
 use crate::verdict::{self, Refusal};
 use longpin_proto::agent::{Fact, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
@@ -59,9 +59,9 @@ impl CaseMachine {
         } else if unclean {
             self.fsck = None;
         }
-        let Op { line, role, ask: Ask::Agent(step), .. } = op else { return };
+        let Op { line, label, role, ask: Ask::Agent(step), .. } = op else { return };
         let Times { began_ns, ended_ns } = times;
-        let evidence = Evidence::Step { line, role, step, outcome, elapsed_us, began_ns, ended_ns };
+        let evidence = Evidence::Step { line, label, role, step, outcome, elapsed_us, began_ns, ended_ns };
         self.record.evidence.push(evidence);
         if let Some(poll::Answer::GivenUp(message)) = answer {
             self.record.evidence.push(Evidence::Unproven { line, message });
@@ -74,9 +74,9 @@ impl CaseMachine {
             (Step::Spawn { job, step }, _) => _ = self.jobs.insert(job.clone(), (**step).clone()),
             // Extents of a compared file are read by the host at the end; those before a poke tell where to poke.
             (Step::Extents { path }, Outcome::Done { fact: Fact::Extents(extents) }) => {
-                self.lowering.note_extents(path, extents);
+                self.translation.note_extents(path, extents);
                 if matches!(role, Role::CompareWrites | Role::CompareSnapshot) {
-                    let len = self.lowering.len_of(path);
+                    let len = self.translation.len_of(path);
                     let wanted = ImageWanted { path: path.clone(), extents: extents.clone(), len };
                     self.images.push_back(wanted);
                 }
@@ -86,21 +86,36 @@ impl CaseMachine {
     }
 
     fn disk(&mut self, answer: Result<Answer, String>, times: Times) {
-        let Some(Op { line, ask: Ask::Disk(request), follow, role, timeout_ms }) = self.current.take() else {
+        let Some(Op { line, label, ask: Ask::Disk(request), follow, role, timeout_ms }) = self.current.take()
+        else {
             return;
         };
         let refused = matches!(&answer, Err(_) | Ok(Answer::Error { .. }));
         let incomplete = matches!(&answer, Ok(Answer::Held { complete: false, .. }));
         let Times { began_ns, ended_ns } = times;
-        let evidence = Evidence::Disk { line, request: request.clone(), answer, began_ns, ended_ns };
+        let evidence = Evidence::Disk {
+            line,
+            label: label.clone(),
+            request: request.clone(),
+            answer,
+            began_ns,
+            ended_ns,
+        };
         if let (true, Follow::PinHeld { job, left_ms }) = (incomplete, follow) {
             let looked_ms = match &request {
                 Request::AwaitHeld { timeout_ms, .. } => *timeout_ms,
                 _ => timeout_ms,
             };
             let follow = Follow::PinHeld { job: job.clone(), left_ms: left_ms.saturating_sub(looked_ms) };
-            let again = Box::new(Op { line, role, ask: Ask::Disk(request), timeout_ms, follow });
-            let look = Op { line, timeout_ms, ..Op::new(Role::Frame, Step::JobState { job }) };
+            let again = Box::new(Op {
+                line,
+                label: label.clone(),
+                role,
+                ask: Ask::Disk(request),
+                timeout_ms,
+                follow,
+            });
+            let look = Op { line, label, timeout_ms, ..Op::new(Role::Frame, Step::JobState { job }) };
             self.queue.push_front(look.then(Follow::PinJob { missing: Box::new(evidence), again }));
             return;
         }
@@ -120,7 +135,7 @@ impl CaseMachine {
             }
             Outcome::Done { fact: Fact::Job(state) } if state.finished => {
                 let mut wait = Op::new(Role::Act, Step::JobWait { job: job.clone(), timeout_ms: 0 });
-                wait.line = again.line;
+                (wait.line, wait.label) = (again.line, again.label.clone());
                 wait.stretch(self.patience_percent);
                 self.record.evidence.push(missing);
                 self.queue.push_front(wait);

@@ -12,27 +12,24 @@
 //! Contract: `next` and `feed` alternate; each action gets exactly one input, or an [`Input::Trouble`] instead.
 
 mod input;
-mod lower;
-mod objects;
-mod op;
 mod poll;
 #[cfg(test)]
 mod tests;
 
 pub use crate::record::Trouble;
+pub use crate::steps::{CaseEnv, Lacks};
 
 use crate::plan::Case;
 use crate::record::{CaseRecord, Evidence, FsckReport};
-use crate::scenario::{Act, Pin};
-use crate::verdict::Observation;
+use crate::steps::op::{self, Ask, Follow, Op};
+use crate::steps::{MKFS, Translation};
+use crate::words::Observation;
 use longpin_proto::agent::{Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::facts::{Cells, Extent};
 use longpin_wire::ledger;
-use lower::Lowering;
-use op::{Ask, Follow, Op};
 use poll::Poll;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 /// What the machine wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,34 +112,6 @@ pub enum Input {
     Trouble(Trouble),
 }
 
-/// Where and under which label a case runs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CaseEnv {
-    /// Label for stamps and ledger, unique among all attempts that share a device daemon; not 0.
-    pub run: u64,
-    /// Block device of the file systems in the guest, `/dev/vda`.
-    pub device: String,
-    /// Second disk in the guest, from which dio pins read, `/dev/vdb`.
-    pub second_device: String,
-    /// The disks are ours: they audit and can be ruled. Else cases that need that are skipped.
-    pub audited: bool,
-    /// What this guest has not, and another one has.
-    pub lacks: Lacks,
-    /// Mount directory in the guest, `/mnt`.
-    pub dir: String,
-    /// Factor on every deadline, in percent: slow machines and TCG want more than 100.
-    pub patience_percent: u64,
-}
-
-/// What the guest's kernel has not. Cases that need it are skipped.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Lacks {
-    /// Why there is no driver; none: there is one.
-    pub driver: Option<String>,
-    /// Modules that it has neither as files nor built in.
-    pub modules: BTreeSet<String>,
-}
-
 /// Which stretch of the case is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stretch {
@@ -165,7 +134,7 @@ struct ImageWanted {
 /// Drives one case.
 #[derive(Debug)]
 pub struct CaseMachine {
-    lowering: Lowering,
+    translation: Translation,
     queue: VecDeque<Op>,
     current: Option<Op>,
     poll: Option<Poll>,
@@ -183,6 +152,7 @@ pub struct CaseMachine {
 impl CaseMachine {
     /// A machine at the start of a case.
     pub fn new(case: &Case, env: CaseEnv) -> Self {
+        let steps = case.scenario.steps_of(&case.point).cloned().collect();
         let env = CaseEnv { patience_percent: env.patience_percent.max(1), ..env };
         let missing = missing(case, env.audited, &env.lacks);
         let mut machine = Self {
@@ -196,7 +166,7 @@ impl CaseMachine {
             stretch: Stretch::Acts,
             audited: env.audited,
             patience_percent: env.patience_percent,
-            lowering: Lowering::new(case, env),
+            translation: Translation::new(steps, &case.point, case.scenario.cell_bytes, env),
         };
         machine.stretch_queue();
         if let Some(message) = missing {
@@ -265,7 +235,7 @@ impl CaseMachine {
                 return;
             }
             match self.stretch {
-                Stretch::Acts => match self.lowering.next_step() {
+                Stretch::Acts => match self.translation.next_step() {
                     Some(ops) => self.queue.extend(ops),
                     None => self.go_to_tail(),
                 },
@@ -280,10 +250,10 @@ impl CaseMachine {
     }
 
     fn go_to_tail(&mut self) {
-        if !self.lowering.host_sees_fs() {
+        if !self.translation.host_sees_fs() {
             self.fsck = None;
         }
-        self.queue = op::tail(self.lowering.standing_rules(), self.audited).into();
+        self.queue = op::tail(self.translation.standing_rules(), self.audited).into();
         self.stretch_queue();
         self.stretch = Stretch::Tail;
     }
@@ -309,7 +279,7 @@ impl CaseMachine {
 /// The file system that a case makes, unless its kernel is known to be left in a state in which nothing is unmounted.
 fn checked_fs(case: &Case) -> Option<String> {
     let fs = case.point.fs.fs;
-    let makes = case.scenario.steps_of(&case.point).any(|step| matches!(step.action, Act::Mkfs { .. }));
+    let makes = case.scenario.steps_of(&case.point).any(|step| step.name() == MKFS);
     let dies = case.expectation().is_some_and(|row| {
         [Observation::Hang, Observation::Panic].iter().any(|word| row.observe.contains(word))
     });
@@ -322,22 +292,18 @@ fn missing(case: &Case, audited: bool, lacks: &Lacks) -> Option<String> {
         return Some(format!("the kernel has no {module}, neither as a module nor built in"));
     }
     case.scenario.steps_of(&case.point).find_map(|step| {
-        let line = step.line;
-        let dio = |mode: &Option<Pin>| mode.unwrap_or(case.point.pin) == Pin::Dio;
-        match (&step.action, &lacks.driver) {
-            (Act::LoadModule { module, .. }, _) if lacks.modules.contains(&module.replace('-', "_")) => {
+        let (line, needs) = (step.line, step.needs(&case.point));
+        match (needs.module, &lacks.driver) {
+            (Some(module), _) if lacks.modules.contains(&module.replace('-', "_")) => {
                 Some(format!("line {line} of the scenario loads {module}, which the kernel has not"))
             }
-            (_, Some(why)) if step.needs_driver(case.point.pin) => {
+            (_, Some(why)) if needs.driver => {
                 Some(format!("line {line} of the scenario needs the driver; {why}"))
             }
-            (Act::Pin { mode, .. }, _) if dio(mode) && !audited => Some(needs_audited_disk(line)),
-            (act, _) if act.needs_audited_disk() && !audited => Some(needs_audited_disk(line)),
+            _ if needs.audited_disk && !audited => Some(format!(
+                "line {line} of the scenario needs the auditing disk; run it with --disk audited"
+            )),
             _ => None,
         }
     })
-}
-
-fn needs_audited_disk(line: usize) -> String {
-    format!("line {line} of the scenario needs the auditing disk; run it with --disk audited")
 }

@@ -42,7 +42,7 @@ impl Case {
 
     /// It can only run in a guest with the driver.
     pub fn needs_driver(&self) -> bool {
-        self.scenario.steps_of(&self.point).any(|step| step.needs_driver(self.point.pin))
+        self.scenario.steps_of(&self.point).any(|step| step.needs(&self.point).driver)
     }
 
     /// What the scenario expects. Checked scenarios have one for each point.

@@ -11,7 +11,9 @@ impl<'r> Replay<'r> {
     pub(super) fn disk(&mut self, request: &'r Request, answer: &'r Result<Answer, String>, at: u64) {
         let answer = match answer {
             Ok(Answer::Error { message }) | Err(message) => {
-                return self.faults.push(format!("the disk did not do `{}`: {message}", name(request)));
+                return self
+                    .faults
+                    .push(format!("the disk did not do `{}`: {message}", request_name(request)));
             }
             Ok(answer) => answer,
         };
@@ -52,7 +54,7 @@ impl<'r> Replay<'r> {
             (Request::Disks, Answer::Disks { disks }) => self.images(disks),
             (Request::Case { .. } | Request::AddRule(_), Answer::Ok) => {}
             (request, answer) => {
-                self.faults.push(format!("the disk answered `{}` with {answer:?}", name(request)));
+                self.faults.push(format!("the disk answered `{}` with {answer:?}", request_name(request)));
             }
         }
     }
@@ -118,7 +120,7 @@ fn program(offset: u64, len: u64, generation: u64, cell_bytes: u32) -> Program {
 }
 
 /// Name of a request in sentences.
-fn name(request: &Request) -> &'static str {
+pub fn request_name(request: &Request) -> &'static str {
     match request {
         Request::Hello => "hello",
         Request::Status => "status",

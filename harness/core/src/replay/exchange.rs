@@ -29,6 +29,8 @@ pub enum Asked<'r> {
 pub struct Exchange<'r> {
     /// Line of the scenario file, 0 for the machine's own.
     pub line: usize,
+    /// The scenario's step in a word or two; empty for the machine's own.
+    pub label: &'r str,
     /// What it was for.
     pub role: Role,
     /// Of whom.

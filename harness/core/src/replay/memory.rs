@@ -3,7 +3,7 @@
 //! the file should keep.
 
 use super::Content;
-use crate::scenario::PAGE_BYTES;
+use longpin_proto::disk::PAGE_BYTES;
 use longpin_proto::facts::Source;
 use std::collections::BTreeMap;
 use std::ops::Range;

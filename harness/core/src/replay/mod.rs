@@ -20,6 +20,7 @@ mod requests;
 
 pub use clock::Clock;
 pub use content::{Content, content, describe, errno_name};
+pub use disk::request_name;
 pub use exchange::{Asked, Exchange};
 pub use file::FileContent;
 pub use jobs::Job;
@@ -209,14 +210,14 @@ impl<'r> Replay<'r> {
 
     fn take(&mut self, evidence: &'r Evidence) {
         match evidence {
-            Evidence::Step { line, role, step, outcome, began_ns, ended_ns, .. } => {
+            Evidence::Step { line, label, role, step, outcome, began_ns, ended_ns, .. } => {
                 let asked = Asked::Agent { step, outcome };
-                let (from, to) = self.exchange(*line, *role, asked, *began_ns, *ended_ns);
+                let (from, to) = self.exchange((*line, label), *role, asked, *began_ns, *ended_ns);
                 self.step(*role, step, outcome, from, to);
             }
-            Evidence::Disk { line, request, answer, began_ns, ended_ns } => {
+            Evidence::Disk { line, label, request, answer, began_ns, ended_ns } => {
                 let asked = Asked::Disk { request, answer };
-                let (_, to) = self.exchange(*line, Role::Act, asked, *began_ns, *ended_ns);
+                let (_, to) = self.exchange((*line, label), Role::Act, asked, *began_ns, *ended_ns);
                 self.disk(request, answer, to);
             }
             Evidence::Image { path, extents, result } => self.image(path, extents, result),
@@ -232,9 +233,16 @@ impl<'r> Replay<'r> {
         }
     }
 
-    fn exchange(&mut self, line: usize, role: Role, asked: Asked<'r>, began: u64, ended: u64) -> (u64, u64) {
+    fn exchange(
+        &mut self,
+        (line, label): (usize, &'r str),
+        role: Role,
+        asked: Asked<'r>,
+        began: u64,
+        ended: u64,
+    ) -> (u64, u64) {
         let (from, to) = (self.clock.since(began), self.clock.since(ended));
-        self.exchanges.push(Exchange { line, role, asked, from, to });
+        self.exchanges.push(Exchange { line, label, role, asked, from, to });
         (from, to)
     }
 

@@ -3,9 +3,9 @@
 //! whether they did.
 
 use super::memory::{Memory, pages_of};
-use crate::scenario::PAGE_BYTES;
 use longpin_proto::agent::PinMode;
 use longpin_proto::disk::Held;
+use longpin_proto::disk::PAGE_BYTES;
 use longpin_proto::facts::RegionState;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -4,8 +4,8 @@
 
 use super::{PageKey, PageWrite, Replay};
 use crate::record::DiskLedgerEntry;
-use crate::scenario::PAGE_BYTES;
 use longpin_proto::disk::Hit;
+use longpin_proto::disk::PAGE_BYTES;
 use longpin_wire::ledger;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a scenario expects of a case, and why.
 
-use super::matrix::Condition;
-use crate::verdict::Observation;
+use crate::matrix::Condition;
+use crate::words::Observation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

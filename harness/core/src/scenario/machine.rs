@@ -2,7 +2,7 @@
 //! What a scenario needs of its virtual machine beside the usual. Cases with the same needs can share a boot, so needs
 //! are equal and ordered whatever order a file names its programs in.
 
-use super::fields::{At, Fault, Fields};
+use crate::fields::{At, Fault, Fields};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

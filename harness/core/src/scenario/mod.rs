@@ -4,21 +4,16 @@
 
 mod check;
 mod expect;
-mod fields;
 mod machine;
-mod matrix;
 mod parse;
-mod parse_step;
-mod step;
 #[cfg(test)]
 mod tests;
 
+pub use crate::fields::Fault;
+pub use crate::matrix::{Condition, Flavour, Matrix, Pin, Point, Release};
+pub use crate::steps::Step;
 pub use expect::Expectation;
-pub use fields::Fault;
 pub use machine::MachineNeeds;
-pub use matrix::{Condition, Flavour, Matrix, Pin, Point, Release};
-pub use parse_step::verbs;
-pub use step::{Act, Against, Backed, FIRST_DISK, Matching, PAGE_BYTES, Pages, SECOND_DISK, Step, Treatment};
 
 /// Version of the format, the file's `schema`.
 pub const SCHEMA: u64 = 1;

@@ -2,11 +2,11 @@
 //! Syntax of a scenario file: TOML to [`Scenario`]. Faults of steps and rows are collected, so that one look at the
 //! messages mends the whole file.
 
-use super::fields::{At, Fault, Fields, Source};
-use super::matrix::{Condition, Flavour, Matrix, Pin, Release};
-use super::parse_step;
 use super::{Expectation, MachineNeeds, SCHEMA, Scenario};
-use crate::verdict::Observation;
+use crate::fields::{At, Fault, Fields, Source};
+use crate::matrix::{Flavour, Matrix, Pin, Release, condition};
+use crate::steps::Step;
+use crate::words::Observation;
 use longpin_proto::filesystem::FileSystem;
 use longpin_wire::{dma, stamp};
 use toml::de::{DeTable, DeValue};
@@ -27,7 +27,7 @@ pub fn document(file: &str, text: &str) -> Result<Scenario, Vec<Fault>> {
     let head = keep(&mut faults, head(source, &mut fields));
     let matrix = keep(&mut faults, matrix(source, &mut fields));
     let pages = head.as_ref().map_or(DEFAULT_PAGES, |head| head.pages);
-    let steps = items(&mut faults, source, &mut fields, "step", |fields| parse_step::step(fields, pages));
+    let steps = items(&mut faults, source, &mut fields, "step", |fields| Step::parse(fields, pages));
     let expect = items(&mut faults, source, &mut fields, "expect", expectation);
     // A head that was given up half-way has not asked for all its keys.
     if head.is_some() && matrix.is_some() {
@@ -135,17 +135,6 @@ fn matrix(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Matrix, Fau
     }
     axes.finish()?;
     Ok(matrix)
-}
-
-/// The four axes as a condition, from whichever table holds them.
-pub fn condition(fields: &mut Fields<'_, '_>) -> Result<Condition, Fault> {
-    let fs = fields.words("fs", "file system", |word| Flavour::parse(word).ok(), FileSystem::list)?;
-    Ok(Condition {
-        fs: fs.iter().map(Flavour::to_string).collect(),
-        pin: fields.words("pin", "pin mode", Pin::parse, Pin::list)?,
-        release: fields.words("release", "release mode", Release::parse, Release::list)?,
-        variant: fields.strings("variant")?.into_iter().map(|at| at.value).collect(),
-    })
 }
 
 /// Each item of a list of tables; a bare string `"sync"` stands for `{ do = "sync" }`.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Two or three sentences for somebody who has never seen the project: what the device exchange, what the file system
+//! Two or three sentences for somebody who has never seen the project: what the device did, what the file system
 //! believed, what is on the disk.
 
 use super::claims::{Burst, Claims, InFlight};

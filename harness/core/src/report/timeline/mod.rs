@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! The timeline of a case: what the device, the file system and the disk exchange to each page, and when.
+//! The timeline of a case: what the device, the file system and the disk did to each page, and when.
 //!
 //! [`Story::of`] turns a record into lanes of bars and ticks, numbered moments, the bytes that differ and an
 //! explanation in plain words. Pure: the drawing ([`page`]) and the trace (`super::trace`) only read it. All times

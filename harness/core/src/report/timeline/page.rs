@@ -52,7 +52,7 @@ pub struct Report<'r> {
     pub cases: Vec<CaseReport<'r>>,
     /// By scenario.
     pub lore: BTreeMap<String, Lore>,
-    /// What people should know first: the run exchange not finish, some cases were chosen.
+    /// What people should know first: the run did not finish, some cases were chosen.
     pub notices: Vec<String>,
 }
 

@@ -4,11 +4,10 @@
 use super::words::duration;
 use super::{Bar, BarKind, Lane, Row, RowKind};
 use crate::record::Role;
-use crate::replay::{Asked, Exchange, Job, Replay};
+use crate::replay::{Asked, Exchange, Job, Replay, request_name};
 use crate::verdict::step_name;
-use longpin_proto::agent::{Fallocate, Outcome, Step};
+use longpin_proto::agent::{Outcome, Step};
 use longpin_proto::control::{Answer, Request};
-use longpin_proto::disk::{Action, Op};
 
 /// The lanes of steps and jobs; none where the record has no times.
 pub fn lanes(replay: &Replay<'_>) -> Vec<Lane> {
@@ -55,79 +54,20 @@ fn bar(line: &[&Exchange<'_>]) -> Bar {
     Bar { kind, from, to, text, detail: calls.join(", ") }
 }
 
-/// Name of a line of the scenario, by what it exchange.
+/// Name of a line of the scenario; in a record from before steps had labels, of its first call.
 pub fn name(line: &[&Exchange<'_>]) -> String {
-    let step = |wanted: fn(&Step) -> bool| {
-        line.iter().find_map(|exchange| match exchange.asked {
-            Asked::Agent { step, .. } if wanted(step) => Some(step),
-            _ => None,
-        })
-    };
-    let unmounts = step(|step| matches!(step, Step::Unmount { .. })).is_some();
-    let mounts = step(|step| matches!(step, Step::Mount { .. })).is_some();
-    let creates = step(|step| matches!(step, Step::Open { flags, .. } if flags.create)).is_some();
-    if let Some(request) = line.iter().find_map(|exchange| match exchange.asked {
-        Asked::Disk { request, .. } => Some(request),
-        Asked::Agent { .. } => None,
-    }) {
-        return request_name(request, line);
-    }
-    match step(|step| matches!(step, Step::Dma { .. })) {
-        Some(Step::Dma { dma, .. }) => return format!("dma {}", dma.generation),
-        _ if unmounts && mounts => return "remount".into(),
-        _ if creates => return "create".into(),
-        _ => {}
-    }
-    match (line[0].role, line[0].asked) {
-        (Role::ProveClean, _) => "prove-clean".into(),
-        (Role::ProveDma, _) => "prove-dma".into(),
-        (Role::Settle, _) => "settle".into(),
-        (Role::Snapshot, _) => "snapshot".into(),
-        (Role::CompareWrites | Role::CompareSnapshot, _) => "compare".into(),
-        (_, Asked::Agent { step: Step::Spawn { step, .. }, .. }) => format!("start {}", step_name(step)),
-        (_, Asked::Agent { step: Step::JobWait { .. }, .. }) => "join".into(),
-        (_, Asked::Agent { step: Step::Fallocate { mode, .. }, .. }) => match mode {
-            Fallocate::Allocate => "allocate".into(),
-            Fallocate::PunchHole => "punch".into(),
-            Fallocate::ZeroRange => "zero-range".into(),
-        },
-        (_, Asked::Agent { step: Step::Store { fill, .. } | Step::WriteCells { fill, .. }, .. }) => {
-            let Asked::Agent { step, .. } = line[0].asked else { return String::new() };
-            format!("{} {}", step_name(step), fill.generation)
-        }
-        (_, Asked::Agent { step, .. }) => step_name(step).into(),
-        (_, Asked::Disk { request, .. }) => request_name(request, line),
+    match line[0].label {
+        "" => call_name(line[0]).to_owned(),
+        label => label.to_owned(),
     }
 }
 
-fn request_name(request: &Request, line: &[&Exchange<'_>]) -> String {
-    let reads_direct = line.iter().any(|exchange| {
-        matches!(exchange.asked, Asked::Agent { step: Step::Spawn { step, .. }, .. } if matches!(**step, Step::ReadDirect { .. }))
-    });
-    match request {
-        Request::AddRule(_) if reads_direct => "pin by a read".into(),
-        Request::AddRule(rule) => match (&rule.action, rule.matching.op) {
-            (Action::Hold { .. }, Some(Op::Read)) => "hold-read".into(),
-            (Action::Hold { .. }, _) => "hold-write".into(),
-            (Action::Delay { .. }, _) => "delay-write".into(),
-            (Action::Fail, _) => "fail-write".into(),
-            (Action::Observe, _) => "observe".into(),
-        },
-        Request::AwaitHeld { .. } => "await-held".into(),
-        Request::ReleaseHeld { rule } if joins(line, rule) => "release".into(),
-        Request::ReleaseHeld { .. } => "release-write".into(),
-        Request::DropRule { .. } => "drop-rule".into(),
-        Request::HeldDma { generation, .. } => format!("dma {generation}"),
-        Request::PowerCut { .. } => "power-cut".into(),
-        Request::Restore { .. } => "restore".into(),
-        _ => "ask the disk".into(),
+fn call_name(exchange: &Exchange<'_>) -> &'static str {
+    match exchange.asked {
+        Asked::Agent { step: Step::Spawn { step, .. }, .. } => step_name(step),
+        Asked::Agent { step, .. } => step_name(step),
+        Asked::Disk { request, .. } => request_name(request),
     }
-}
-
-/// A held read that is the pin: its job ends with it.
-fn joins(line: &[&Exchange<'_>], rule: &str) -> bool {
-    line.iter()
-        .any(|exchange| matches!(exchange.asked, Asked::Agent { step: Step::JobWait { job, .. }, .. } if job == rule))
 }
 
 /// It changes nothing.
@@ -164,11 +104,7 @@ fn trouble(exchange: &Exchange<'_>) -> Option<String> {
 }
 
 fn call(exchange: &Exchange<'_>) -> String {
-    let name = match exchange.asked {
-        Asked::Agent { step: Step::Spawn { step, .. }, .. } => format!("start {}", step_name(step)),
-        Asked::Agent { step, .. } => step_name(step).to_owned(),
-        Asked::Disk { request, .. } => request_name(request, &[]),
-    };
+    let name = call_name(exchange);
     let what = match exchange.asked {
         Asked::Agent { outcome: Outcome::Failed { message }, .. }
         | Asked::Disk { answer: Err(message), .. } => {

@@ -6,7 +6,7 @@ use longpin_proto::agent::PinMode;
 use longpin_proto::facts::Source;
 
 /// Bytes of a page.
-pub(super) const PAGE: u64 = crate::scenario::PAGE_BYTES;
+pub(super) const PAGE: u64 = longpin_proto::disk::PAGE_BYTES;
 
 /// `870 ns`, `12.3 µs`, `4.21 ms`, `1.25 s`.
 pub fn duration(ns: u64) -> String {

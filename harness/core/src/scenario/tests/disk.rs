@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Steps of the auditing disk, and dio pins.
 
-use super::{EXPECT, HEAD, faults, faults_of_steps, only};
-use crate::scenario::{Act, Matching, Scenario, Treatment};
-use longpin_proto::disk::{Fetch, InFlight};
+use super::{EXPECT, HEAD, faults, faults_of_steps, only, steps_of};
 
 /// Faults of a scenario in one matrix; the steps begin on line 9.
 fn faults_in(fs: &str, pin: &str, release: &str, steps: &str) -> Vec<String> {
@@ -14,26 +12,29 @@ fn faults_in(fs: &str, pin: &str, release: &str, steps: &str) -> Vec<String> {
 
 #[test]
 fn what_is_not_said_has_its_default() {
-    let steps = "\"hold-write\", \"await-held\", \"release-write\", \"drop-rule\", \"hold-read\", \"fail-write\", \
-         { do = \"delay-write\", rule = \"d\", ms = 5 }, \"power-cut\", \"restore\"";
-    let text = format!("{HEAD}matrix.fs = [\"ext4\"]\nstep = [{steps}]\n{EXPECT}");
-    let scenario = Scenario::parse("story.toml", &text).expect("valid");
-    let rule =
-        |rule: &str, matching, treatment| Act::Rule { rule: rule.into(), disk: 0, matching, treatment };
-    let fetch = Fetch::Late;
-    let wanted = [
-        rule("w", Matching::Stamped, Treatment::HoldWrites { fetch, cap_ms: 20_000 }),
-        Act::AwaitHeld { rule: "w".into(), pages: 16 },
-        Act::ReleaseHeld { rule: "w".into() },
-        Act::DropRule { rule: "w".into() },
-        rule("r", Matching::Any, Treatment::HoldReads { cap_ms: 20_000 }),
-        rule("w", Matching::Stamped, Treatment::FailWrites { limit: 0 }),
-        rule("d", Matching::Stamped, Treatment::DelayWrites { fetch, ms: 5 }),
-        Act::PowerCut { in_flight: InFlight::Drop },
-        Act::Restore,
+    let short = [
+        r#""hold-write""#,
+        r#""await-held""#,
+        r#""release-write""#,
+        r#""drop-rule""#,
+        r#""hold-read""#,
+        r#""fail-write""#,
+        r#"{ do = "delay-write", rule = "d", ms = 5 }"#,
+        r#""power-cut""#,
     ];
-    let acts: Vec<Act> = scenario.steps.into_iter().map(|step| step.action).collect();
-    assert_eq!(acts, wanted);
+    let long = [
+        r#"{ do = "hold-write", rule = "w", match = "stamped", fetch = "late", cap_ms = 20000, disk = 0 }"#,
+        r#"{ do = "await-held", rule = "w", pages = 16 }"#,
+        r#"{ do = "release-write", rule = "w" }"#,
+        r#"{ do = "drop-rule", rule = "w" }"#,
+        r#"{ do = "hold-read", rule = "r", cap_ms = 20000, disk = 0 }"#,
+        r#"{ do = "fail-write", rule = "w", match = "stamped", limit = 0, disk = 0 }"#,
+        r#"{ do = "delay-write", rule = "d", ms = 5, match = "stamped", fetch = "late", disk = 0 }"#,
+        r#"{ do = "power-cut", in_flight = "drop" }"#,
+    ];
+    assert_eq!(steps_of(&short), steps_of(&long));
+    let other = r#"{ do = "hold-write", fetch = "early" }"#;
+    assert_ne!(steps_of(&short[..1]), steps_of(&[other]), "a parameter makes a difference");
 }
 
 #[test]
@@ -195,7 +196,7 @@ fn a_dio_pin_is_written_to_before_its_release_and_has_its_disk_alone() {
     );
     only(
         &dio("\"mount\", \"create\", \"map\",\n{ do = \"pin\", job = \"p\" }"),
-        "story.toml:10: a dio pin runs beside the case by itself; do it without `job`",
+        "story.toml:10: a dio pin runs concurrently by itself; do it without `job`",
     );
 }
 

@@ -95,6 +95,7 @@ impl Tale {
     pub fn evidence(&mut self, role: Role, step: Step, outcome: Outcome) {
         self.record.evidence.push(Evidence::Step {
             line: 1,
+            label: String::new(),
             role,
             step,
             outcome,
@@ -285,7 +286,8 @@ impl Tale {
     }
 
     pub fn disk_says(&mut self, request: Request, answer: Result<Answer, String>) {
-        let evidence = Evidence::Disk { line: 1, request, answer, began_ns: 0, ended_ns: 0 };
+        let evidence =
+            Evidence::Disk { line: 1, label: String::new(), request, answer, began_ns: 0, ended_ns: 0 };
         self.record.evidence.push(evidence);
     }
 

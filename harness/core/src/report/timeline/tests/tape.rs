@@ -78,6 +78,7 @@ impl Tape {
         let line = self.line;
         self.record.evidence.push(Evidence::Step {
             line,
+            label: String::new(),
             role,
             step,
             outcome,
@@ -300,7 +301,14 @@ impl Tape {
         let (line, began_ns) = (self.line, self.now);
         self.now += takes_ns;
         let (ended_ns, answer) = (self.now, Ok(answer));
-        self.record.evidence.push(Evidence::Disk { line, request, answer, began_ns, ended_ns });
+        self.record.evidence.push(Evidence::Disk {
+            line,
+            label: String::new(),
+            request,
+            answer,
+            began_ns,
+            ended_ns,
+        });
         self.now += 200_000;
     }
 

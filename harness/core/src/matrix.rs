@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The axes of a scenario: file system, pin mode, release mode, variant; and conditions over them.
 
+use crate::fields::{Fault, Fields};
 use longpin_proto::agent::PinMode;
 use longpin_proto::filesystem::FileSystem;
 use serde::{Deserialize, Serialize};
@@ -170,4 +171,15 @@ impl Matrix {
         points.retain(|point| !self.exclude.iter().any(|condition| condition.accepts(point)));
         points
     }
+}
+
+/// The four axes as a condition, from whichever table holds them.
+pub(crate) fn condition(fields: &mut Fields<'_, '_>) -> Result<Condition, Fault> {
+    let fs = fields.words("fs", "file system", |word| Flavour::parse(word).ok(), FileSystem::list)?;
+    Ok(Condition {
+        fs: fs.iter().map(Flavour::to_string).collect(),
+        pin: fields.words("pin", "pin mode", Pin::parse, Pin::list)?,
+        release: fields.words("release", "release mode", Release::parse, Release::list)?,
+        variant: fields.strings("variant")?.into_iter().map(|at| at.value).collect(),
+    })
 }

@@ -2,16 +2,9 @@
 //! Meaning of a scenario: every case of the matrix is walked through on paper, so that a name that does not exist or
 //! a pin that is still held at an unmount is found here and not in a guest.
 
-mod disk;
-mod jobs;
-mod pins;
-mod walk;
-
-use super::fields::Fault;
-use super::step::Act;
-use super::{Pin, Point, Release, Scenario};
+use super::{Fault, Pin, Point, Release, Scenario};
+use crate::steps::paper::Paper;
 use std::collections::BTreeSet;
-use walk::Walk;
 
 /// Every fault of the scenario, each once.
 pub fn faults(file: &str, scenario: &Scenario) -> Vec<Fault> {
@@ -32,13 +25,13 @@ pub fn faults(file: &str, scenario: &Scenario) -> Vec<Fault> {
 
 /// The first fault of one case, and where.
 fn walked(scenario: &Scenario, point: &Point) -> Option<(usize, String)> {
-    let mut walk = Walk::new(point);
+    let mut paper = Paper::new(point);
     for step in scenario.steps_of(point) {
-        if let Err(message) = walk.step(step) {
+        if let Err(message) = paper.step(step) {
             return Some((step.line, message));
         }
     }
-    walk.left_over()
+    paper.left_over()
 }
 
 /// The kernel itself sets the pages of a direct read dirty: there is no other way to release them.
@@ -52,16 +45,9 @@ fn releases(point: &Point, found: &mut BTreeSet<(usize, String)>) {
 
 /// Jobs that an expectation speaks of must be looked at by a step.
 fn blocked(scenario: &Scenario, found: &mut BTreeSet<(usize, String)>) {
-    let settled: BTreeSet<&String> = scenario
-        .steps
-        .iter()
-        .filter_map(|step| match &step.action {
-            Act::Settle { job } => Some(job),
-            _ => None,
-        })
-        .collect();
+    let settled: BTreeSet<&str> = scenario.steps.iter().filter_map(|step| step.settles()).collect();
     for row in &scenario.expect {
-        for job in row.blocked.iter().filter(|job| !settled.contains(job)) {
+        for job in row.blocked.iter().filter(|job| !settled.contains(job.as_str())) {
             let mend = format!("add {{ do = \"settle\", job = \"{job}\" }}");
             found.insert((row.line, format!("job `{job}` is settled by no step; {mend}, or take it away")));
         }

@@ -2,21 +2,21 @@
 //! Pins without a driver: an O_DIRECT read from the second disk into the mapping, which that disk holds. The kernel
 //! pins the pages for as long as the read is under way, and a device may write into them at any time until then.
 
-use super::Lowering;
-use crate::machine::objects::DioPin;
-use crate::machine::op::{AWAIT_MS, Follow, Op, acts};
+use super::Translation;
+use super::disk::SECOND_DISK;
+use super::objects::DioPin;
+use super::op::{AWAIT_MS, Follow, Op, acts};
 use crate::record::Role;
-use crate::scenario::{PAGE_BYTES, SECOND_DISK};
 use longpin_proto::agent::Step;
 use longpin_proto::control::Request;
-use longpin_proto::disk::{Action, Fetch, MAX_HOLD_MS, Match, Op as DiskOp, Rule};
+use longpin_proto::disk::{Action, Fetch, MAX_HOLD_MS, Match, Op as DiskOp, PAGE_BYTES, Rule};
 
 /// Region of the first dio pin, in stamps and ledger: far from the numbers that a driver gives.
 const FIRST_REGION: u32 = 0x8000_0001;
 /// Milliseconds of one wait for the reads: a refusal, which no disk sees, is found after the first.
 const LOOK_MS: u64 = 1000;
 
-impl Lowering {
+impl Translation {
     /// A rule of its own for each pin, over the part of the disk that it alone reads.
     pub(super) fn pin_by_dio(
         &mut self,

@@ -48,6 +48,8 @@ pub enum Follow {
 #[derive(Debug, Clone)]
 pub struct Op {
     pub line: usize,
+    /// The scenario's step in a word or two; empty for the machine's own.
+    pub label: String,
     pub role: Role,
     pub ask: Ask,
     pub timeout_ms: u64,
@@ -71,7 +73,14 @@ impl Op {
             | Step::Cleanup => SLOW_MS,
             _ => QUICK_MS,
         };
-        Self { line: 0, role, ask: Ask::Agent(step), timeout_ms, follow: Follow::Nothing }
+        Self {
+            line: 0,
+            label: String::new(),
+            role,
+            ask: Ask::Agent(step),
+            timeout_ms,
+            follow: Follow::Nothing,
+        }
     }
 
     /// A request to the disks.
@@ -81,7 +90,14 @@ impl Op {
             Request::PowerCut { .. } | Request::Restore { .. } => SLOW_MS,
             _ => QUICK_MS,
         };
-        Self { line: 0, role: Role::Act, ask: Ask::Disk(request), timeout_ms, follow: Follow::Nothing }
+        Self {
+            line: 0,
+            label: String::new(),
+            role: Role::Act,
+            ask: Ask::Disk(request),
+            timeout_ms,
+            follow: Follow::Nothing,
+        }
     }
 
     pub fn then(self, follow: Follow) -> Self {

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Pins and their release: by the driver, or by the second disk where the region is a direct read. A dio pin is a read
+//! that the second disk holds: its DMA is over when the step is, and a read that nobody wrote to would bring the disk's
+//! own bytes into the file.
+
+use super::objects::Region;
+use super::op::{Op, acts};
+use super::paper::{self, Checked, Paper, fresh, known, within};
+use super::parameters::{Pages, map, one, region};
+use super::{Definition, Needs, Translation, Verb};
+use crate::fields::{Fault, Fields};
+use crate::matrix::{Pin as Mode, Point, Release as Given};
+use longpin_proto::agent::Step;
+
+pub const STEPS: &[Definition] = &[
+    Definition::new::<Pin>(
+        "pin",
+        "`region`, `map`, range, `mode` (of the case)",
+        "pins; a refusal with an errno ends the steps and is the observation `refused`",
+    )
+    .or_job(),
+    Definition::new::<QueryRegion>(
+        "query-region",
+        "`region`",
+        "records what the driver says of the pages; done by itself after each step that can take pinned pages out of \
+         their file",
+    ),
+    Definition::new::<Release>(
+        "release",
+        "`region`, `mode` (of the case)",
+        "gives the pages back, `clean` or `dirty`",
+    ),
+];
+
+/// A mode that pins.
+fn mode(f: &mut Fields<'_, '_>) -> Result<Option<Mode>, Fault> {
+    let modes = || Mode::ALL.iter().filter(|mode| **mode != Mode::None);
+    let parse = |word: &str| modes().find(|mode| mode.as_str() == word).copied();
+    one(f, "mode", "pin mode", parse, || modes().map(|mode| mode.as_str()).collect::<Vec<_>>().join(", "))
+}
+
+parameters! {
+    Pin(f, _) {
+        region: String = region(f)?,
+        map: String = map(f)?,
+        pages: Pages = Pages::parse(f)?,
+        /// None: that of the case.
+        mode: Option<Mode> = mode(f)?,
+    }
+}
+
+impl Pin {
+    fn mode(&self, point: &Point) -> Mode {
+        self.mode.unwrap_or(point.pin)
+    }
+}
+
+impl Verb for Pin {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        let Self { region, map, pages, .. } = self;
+        let mode = self.mode(paper.point);
+        if mode == Mode::None {
+            return Err("step `pin` has no mode in this case; add `matrix.pin` or `mode = ...`".into());
+        }
+        let whole = *known("mapping", &paper.maps, map)?;
+        fresh("region", &paper.regions, region)?;
+        let count = pages.count.unwrap_or(whole.saturating_sub(pages.first));
+        within("mapping", map, pages.first + count, whole)?;
+        let (map, dio) = (map.clone(), mode == Mode::Dio);
+        paper.regions.insert(region.clone(), paper::Region { pages: count, map, dio, written: false });
+        Ok(())
+    }
+
+    fn check_as_job(&self, paper: &Paper<'_>) -> Checked {
+        match self.mode(paper.point) {
+            Mode::Dio => Err("a dio pin runs concurrently by itself; do it without `job`".into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_at_join(&self, paper: &mut Paper<'_>) -> Checked {
+        self.check(paper)
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let (region, map, run) = (self.region.clone(), self.map.clone(), t.env.run);
+        let mapping = t.objects.maps.get(&map);
+        let (file, start, whole) = mapping.map_or((None, 0, 0), |m| (m.file.clone(), m.offset, m.len));
+        let (offset, len) = self.pages.bytes(whole);
+        let file_offset = start + offset;
+        let mut pinned = Region { map: map.clone(), file, offset, len, dio: None };
+        let mode = self.mode(&t.point);
+        let ops = match mode.mode() {
+            Some(mode) => {
+                acts([Step::Pin { region: region.clone(), map, offset, len, mode, file_offset, run }])
+            }
+            None if mode == Mode::Dio => {
+                let (dio, ops) = t.pin_by_dio(&region, map, offset, len, file_offset);
+                pinned.dio = Some(dio);
+                ops
+            }
+            None => return Vec::new(),
+        };
+        t.objects.regions.insert(region, pinned);
+        ops
+    }
+
+    fn needs(&self, point: &Point) -> Needs<'_> {
+        let mode = self.mode(point);
+        Needs { audited_disk: mode == Mode::Dio, driver: mode.mode().is_some(), module: None }
+    }
+
+    fn makes_region(&self) -> Option<&str> {
+        Some(&self.region)
+    }
+}
+
+parameters! {
+    QueryRegion(f, _) { region: String = region(f)? }
+}
+
+impl Verb for QueryRegion {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        known("region", &paper.regions, &self.region).map(drop)
+    }
+
+    /// The driver knows nothing of a direct read.
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        match t.objects.dio(&self.region) {
+            Some(_) => Vec::new(),
+            None => acts([Step::QueryRegion { region: self.region.clone() }]),
+        }
+    }
+}
+
+parameters! {
+    Release(f, _) {
+        region: String = region(f)?,
+        /// None: that of the case.
+        mode: Option<Given> = one(f, "mode", "release mode", Given::parse, Given::list)?,
+    }
+}
+
+impl Verb for Release {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        let region = &self.region;
+        let paper::Region { dio, written, .. } = *known("region", &paper.regions, region)?;
+        match (dio, self.mode) {
+            (true, Some(Given::Clean)) => {
+                return Err("the kernel releases a dio pin dirty; take `mode` away".into());
+            }
+            (true, _) if !written => {
+                return Err(format!(
+                    "no `dma` wrote into `{region}`: its read would bring the second disk's bytes into the file; \
+                     put a dma before"
+                ));
+            }
+            (false, None) if paper.point.release == Given::None => {
+                let text = "step `release` has no mode in this case";
+                return Err(format!("{text}; add `matrix.release` or `mode = ...`"));
+            }
+            _ => {}
+        }
+        if let Some((program, _)) = paper.running.iter().find(|(_, of)| *of == region) {
+            return Err(format!("program `{program}` still writes into `{region}`; put a dma-wait before"));
+        }
+        paper.regions.remove(region);
+        Ok(())
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        if let Some(dio) = t.objects.regions.remove(&self.region).and_then(|region| region.dio) {
+            return t.release_dio(dio);
+        }
+        let dirty = self.mode.unwrap_or(t.point.release) == Given::Dirty;
+        acts([Step::Release { region: self.region.clone(), dirty }])
+    }
+}
