@@ -39,9 +39,13 @@ case "$*" in
     *"apt-get "*" update") echo update >>"$here/asked"; grep -q . "$sources" ;;
     *"apt-cache "*) # Which archive is meant is in the list of sources.
         offers="$here/offers"
+        suite=$(awk '{ print $(NF - 1) }' "$sources")
+        [ ! -e "$here/offers-$suite" ] || offers="$here/offers-$suite"
         ! grep -q /snapshot "$sources" || offers="$here/offers-then"
         case "$*" in
             *"search --names-only ^linux\\-source"* | *"search --names-only ^linux-source"*) kind=linux-source ;;
+            *"search --names-only ^linux-image"*) kind=linux-image ;;
+            *"search --names-only ^(linux"*) exit ;;
             *search*) kind=linux-binary ;;
             *) kind= ;;
         esac
@@ -49,7 +53,18 @@ case "$*" in
         for name in "$@"; do
             awk -v name="$name" '$1 == name { print name " | " $2 " | archive suite Packages" }' "$offers"
         done ;;
+    *"apt-get "*download*linux-image-*) release=${*##*linux-image-}; echo "${release%%=*}" >"$artifact/debs/image.deb" ;;
     *"apt-get "*download*) cat "$sources" >"$here/downloaded-from" ;;
+    bash*no-same-owner*) # Unpacking of a linux-image.
+        release=$(cat "$artifact/debs/image.deb")
+        mkdir -p "$artifact/unpacked/boot" "$artifact/unpacked/lib/modules/$release"
+        : >"$artifact/unpacked/lib/modules/$release/modules.order"
+        : >"$artifact/unpacked/lib/modules/$release/modules.builtin"
+        [ ! -e "$here/half" ] || exit 0
+        zeros() { head -c "$1" /dev/zero; }
+        { zeros 514; printf HdrS; zeros 8; printf '\000\001'; zeros 240; printf '%s (who) #1\000' "$release"; } \
+            >"$artifact/unpacked/boot/vmlinuz-$release" ;;
+    depmod*) ;;
     bash*) # Unpacking: RELEASE SOURCE TREE is what follows the script's name.
         while [ "$1" != bash ] || [ "${2#7.}" = "$2" ]; do shift; done
         release=$2
@@ -98,6 +113,20 @@ impl FakeArchive {
     /// What it had at the recipe's time.
     pub(crate) fn offered_then(&self, versions: &[&str]) {
         fs::write(self.path("offers-then"), offers(versions)).unwrap();
+    }
+
+    /// Image packages of a suite, as name and version.
+    pub(crate) fn suite_has(&self, suite: &str, packages: &[(&str, &str)]) {
+        let lines: String = packages.iter().map(|(name, version)| format!("{name} {version}\n")).collect();
+        fs::write(self.path(&format!("offers-{suite}")), lines).unwrap();
+    }
+
+    /// From now on an image package has no image, or has one again.
+    pub(crate) fn image_packages_are_half(&self, half: bool) {
+        match half {
+            true => fs::write(self.path("half"), "").unwrap(),
+            false => fs::remove_file(self.path("half")).unwrap(),
+        }
     }
 
     /// On this version the driver does not build.

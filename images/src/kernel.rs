@@ -20,7 +20,7 @@ use std::time::Duration;
 /// Series of the distribution's kernels in the store.
 pub(crate) const SERIES: &str = "debian";
 /// A list that is older may name packages that the mirror has replaced; a finished kernel needs no list at all.
-const LISTS_MAX_AGE: Duration = Duration::from_secs(3600);
+pub(crate) const LISTS_MAX_AGE: Duration = Duration::from_secs(3600);
 /// Copy of the configuration in the artifact of a kernel that a user brings.
 pub(crate) const CONFIG: &str = "config";
 /// Where a prepared source tree is seen inside the tool root: always the same, since it writes its own path into its

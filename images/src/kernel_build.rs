@@ -202,7 +202,7 @@ fn uri_size(line: &str) -> Option<u64> {
     line.strip_prefix('\'')?.split_whitespace().nth(2)?.parse().ok()
 }
 
-fn file_bytes(dir: &Path) -> u64 {
+pub(crate) fn file_bytes(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
 }

@@ -26,8 +26,10 @@
 #![deny(unsafe_code, missing_docs)]
 
 mod archive;
+mod archive_kernel;
 mod artifact;
 mod chosen;
+mod deb_kernel;
 mod diagnose;
 mod durable;
 mod error;
@@ -55,6 +57,7 @@ mod store;
 mod tool_root;
 mod tree;
 
+pub use archive_kernel::ArchiveKernel;
 pub use error::{Error, Result};
 pub use initramfs::{ExtraFile, Initramfs, InitramfsSpec};
 pub use kconfig::{KernelOption, Need, kernel_options};

@@ -46,14 +46,28 @@ impl Mirror {
     }
 }
 
-/// The source list's first line, with the same suite in the archive's state of this time.
-pub(crate) fn line_at(sources: &str, time: &str) -> Option<String> {
+/// The source list's first line, for another suite of the same server.
+pub(crate) fn line_of_suite(sources: &str, suite: &str) -> Option<String> {
+    let (options, address, rest) = first_line(sources)?;
+    let (_, components) = rest.trim_start().split_once(' ')?;
+    let options = if options.is_empty() { String::new() } else { format!("[{options}] ") };
+    Some(format!("deb {options}{address} {suite} {}\n", components.trim()))
+}
+
+/// Options, address, and what comes after it.
+fn first_line(sources: &str) -> Option<(&str, &str, &str)> {
     let rest = sources.lines().find_map(|line| line.trim().strip_prefix("deb "))?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?,
         None => ("", rest),
     };
-    let (_, suite) = rest.trim_start().split_once(' ')?;
+    let (address, rest) = rest.trim_start().split_once(' ')?;
+    Some((options.trim(), address, rest))
+}
+
+/// The source list's first line, with the same suite in the archive's state of this time.
+pub(crate) fn line_at(sources: &str, time: &str) -> Option<String> {
+    let (options, _, suite) = first_line(sources)?;
     let options = format!("{options} check-valid-until=no");
     Some(format!("deb [{}] {} {}\n", options.trim(), state_at(SNAPSHOTS, time), suite.trim()))
 }
@@ -127,6 +141,12 @@ mod tests {
             format!("deb [signed-by=/k.gpg check-valid-until=no] {new}")
         );
         assert_eq!(line_at("", "T"), None);
+        let suite = |line: &str| line_of_suite(line, "bookworm");
+        let line = "deb http://m/debian trixie-backports main\n";
+        assert_eq!(suite(line).unwrap(), "deb http://m/debian bookworm main\n");
+        let line = "deb [signed-by=/k.gpg] http://m/T/ trixie-backports main contrib\n";
+        assert_eq!(suite(line).unwrap(), "deb [signed-by=/k.gpg] http://m/T/ bookworm main contrib\n");
+        assert_eq!(suite("# nothing\n"), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! Kernels that a user brings: the directory where one was built, or an image with its modules. Image and modules are
 //! copied into the store, so that a later `make` in that directory cannot change a machine that is running.
 
+use crate::archive_kernel::ArchiveKernel;
 use crate::artifact::{Artifact, Build, Plan};
 use crate::error::{Error, Result};
 use crate::kconfig::{self, Need};
@@ -34,6 +35,10 @@ pub enum OwnKernel {
         /// lib/modules/RELEASE.
         modules: PathBuf,
     },
+    /// Binary packages: linux-image, and where it has only a part, the others.
+    Packages(Vec<PathBuf>),
+    /// A package of the distribution's archive.
+    Archive(ArchiveKernel),
 }
 
 /// A module file: from where, and its place below the modules directory.
@@ -55,9 +60,16 @@ struct Files {
 }
 
 impl Store {
-    /// A user's own kernel. Its image and modules are copied; modules build against the directory itself.
+    /// A user's own kernel. Its image and modules are copied; modules build against the directory itself. `anew`: a name
+    /// of the archive is looked up again; it stays the kernel that it was otherwise.
     /// Errors: `UnfitKernel` with what is missing and how to mend it.
-    pub fn own_kernel(&self, root: &ToolRoot, own: &OwnKernel, reporter: &dyn Reporter) -> Result<Kernel> {
+    pub fn own_kernel(
+        &self,
+        root: &ToolRoot,
+        own: &OwnKernel,
+        anew: bool,
+        reporter: &dyn Reporter,
+    ) -> Result<Kernel> {
         let (files, build_dir, place) = match own {
             OwnKernel::BuildDir(dir) => {
                 let dir = fs::canonicalize(dir).map_err(Error::io("resolve", dir))?;
@@ -68,6 +80,8 @@ impl Store {
                 let image = fs::canonicalize(image).map_err(Error::io("resolve", image))?;
                 (of_files(&image, &modules)?, None, image)
             }
+            OwnKernel::Packages(debs) => return self.deb_kernel(root, debs, reporter),
+            OwnKernel::Archive(wanted) => return self.archive_kernel(root, wanted, anew, reporter),
         };
         let mut inputs = inputs(root, &files)?;
         if let Some(dir) = &build_dir {
@@ -86,7 +100,7 @@ impl Store {
     }
 }
 
-fn finished(artifact: Artifact, release: String, build_dir: Option<PathBuf>) -> Kernel {
+pub(crate) fn finished(artifact: Artifact, release: String, build_dir: Option<PathBuf>) -> Kernel {
     let vmlinuz = artifact.dir.join(VMLINUZ);
     // Its own path inside too: the tree may have been built by absolute paths.
     let build_dir = build_dir.map(|dir| (dir.clone(), dir));
@@ -149,7 +163,7 @@ fn check_config(kernel: &str, config: &str) -> Result<()> {
     let Some(first) = missing.first() else { return Ok(()) };
     let lines: Vec<String> = missing.iter().map(|option| option.line()).collect();
     let problem = format!("its configuration has no {} ({})", lines.join(", "), first.why);
-    let remedy = "set that with scripts/config or menuconfig, and build it again".to_owned();
+    let remedy = "set that (`longpin kconfig` prints all that it takes), and build it again".to_owned();
     Err(Error::UnfitKernel { kernel: kernel.to_owned(), problem, remedy })
 }
 
@@ -231,11 +245,21 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, files: &Files) -> Result<()> {
     copy(&files.builtin, &modules.join("modules.builtin"))?;
     let order = modules.join("modules.order");
     fs::write(&order, &files.order).map_err(Error::io("write", &order))?;
+    depmod(build, root, &files.release)
+}
+
+/// The lists of what each module needs; the last step of a kernel's artifact.
+pub(crate) fn depmod(build: &mut Build<'_>, root: &ToolRoot, release: &str) -> Result<()> {
     let mut depmod = root.command("depmod", &[Bind::read_write(build.dir).at("/artifact")]);
-    depmod.args(["--basedir=/artifact", &files.release]);
+    depmod.args(["--basedir=/artifact", release]);
     build.log.run("depmod", &mut depmod, DEPMOD_LIMIT)?;
-    build.facts.insert("release".to_owned(), files.release.clone());
+    build.facts.insert("release".to_owned(), release.to_owned());
     Ok(())
+}
+
+/// Image and modules are of one release, and of a configuration that boots.
+pub(crate) fn check_files(image: &Path, modules: &Path) -> Result<()> {
+    of_files(image, modules).map(drop)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -332,7 +356,8 @@ mod tests {
             bootable().replace("CONFIG_BLK_DEV_INITRD=y\n", "").replace("BLK=y", "BLK=m"),
         );
         let error = of_build_dir(dir.path()).err().unwrap().to_string();
-        let wanted = "has no CONFIG_BLK_DEV_INITRD=y (the guest lives in an initramfs); set that";
+        let wanted =
+            "has no CONFIG_BLK_DEV_INITRD=y (the guest lives in an initramfs); set that (`longpin kconfig`";
         assert!(error.contains(wanted), "{error}");
         fs::remove_file(dir.path().join(IMAGE)).unwrap();
         let error = of_build_dir(dir.path()).err().unwrap().to_string();

@@ -117,7 +117,13 @@ impl Packages {
 }
 
 /// apt on one list of sources alone, which is in `place` with what apt reads by it: outside of the root.
-fn apt(root: &ToolRoot, [program, dir]: [&str; 2], place: &Path, cache: &Path, binds: &[Bind]) -> Command {
+pub(crate) fn apt(
+    root: &ToolRoot,
+    [program, dir]: [&str; 2],
+    place: &Path,
+    cache: &Path,
+    binds: &[Bind],
+) -> Command {
     let mut all = vec![
         Bind::read_only(place.join(SOURCES)).at(SOURCES_INSIDE),
         Bind::read_write(place.join(LISTS)).at("/var/lib/apt/lists"),
@@ -152,8 +158,7 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn make(&self, build: &mut Build<'_>) -> Result<()> {
         build.reporter.step("kernel: reading package lists");
-        let path = self.root.path().join(ROOT_SOURCES);
-        let sources = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let (path, sources) = root_sources(self.root)?;
         let choice = match self.choose(build, &sources) {
             // The suite keeps one version of the kernel, and has moved on.
             Err(Error::NoKernel { found, .. }) if !self.fixed && found != NONE => {
@@ -164,11 +169,7 @@ impl Reading<'_> {
                      from the archive as it was at {time}",
                     self.suite
                 ));
-                let sources = mirror::line_at(&sources, time).ok_or_else(|| Error::Unreadable {
-                    what: path.display().to_string(),
-                    problem: "it has no line of a package source".to_owned(),
-                    remedy: "build the tool root again: longpin image gc --all",
-                })?;
+                let sources = mirror::line_at(&sources, time).ok_or_else(|| no_source_line(&path))?;
                 self.choose(build, &sources)?
             }
             choice => choice?,
@@ -181,42 +182,83 @@ impl Reading<'_> {
 
     /// Reads the lists of these sources and chooses from them.
     fn choose(&self, build: &mut Build<'_>, sources: &str) -> Result<Choice> {
-        let place = build.dir;
+        let lists = Lists::read(build, self.root, sources)?;
+        let every =
+            |pattern: &str, name: &str| format!("^{}$", literal(pattern).replace(&literal(name), ".*"));
+        let sources = lists.offers(build, self.root, &every(&self.recipe.source, "{series}"))?;
+        let binaries = lists.offers(build, self.root, &every(&self.recipe.binary, "{release}"))?;
+        lists.end()?;
+        choose(self.recipe, self.suite, &sources, &binaries)
+    }
+}
+
+/// Package lists that were read into the directory of a build.
+pub(crate) struct Lists {
+    place: PathBuf,
+    cache: PathBuf,
+}
+
+impl Lists {
+    /// Reads the lists of these sources, in place of what was read before.
+    pub(crate) fn read(build: &mut Build<'_>, root: &ToolRoot, sources: &str) -> Result<Self> {
+        let place = build.dir.to_owned();
         let (lists, cache, list) = (place.join(LISTS), place.join("cache"), place.join(SOURCES));
         crate::tree::remove(&lists)?;
         for dir in [lists.join("partial"), cache.join("archives/partial")] {
             std::fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         }
         std::fs::write(&list, sources).map_err(Error::io("write", &list))?;
-        let apt = |program| apt(self.root, [program, "/"], place, &cache, &[]);
+        let read = Self { place, cache };
         // Without Error-Mode apt-get takes a missing server for a warning, and the next command finds no package.
-        let mut update = apt("apt-get");
+        let mut update = read.apt(root, "apt-get");
         update.args(["-o", "APT::Update::Error-Mode=any", "update"]);
         build.log.run("update of the package lists", &mut update, UPDATE_LIMIT)?;
-        let mut madison = |pattern: &str| {
-            let mut search = apt("apt-cache");
-            search.args(["search", "--names-only", pattern]);
-            let found = build.log.capture("search for kernel packages", &mut search, QUERY_LIMIT)?;
-            let names = search_names(&found);
-            if names.is_empty() {
-                return Ok(Vec::new());
-            }
-            let mut madison = apt("apt-cache");
-            madison.arg("madison").args(&names);
-            let table = build.log.capture("versions of kernel packages", &mut madison, QUERY_LIMIT)?;
-            Ok::<_, Error>(versions(&table))
-        };
-        let every =
-            |pattern: &str, name: &str| format!("^{}$", literal(pattern).replace(&literal(name), ".*"));
-        let sources = madison(&every(&self.recipe.source, "{series}"))?;
-        let binaries = madison(&every(&self.recipe.binary, "{release}"))?;
-        crate::tree::remove(&cache)?;
-        choose(self.recipe, self.suite, &sources, &binaries)
+        Ok(read)
+    }
+
+    /// Packages whose names fit a regular expression, in all their versions.
+    pub(crate) fn offers(&self, build: &mut Build<'_>, root: &ToolRoot, pattern: &str) -> Result<Vec<Offer>> {
+        let mut search = self.apt(root, "apt-cache");
+        search.args(["search", "--names-only", pattern]);
+        let found = build.log.capture("search for kernel packages", &mut search, QUERY_LIMIT)?;
+        let names = search_names(&found);
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut madison = self.apt(root, "apt-cache");
+        madison.arg("madison").args(&names);
+        let table = build.log.capture("versions of kernel packages", &mut madison, QUERY_LIMIT)?;
+        Ok(versions(&table))
+    }
+
+    /// What only apt's queries needed goes; the lists stay, to download by.
+    pub(crate) fn end(self) -> Result<()> {
+        crate::tree::remove(&self.cache)
+    }
+
+    fn apt(&self, root: &ToolRoot, program: &str) -> Command {
+        apt(root, [program, "/"], &self.place, &self.cache, &[])
+    }
+}
+
+/// The root's list of package sources, and where it is.
+pub(crate) fn root_sources(root: &ToolRoot) -> Result<(PathBuf, String)> {
+    let path = root.path().join(ROOT_SOURCES);
+    let sources = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    Ok((path, sources))
+}
+
+/// It has no line that another suite or time could be put into.
+pub(crate) fn no_source_line(path: &Path) -> Error {
+    Error::Unreadable {
+        what: path.display().to_string(),
+        problem: "it has no line of a package source".to_owned(),
+        remedy: "build the tool root again: longpin image gc --all",
     }
 }
 
 /// Package names are compared as text; apt-cache takes a regular expression.
-fn literal(text: &str) -> String {
+pub(crate) fn literal(text: &str) -> String {
     let special = |c: char| !c.is_ascii_alphanumeric() && c != '-';
     text.chars().flat_map(|c| special(c).then_some('\\').into_iter().chain([c])).collect()
 }
@@ -230,9 +272,9 @@ fn search_names(output: &str) -> Vec<String> {
 
 /// A package with one of its versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Offer {
-    name: String,
-    version: String,
+pub(crate) struct Offer {
+    pub name: String,
+    pub version: String,
 }
 
 /// Rows of `apt-cache madison`: "NAME | VERSION | where".
@@ -301,7 +343,7 @@ fn choose(recipe: &KernelRecipe, suite: &str, sources: &[Offer], binaries: &[Off
 }
 
 /// Numbers of a version in order: enough to compare versions of one source package (7.10.1-1 after 7.3.4-1).
-fn numbers(version: &str) -> Vec<u64> {
+pub(crate) fn numbers(version: &str) -> Vec<u64> {
     let parts = version.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty());
     parts.map(|part| part.parse().unwrap_or(u64::MAX)).collect()
 }

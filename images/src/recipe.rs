@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 const TOOL_ROOT: &str = include_str!("../recipes/tool-root.toml");
 const KERNEL: &str = include_str!("../recipes/kernel.toml");
 const INITRAMFS: &str = include_str!("../recipes/initramfs.toml");
+const ARCHIVE: &str = include_str!("../recipes/archive.toml");
 const KCONFIG: &str = include_str!("../recipes/kconfig.toml");
 /// mmdebstrap's customize hook.
 pub(crate) const BACKPORTS_HOOK: &str = include_str!("../recipes/backports-hook.sh");
@@ -43,6 +44,23 @@ pub(crate) struct KernelRecipe {
     pub flavour: String,
     pub overrides: Vec<String>,
     pub required: Vec<String>,
+}
+
+/// `archive.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ArchiveRecipe {
+    pub suites: Vec<String>,
+    pub architecture: String,
+    pub image: String,
+    pub parts: Vec<String>,
+}
+
+impl ArchiveRecipe {
+    /// Text for the key of what a name means.
+    pub(crate) fn text() -> &'static str {
+        ARCHIVE
+    }
 }
 
 /// `initramfs.toml`.
@@ -86,6 +104,10 @@ pub(crate) fn initramfs() -> Result<InitramfsRecipe> {
 
 fn of_file_systems(words: fn(&'static FileSystem) -> Vec<&'static str>) -> impl Iterator<Item = String> {
     filesystem::ALL.iter().flat_map(words).map(str::to_owned)
+}
+
+pub(crate) fn archive() -> Result<ArchiveRecipe> {
+    parse("archive.toml", ARCHIVE)
 }
 
 pub(crate) fn kconfig() -> Result<Vec<KernelOption>> {
@@ -153,6 +175,7 @@ mod tests {
     fn every_recipe_is_valid() {
         let root = tool_root().unwrap();
         let initramfs = initramfs().unwrap();
+        assert_eq!(archive().unwrap().architecture, root.architecture);
         assert!(kernel().unwrap().required.contains(&"CONFIG_RUST=y".to_owned()));
         assert!(
             ["rustc", "f2fs-tools"].iter().all(|name| root.packages.iter().any(|package| package == name))
@@ -195,7 +218,7 @@ mod tests {
 
     #[test]
     fn no_recipe_names_a_server() {
-        for text in [TOOL_ROOT, KERNEL, INITRAMFS, KCONFIG, BACKPORTS_HOOK] {
+        for text in [TOOL_ROOT, KERNEL, INITRAMFS, ARCHIVE, KCONFIG, BACKPORTS_HOOK] {
             assert!(!text.contains("://"), "a recipe names a server");
         }
     }

@@ -68,12 +68,12 @@ pub enum ImageCommand {
     /// Build what is missing
     #[command(after_help = PACKAGE_SOURCES)]
     Build {
-        /// Ask the distribution for a newer kernel; it replaces the present one once a guest has booted it and loaded
-        /// the driver
+        /// Ask the distribution for a newer kernel; the stock one is replaced once a guest has booted the new one and
+        /// loaded the driver
         #[arg(long)]
         refresh: bool,
         /// For this kernel, as `run --kernel` takes it
-        #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser, conflicts_with = "refresh")]
+        #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser)]
         kernel: KernelChoice,
     },
     /// List what is there
@@ -201,8 +201,9 @@ impl DiskKind {
 /// How guests are run.
 #[derive(Debug, Clone, Args)]
 pub struct MachineArgs {
-    /// Kernel of the guest: `stock` (the distribution's), DIR (where one was built; make O= too), or BZIMAGE,modules=DIR.
-    /// The driver is built for it if it can be, or named: DIR,module=FILE. Without a driver only cases that need none run:
+    /// Kernel of the guest: `stock` (the distribution's), debian:VERSION[/SUITE] (another of its archive, as debian:6.1),
+    /// DIR (where one was built; make O= too), BZIMAGE,modules=DIR, or a linux-image .deb. The driver is built for it if
+    /// it can be, or named: DIR,module=FILE. Without a driver only cases that need none run:
     /// --pin dio,none
     #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser)]
     pub kernel: KernelChoice,

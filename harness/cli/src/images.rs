@@ -35,11 +35,12 @@ pub struct Images {
 
 impl Images {
     /// Take what is there, build the rest; an initramfs for each set of extra programs. Progress goes to standard
-    /// error.
+    /// error. `anew`: a name of the archive is looked up again.
     ///
     /// Errors: `Usage` if the kernel that the user names cannot be used.
     pub fn ensure(
         kernel: &KernelChoice,
+        anew: bool,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
     ) -> Result<Self> {
         match kernel {
@@ -50,8 +51,10 @@ impl Images {
             }
             KernelChoice::Own { kernel, module } => {
                 let base = Base::open()?;
-                let kernel =
-                    base.store.own_kernel(&base.tool_root, kernel, &*base.reporter).map_err(unusable)?;
+                let kernel = base
+                    .store
+                    .own_kernel(&base.tool_root, kernel, anew, &*base.reporter)
+                    .map_err(unusable)?;
                 let driver = match module {
                     Some(path) => {
                         Driver::Module(Box::new(Module::prebuilt(path, &kernel).map_err(unusable)?))

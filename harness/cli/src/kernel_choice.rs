@@ -2,13 +2,14 @@
 //! The word of `--kernel`: which kernel guests boot. Only what was typed: whether it is there and fit, `longpin-images`
 //! finds out before anything boots.
 
-use longpin_images::OwnKernel;
+use longpin_images::{ArchiveKernel, OwnKernel};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 /// The distribution's kernel, on which the library's expectations were measured.
 const STOCK: &str = "stock";
+const ARCHIVE: &[u8] = b"debian:";
 const MODULES: &[u8] = b"modules=";
 const MODULE: &[u8] = b"module=";
 
@@ -28,18 +29,24 @@ pub enum KernelChoice {
 }
 
 impl KernelChoice {
-    /// `stock`, `DIR` or `BZIMAGE,modules=DIR`, the latter two with `,module=FILE` behind.
+    /// `stock`, `debian:VERSION[/SUITE]`, `DIR`, `BZIMAGE,modules=DIR` or `DEB[,DEB...]`, all but the first with
+    /// `,module=FILE` behind.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         let mut parts = text.as_bytes().split(|byte| *byte == b',');
         let first = parts.next().unwrap_or_default();
         if first.is_empty() {
             return Err(format!("no kernel is named; {USAGE}"));
         }
-        let (mut modules, mut module) = (None, None);
+        let (mut modules, mut module, mut debs) = (None, None, Vec::new());
+        debs.extend(is_deb(first).then(|| path_of(first)));
         for part in parts {
             let (place, path) = match (part.strip_prefix(MODULES), part.strip_prefix(MODULE)) {
                 (Some(path), _) => (&mut modules, path),
                 (_, Some(path)) => (&mut module, path),
+                _ if is_deb(part) && !debs.is_empty() => {
+                    debs.push(path_of(part));
+                    continue;
+                }
                 _ => return Err(format!("`{}` is not known there; {USAGE}", String::from_utf8_lossy(part))),
             };
             if path.is_empty() || place.is_some() {
@@ -55,10 +62,20 @@ impl KernelChoice {
             (word, _) if word == STOCK.as_bytes() => {
                 return Err(format!("the stock kernel comes with its own modules; {USAGE}"));
             }
+            (_, Some(_)) if !debs.is_empty() || first.starts_with(ARCHIVE) => {
+                return Err(format!("a package comes with its own modules; {USAGE}"));
+            }
+            (word, None) if word.starts_with(ARCHIVE) => archive(&word[ARCHIVE.len()..])?,
+            (_, None) if !debs.is_empty() => OwnKernel::Packages(debs),
             (image, Some(modules)) => OwnKernel::Files { image: path_of(image), modules },
             (dir, None) => OwnKernel::BuildDir(path_of(dir)),
         };
         Ok(Self::Own { kernel, module })
+    }
+
+    /// It can be looked up in the distribution's archive again.
+    pub fn is_of_archive(&self) -> bool {
+        matches!(self, Self::Stock | Self::Own { kernel: OwnKernel::Archive(_), .. })
     }
 
     /// The text that gives this choice again, with each path as `path` says it.
@@ -66,6 +83,11 @@ impl KernelChoice {
         let Self::Own { kernel, module } = self else { return STOCK.into() };
         let (mut text, modules) = match kernel {
             OwnKernel::BuildDir(dir) => (path(dir), None),
+            OwnKernel::Archive(kernel) => (kernel.name().into(), None),
+            OwnKernel::Packages(debs) => {
+                let debs: Vec<OsString> = debs.iter().map(|deb| path(deb)).collect();
+                (debs.join(OsStr::new(",")), None)
+            }
             OwnKernel::Files { image, modules } => (path(image), Some(modules)),
         };
         for (name, value) in [(MODULES, modules), (MODULE, module.as_ref())] {
@@ -79,8 +101,25 @@ impl KernelChoice {
     }
 }
 
-const USAGE: &str = "use stock, DIR (where a kernel was built) or BZIMAGE,modules=DIR, and ,module=FILE behind the latter \
-                     two for a longpin.ko that was built for it";
+const USAGE: &str = "use stock, debian:VERSION[/SUITE], DIR (where a kernel was built), BZIMAGE,modules=DIR or a linux-image \
+                     .deb, and ,module=FILE behind all but the first for a longpin.ko that was built for it";
+
+fn is_deb(part: &[u8]) -> bool {
+    part.ends_with(b".deb") && !part.starts_with(MODULES) && !part.starts_with(MODULE)
+}
+
+/// `VERSION[/SUITE]`.
+fn archive(name: &[u8]) -> Result<OwnKernel, String> {
+    let words = std::str::from_utf8(name).ok().map(|name| name.split_once('/').unwrap_or((name, "")));
+    let good = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.~:".contains(&b));
+    match words {
+        Some((version, suite)) if !version.is_empty() && good(version) && good(suite) => {
+            let suite = (!suite.is_empty()).then(|| suite.to_owned());
+            Ok(OwnKernel::Archive(ArchiveKernel { version: version.to_owned(), suite }))
+        }
+        _ => Err(format!("`{}` is no version of a package; {USAGE}", String::from_utf8_lossy(name))),
+    }
+}
 
 fn path_of(bytes: &[u8]) -> PathBuf {
     OsString::from_vec(bytes.to_vec()).into()
@@ -126,13 +165,33 @@ mod tests {
         let text = "/boot/vmlinuz,modules=/lib/modules/6.1,module=longpin.ko";
         assert_eq!(same(text), KernelChoice::Own { kernel, module });
         same("./stock,module=m.ko");
+        let of = |suite: Option<&str>| {
+            let kernel = ArchiveKernel { version: "6.1".into(), suite: suite.map(str::to_owned) };
+            KernelChoice::Own { kernel: OwnKernel::Archive(kernel), module: None }
+        };
+        assert_eq!(same("debian:6.1"), of(None));
+        assert_eq!(same("debian:6.1/bookworm-backports"), of(Some("bookworm-backports")));
+        let debs = OwnKernel::Packages(vec!["a.deb".into(), "/b/c.deb".into()]);
+        assert_eq!(same("a.deb,/b/c.deb"), KernelChoice::Own { kernel: debs, module: None });
     }
 
     #[test]
     fn other_texts_are_refused_with_the_form() {
-        for text in ["", ",modules=a", "stock,module=a", "a,modul=b", "a,modules=", "a,module=b,module=c"] {
+        for text in [
+            "debian:",
+            "debian:6.1 x",
+            "debian:6.1,modules=m",
+            "a.deb,modules=m",
+            "d,b.deb",
+            "",
+            ",modules=a",
+            "stock,module=a",
+            "a,modul=b",
+            "a,modules=",
+            "a,module=b,module=c",
+        ] {
             let error = KernelChoice::parse(OsStr::new(text)).unwrap_err();
-            assert!(error.contains("use stock, DIR"), "{text}: {error}");
+            assert!(error.contains("use stock, debian:"), "{text}: {error}");
         }
     }
 

@@ -26,9 +26,14 @@ pub fn image(command: ImageCommand) -> Result<ExitCode> {
 
 fn build(refresh: bool, kernel: &KernelChoice) -> Result<ExitCode> {
     let usual = BTreeSet::new();
-    let images = match refresh {
-        true => newest().map_err(kept_as_it_was)?,
-        false => Images::ensure(kernel, [usual.clone()])?,
+    let images = match (refresh, kernel) {
+        (true, KernelChoice::Stock) => newest().map_err(kept_as_it_was)?,
+        (true, own) if !own.is_of_archive() => {
+            return Err(Error::Usage(
+                "--refresh asks the distribution's archive, from which this kernel is not".into(),
+            ));
+        }
+        _ => Images::ensure(kernel, refresh, [usual.clone()])?,
     };
     let module = match &images.driver {
         Driver::Module(module) => module.path().display().to_string(),

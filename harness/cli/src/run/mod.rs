@@ -143,7 +143,7 @@ pub fn prepare<'a>(
     needs: impl IntoIterator<Item = &'a MachineNeeds>,
 ) -> Result<Prepared> {
     let programs: BTreeSet<_> = needs.into_iter().map(|needs| needs.programs.clone()).collect();
-    machine(args, Images::ensure(&args.kernel, programs)?)
+    machine(args, Images::ensure(&args.kernel, false, programs)?)
 }
 
 /// A kernel without driver is of use to cases that need none. Errors: `Usage` if there is no such case.
