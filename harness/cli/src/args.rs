@@ -51,6 +51,8 @@ pub enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
+    /// Say what a kernel must be configured with for longpin, or what a configuration lacks
+    Kconfig(KconfigArgs),
     /// List scenarios with their matrix
     List(ListArgs),
     /// Draw what a run left behind: one HTML file, and a trace for ui.perfetto.dev
@@ -149,6 +151,14 @@ impl LibraryArgs {
             variant: none(),
         }
     }
+}
+
+/// Options of `kconfig`.
+#[derive(Debug, Args)]
+pub struct KconfigArgs {
+    /// Name what this .config (or build directory) lacks and why it is needed; exit code 1 if there is something
+    #[arg(long, value_name = "FILE")]
+    pub check: Option<PathBuf>,
 }
 
 /// Options of `list`.

@@ -51,6 +51,7 @@ fn dispatch(command: Command) -> u8 {
     let result = match command {
         Command::Doctor => commands::doctor::doctor(),
         Command::Image { command } => commands::image::image(command),
+        Command::Kconfig(args) => commands::kconfig::kconfig(&args),
         Command::List(args) => commands::list::list(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),

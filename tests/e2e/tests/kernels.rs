@@ -70,6 +70,35 @@ fn a_driver_that_was_built_for_it_is_taken() {
     lab.assert_tidy();
 }
 
+/// Bookworm's: no Rust, no cachestat(2), crc32c by soft dependency, virtio drivers as modules.
+#[test]
+fn an_older_kernel_of_the_archive_gives_verdicts_and_says_how_it_looked() {
+    let lab = Lab::new();
+    let args = ["dio-buffer", "--fs", "ext4,btrfs,tmpfs", "--kernel", "debian:6.1"];
+    let ended = lab.run(&args);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    assert_eq!(result["summary"]["pass"], 3, "{}", result["cases"]);
+    let kernel = &result["environment"]["kernel"];
+    assert!(kernel["release"].as_str().is_some_and(|release| release.starts_with("6.1.")), "{kernel}");
+    let source = kernel["source"].as_str().expect("a sentence");
+    assert!(source.starts_with("Debian package 6.1.") && source.ends_with("(bookworm)"), "{kernel}");
+    assert_eq!(kernel["page_state"], "kpageflags", "{kernel}");
+    let missing = result["environment"]["module"]["missing"].as_str().expect("a sentence");
+    assert!(missing.contains("has no CONFIG_RUST=y"), "{missing}");
+    assert!(result["command"].as_str().is_some_and(|line| line.contains("--kernel debian:6.1")), "{result}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn the_stock_kernel_lacks_nothing_that_kconfig_asks_for() {
+    let lab = Lab::new();
+    let (kernel, _) = stock();
+    let config = kernel.modules_dir().join("config");
+    let ended = lab.start(&["kconfig", "--check", config.to_str().expect("UTF-8")]).end();
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "nothing is missing\n"), "{}", ended.stderr);
+}
+
 #[test]
 fn what_cannot_be_used_is_told_before_anything_boots() {
     let lab = Lab::new();
@@ -96,7 +125,7 @@ fn what_cannot_be_used_is_told_before_anything_boots() {
         (named(&kernel, Some(&wrong)), "is for kernel `9."),
         (named(&kernel, Some(Path::new("/bin/sh"))), "it has no vermagic"),
         (named(&kernel, None), "every chosen case needs the driver, and there is none for kernel 7."),
-        (format!("{image},module="), "use stock, DIR"),
+        (format!("{image},module="), "use stock, debian:"),
     ];
     for (kernel, expected) in cases {
         let ended = lab.run(&["lost-update", "--fs", "ext4", "--pin", "pin", "--kernel", &kernel]);

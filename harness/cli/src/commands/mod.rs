@@ -3,6 +3,7 @@
 
 pub mod doctor;
 pub mod image;
+pub mod kconfig;
 pub mod list;
 pub mod report;
 pub mod shell;

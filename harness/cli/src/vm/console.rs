@@ -30,7 +30,7 @@ pub fn has_oops(log: &Path) -> bool {
     window(log, 0, WINDOW_BYTES).lines().any(|line| line.contains(OOPS))
 }
 
-/// What a kernel lacks that never got so far as to greet, by its last words.
+/// What a kernel lacks that never got so far as to greet, by its last words. `longpin kconfig` has the whole list.
 pub fn advice(log: &Path) -> Option<&'static str> {
     /// What is said where, and what is missing then.
     const WORDS: [(&[&str], &str); 3] = [
