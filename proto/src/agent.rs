@@ -10,7 +10,6 @@ use crate::facts::{
     RegionState, Source,
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 
 /// Version of this protocol, in [`Message::Hello`].
 pub const VERSION: u32 = 4;
@@ -108,7 +107,7 @@ pub enum PinMode {
     Get,
 }
 
-/// A DMA program; fields as in `wire::dma::DmaRequest`.
+/// A DMA program that writes stamped cells in ascending order; fields as in `wire::dma::DmaRequest`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// First byte in the region.
@@ -119,18 +118,8 @@ pub struct Program {
     pub generation: u64,
     /// Passes, 0: no limit.
     pub passes: u64,
-    /// Random order with this seed; none: ascending.
-    pub random_seed: Option<u64>,
     /// Bytes of a cell.
     pub cell_bytes: u32,
-    /// Cells a second, 0: no limit.
-    pub rate_cells_per_s: u64,
-    /// Microseconds, 0: no limit.
-    pub duration_us: u64,
-    /// Microseconds before the first cell.
-    pub start_delay_us: u64,
-    /// Write this byte instead of stamps.
-    pub fill_byte: Option<u8>,
 }
 
 /// fallocate(2) modes.
@@ -161,7 +150,8 @@ pub enum Advice {
     PopulateWrite,
 }
 
-/// What the agent can do.
+/// What the agent can do. Operations that scenarios have as steps bear the name of the step; `alias` is how records of
+/// earlier versions call them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "the fields are the parameters of the call that the variant names")]
@@ -175,9 +165,11 @@ pub enum Step {
     /// mount(2); makes the directory. -> Nothing
     Mount { fs: String, device: String, dir: String, options: String },
     /// umount2(2). -> Nothing
-    Unmount { dir: String },
+    #[serde(alias = "unmount")]
+    Umount { dir: String },
     /// Write stamped cells with pwrite (O_DIRECT if the handle has it). -> Nothing
-    WriteCells { file: String, offset: u64, len: u64, fill: Fill },
+    #[serde(alias = "write-cells")]
+    Write { file: String, offset: u64, len: u64, fill: Fill },
     /// Open a file under a handle. -> Nothing
     Open { file: String, path: String, flags: OpenFlags },
     /// Close a handle. -> Nothing
@@ -198,7 +190,8 @@ pub enum Step {
     /// Store stamped cells through a mapping. -> Nothing
     Store { map: String, offset: u64, len: u64, fill: Fill },
     /// madvise(2). -> Nothing
-    Advise { map: String, offset: u64, len: u64, advice: Advice },
+    #[serde(alias = "advise")]
+    Madvise { map: String, offset: u64, len: u64, advice: Advice },
     /// Pin a part of a mapping. `file_offset` is the label of its first byte. -> Region
     Pin { region: String, map: String, offset: u64, len: u64, mode: PinMode, file_offset: u64, run: u64 },
     /// Ask the driver about a region. -> Region
@@ -226,13 +219,12 @@ pub enum Step {
     /// cachestat(2), or what the kernel has instead ([`PageStateSource`]). -> PageState
     PageState { file: String, offset: u64, len: u64 },
     /// Read cells of a file. A part that cannot be read is a fact, not an error of the step. -> Cells
-    ReadCells { path: String, offset: u64, len: u64, cell_bytes: u32, via: Via },
+    #[serde(alias = "read-cells")]
+    Read { path: String, offset: u64, len: u64, cell_bytes: u32, via: Via },
     /// Read cells through a mapping, as the process sees them. -> Cells
     ReadMapping { map: String, offset: u64, len: u64, cell_bytes: u32, file_offset: u64 },
     /// FIEMAP with FIEMAP_FLAG_SYNC; on btrfs translated to device bytes by the chunk tree. -> Extents
     Extents { path: String },
-    /// Size and blocks. -> Stat
-    Stat { path: String },
     /// /proc/sys/vm/drop_caches = 3, after sync. -> Nothing
     DropCaches,
     /// ftruncate(2). -> Nothing
@@ -251,8 +243,6 @@ pub enum Step {
     ClearWarnOnce,
     /// Write a value to a file below /sys or /proc. -> Nothing
     WriteSys { path: String, value: String },
-    /// Read a file below /sys or /proc. -> Text
-    ReadSys { path: String },
     /// Run only on this CPU. None: all. -> Nothing
     Affinity { cpu: Option<u32> },
     /// Run a program with a deadline; exit code and output. -> Exec
@@ -261,13 +251,15 @@ pub enum Step {
     /// is completed. One pread; fewer bytes than asked for are [`Outcome::Failed`]. -> Nothing
     ReadDirect { map: String, offset: u64, len: u64, device: String, device_offset: u64 },
     /// Run a step in a thread of its own and go on. Only these can: `fsync`, `sync`, `syncfs`, `store`, `touch`,
-    /// `pin`, `write-cells`, `read-cells`, `read-direct`, `unmount`, `truncate`, `fallocate`, `exec`. Objects that it
-    /// makes are there after `job-wait`. -> Nothing
+    /// `pin`, `write`, `read`, `read-direct`, `umount`, `truncate`, `fallocate`, `exec`. Objects that it
+    /// makes are there after `join`. -> Nothing
     Spawn { job: String, step: Box<Step> },
     /// Has a job ended, and if not, where in the kernel is it? -> Job
-    JobState { job: String },
+    #[serde(alias = "job-state")]
+    Settle { job: String },
     /// Wait for a job's end; the outcome is that of its step. A job that goes on is [`Outcome::Failed`], and stays.
-    JobWait { job: String, timeout_ms: u32 },
+    #[serde(alias = "job-wait")]
+    Join { job: String, timeout_ms: u32 },
     /// Let go of everything that steps made (programs, regions, mappings, handles, mounts), in that order. -> Text
     Cleanup,
     /// A program at a terminal on a second port, until it exits: an interactive shell if `argv` is empty. A terminal that
@@ -276,6 +268,13 @@ pub enum Step {
     Shell { argv: Vec<String>, plain: bool },
     /// Power off. No reply.
     PowerOff,
+}
+
+impl Step {
+    /// The word by which protocol, records and sentences name it: `umount`, `query-region`.
+    pub fn name(&self) -> String {
+        crate::tag(self, "op")
+    }
 }
 
 /// Agent to harness.
@@ -363,13 +362,6 @@ pub enum Fact {
     Cells(Cells),
     /// Placement.
     Extents(Vec<Extent>),
-    /// Size in bytes and 512-byte blocks.
-    Stat {
-        /// st_size.
-        size: u64,
-        /// st_blocks.
-        blocks: u64,
-    },
     /// Counters.
     Pins(PinCounters),
     /// Kernel log.
@@ -381,12 +373,10 @@ pub enum Fact {
         /// Standard output and error, the last 64 KiB.
         output: String,
     },
-    /// A step that runs beside others.
+    /// A step that runs concurrently.
     Job(JobState),
     /// Text.
     Text(String),
-    /// Numbers by name.
-    Numbers(BTreeMap<String, u64>),
 }
 
 #[cfg(test)]
@@ -411,8 +401,6 @@ mod tests {
         survives(&reply(Outcome::Failed { message: "no such file".into() }));
         survives(&reply(Outcome::Refused(Errno { errno: 14, name: "EFAULT".into(), call: "mmap".into() })));
         survives(&reply(Outcome::Done { fact: Fact::Nothing }));
-        survives(&reply(Outcome::Done { fact: Fact::Stat { size: 1, blocks: 2 } }));
-        survives(&reply(Outcome::Done { fact: Fact::Numbers([("a".to_owned(), 1)].into()) }));
     }
 
     #[test]
@@ -438,18 +426,7 @@ mod tests {
         let backing = Backing::File { file: "a".into(), offset: 4096 };
         let step = Step::Map { map: "m".into(), backing, len: 8192, shared: true, write: true };
         survives(&Command { seq: 1, step });
-        let dma = Program {
-            offset: 0,
-            len: 4096,
-            generation: 2,
-            passes: 1,
-            random_seed: Some(u64::MAX),
-            cell_bytes: 512,
-            rate_cells_per_s: 0,
-            duration_us: 0,
-            start_delay_us: 50_000,
-            fill_byte: None,
-        };
+        let dma = Program { offset: 0, len: 4096, generation: 2, passes: 1, cell_bytes: 512 };
         survives(&Command {
             seq: 2,
             step: Step::Dma { program: "p".into(), region: "r".into(), dma, run: 9 },

@@ -94,6 +94,13 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// The word by which protocol and sentences name it: `await-held`.
+    pub fn name(&self) -> String {
+        crate::tag(self, "request")
+    }
+}
+
 /// Deliberate misbehaviour of the accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

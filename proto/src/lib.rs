@@ -14,3 +14,9 @@ pub mod disk;
 pub mod facts;
 pub mod filesystem;
 pub mod line;
+
+/// The word by which a message is known: the tag of its document.
+fn tag(message: &impl serde::Serialize, key: &str) -> String {
+    let document = serde_json::to_value(message).unwrap_or_default();
+    document.get(key).and_then(|word| word.as_str()).unwrap_or_default().to_owned()
+}

@@ -143,20 +143,20 @@ fn mode_and_access(mode: PinMode) -> (u32, u32) {
 fn submit_of(region: u32, program: &Program, run: u64) -> uapi::Submit {
     uapi::Submit {
         region,
-        order: program.random_seed.map_or(dma::ORDER_SEQUENTIAL, |_| dma::ORDER_RANDOM),
+        order: dma::ORDER_SEQUENTIAL,
         direction: dma::DIRECTION_WRITE,
-        payload: program.fill_byte.map_or(dma::PAYLOAD_STAMP, |_| dma::PAYLOAD_FILL),
+        payload: dma::PAYLOAD_STAMP,
         offset: program.offset,
         length: program.len,
-        seed: program.random_seed.unwrap_or(0),
+        seed: 0,
         generation: program.generation,
         run,
-        rate_cells_per_s: program.rate_cells_per_s,
+        rate_cells_per_s: 0,
         passes: program.passes,
-        duration_us: program.duration_us,
+        duration_us: 0,
         cell_bytes: program.cell_bytes,
-        fill: program.fill_byte.unwrap_or(0).into(),
-        start_delay_us: program.start_delay_us,
+        fill: 0,
+        start_delay_us: 0,
         program: 0,
     }
 }
@@ -165,18 +165,7 @@ fn submit_of(region: u32, program: &Program, run: u64) -> uapi::Submit {
 mod tests {
     use super::*;
 
-    const PROGRAM: Program = Program {
-        offset: 4096,
-        len: 8192,
-        generation: 3,
-        passes: 1,
-        random_seed: None,
-        cell_bytes: 512,
-        rate_cells_per_s: 10,
-        duration_us: 11,
-        start_delay_us: 12,
-        fill_byte: None,
-    };
+    const PROGRAM: Program = Program { offset: 4096, len: 8192, generation: 3, passes: 1, cell_bytes: 512 };
 
     #[test]
     fn a_plain_program_is_sequential_and_stamped() {
@@ -184,15 +173,6 @@ mod tests {
         assert_eq!((submit.region, submit.run, submit.generation), (7, 99, 3));
         assert_eq!((submit.order, submit.payload), (dma::ORDER_SEQUENTIAL, dma::PAYLOAD_STAMP));
         assert_eq!((submit.offset, submit.length, submit.cell_bytes), (4096, 8192, 512));
-        assert_eq!((submit.rate_cells_per_s, submit.duration_us, submit.start_delay_us), (10, 11, 12));
-    }
-
-    #[test]
-    fn seed_and_fill_choose_order_and_payload() {
-        let program = Program { random_seed: Some(5), fill_byte: Some(0xee), ..PROGRAM };
-        let submit = submit_of(7, &program, 99);
-        assert_eq!((submit.order, submit.seed), (dma::ORDER_RANDOM, 5));
-        assert_eq!((submit.payload, submit.fill), (dma::PAYLOAD_FILL, 0xee));
     }
 
     #[test]

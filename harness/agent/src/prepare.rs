@@ -51,17 +51,15 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
             };
             Ok(Work::new(act).on_mapping(&map).making(&makes))
         }
-        Step::WriteCells { file, offset, len, fill } => {
+        Step::Write { file, offset, len, fill } => {
             let fd = objects.files.get(&file)?.clone();
             let act = move || fsops::write_cells(fd, offset, len, &fill).map(End::nothing);
             Ok(Work::new(act).on_file(&file))
         }
-        Step::ReadCells { path, offset, len, cell_bytes, via } => Ok(Work::new(move || {
+        Step::Read { path, offset, len, cell_bytes, via } => Ok(Work::new(move || {
             fsops::read_cells(&path, offset, len, cell_bytes, via).map(Fact::Cells).map(End::Fact)
         })),
-        Step::Unmount { dir } => {
-            Ok(Work::new(move || mounts::unmount(&dir).map(|()| End::Unmounted { dir })))
-        }
+        Step::Umount { dir } => Ok(Work::new(move || mounts::unmount(&dir).map(|()| End::Unmounted { dir }))),
         Step::Truncate { file, len } => {
             let fd = objects.files.get(&file)?.clone();
             let act = move || rustix::fs::ftruncate(fd, len).or_refused("ftruncate").map(End::nothing);
@@ -81,15 +79,9 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
             Ok(Work::of_program(act))
         }
         other => failed!(
-            "step `{}` cannot be a job; use one of exec, fallocate, fsync, pin, read-cells, read-direct, \
-             store, sync, syncfs, touch, truncate, unmount, write-cells",
-            name_of(&other)
+            "step `{}` cannot be a job; use one of exec, fallocate, fsync, pin, read, read-direct, \
+             store, sync, syncfs, touch, truncate, umount, write",
+            other.name()
         ),
     }
-}
-
-/// The word by which the protocol names a step.
-fn name_of(step: &Step) -> String {
-    let document = serde_json::to_value(step).unwrap_or_default();
-    document["op"].as_str().unwrap_or("?").to_owned()
 }

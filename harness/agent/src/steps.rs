@@ -80,7 +80,7 @@ impl Agent {
                 self.map(map, &backing, len, shared, write).map(nothing)
             }
             Step::Unmap { map } => objects.unmap(&map).map(nothing),
-            Step::Advise { map, offset, len, advice } => {
+            Step::Madvise { map, offset, len, advice } => {
                 // The others take the mmap lock for reading, if at all.
                 if advice == Advice::Hugepage {
                     objects.jobs.may_change_mappings()?;
@@ -122,7 +122,6 @@ impl Agent {
             Step::Extents { path } => {
                 fiemap::extents(&fsops::open(&path, OpenFlags::default())?).map(Fact::Extents)
             }
-            Step::Stat { path } => fsops::stat(&path).map(|(size, blocks)| Fact::Stat { size, blocks }),
             Step::DropCaches => fsops::drop_caches().map(nothing),
             Step::Reflink { from, to } => {
                 let (from, to) = (objects.files.get(&from)?, objects.files.get(&to)?);
@@ -135,21 +134,20 @@ impl Agent {
             Step::KernelLog => self.kernel_log(),
             Step::ClearWarnOnce => fsops::write_text("/sys/kernel/debug/clear_warn_once", "1").map(nothing),
             Step::WriteSys { path, value } => fsops::write_sys(&path, &value).map(nothing),
-            Step::ReadSys { path } => fsops::read_sys(&path).map(Fact::Text),
             Step::Affinity { cpu } => self.run_on(cpu).map(nothing),
             step @ (Step::Exec { .. }
             | Step::Fallocate { .. }
             | Step::Fsync { .. }
             | Step::Pin { .. }
-            | Step::ReadCells { .. }
+            | Step::Read { .. }
             | Step::ReadDirect { .. }
             | Step::Store { .. }
             | Step::Sync
             | Step::Syncfs { .. }
             | Step::Touch { .. }
             | Step::Truncate { .. }
-            | Step::Unmount { .. }
-            | Step::WriteCells { .. }) => {
+            | Step::Umount { .. }
+            | Step::Write { .. }) => {
                 let end = prepare(step, objects)?.run(&self.worker.program)?;
                 objects.accept(end)
             }
@@ -158,8 +156,8 @@ impl Agent {
                 let work = prepare(*step, objects)?;
                 objects.jobs.spawn(job, work).map(nothing)
             }
-            Step::JobState { job } => objects.jobs.state(&job).map(Fact::Job),
-            Step::JobWait { job, timeout_ms } => {
+            Step::Settle { job } => objects.jobs.state(&job).map(Fact::Job),
+            Step::Join { job, timeout_ms } => {
                 self.watched.set(objects.jobs.worker(&job)?);
                 let end = objects.jobs.wait(&job, Duration::from_millis(timeout_ms.into()))??;
                 objects.accept(end)

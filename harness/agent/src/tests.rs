@@ -51,7 +51,7 @@ impl Story {
         let flags = OpenFlags { write: true, create: true, ..OpenFlags::default() };
         let path = story.path("a");
         story.fact(Step::Open { file: "a".into(), path, flags });
-        story.fact(Step::WriteCells { file: "a".into(), offset: 0, len: LEN, fill: fill(1) });
+        story.fact(Step::Write { file: "a".into(), offset: 0, len: LEN, fill: fill(1) });
         let backing = Backing::File { file: "a".into(), offset: 0 };
         story.fact(Step::Map { map: "m".into(), backing, len: LEN, shared: true, write: true });
         story
@@ -66,7 +66,7 @@ impl Story {
 
     fn file(&mut self) -> Cells {
         let path = self.path("a");
-        let step = Step::ReadCells { path, offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered };
+        let step = Step::Read { path, offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered };
         let Fact::Cells(cells) = self.fact(step) else { panic!("not cells") };
         cells
     }
@@ -76,12 +76,12 @@ impl Story {
     }
 
     fn job(&mut self, job: &str) -> JobState {
-        let Fact::Job(state) = self.fact(Step::JobState { job: job.into() }) else { panic!("not a job") };
+        let Fact::Job(state) = self.fact(Step::Settle { job: job.into() }) else { panic!("not a job") };
         state
     }
 
     fn join(&mut self, job: &str) -> Fact {
-        self.fact(Step::JobWait { job: job.into(), timeout_ms: 60_000 })
+        self.fact(Step::Join { job: job.into(), timeout_ms: 60_000 })
     }
 
     /// A job that runs until its FIFO is written to, seen asleep; and that FIFO.
@@ -146,7 +146,7 @@ fn a_file_cut_below_its_mapping_is_efault_and_nothing_dies() {
     let store = |offset, len| Step::Store { map: "m".into(), offset, len, fill: fill(3) };
     assert_eq!(story.errno(store(16384, 4096)), "EFAULT");
     story.fact(store(12288, 4096));
-    let advise = Step::Advise { map: "m".into(), offset: 16384, len: 4096, advice: Advice::PopulateWrite };
+    let advise = Step::Madvise { map: "m".into(), offset: 16384, len: 4096, advice: Advice::PopulateWrite };
     assert_eq!(story.errno(advise), "EFAULT");
     assert_eq!(runs(&story.file())[1], (12288, 8, written(3)));
 }
@@ -205,7 +205,7 @@ fn anonymous_memory_is_labelled_from_zero() {
     assert_eq!(runs(&story.mapping()), [(0, 128, CellState::Zero)]);
     story.fact(Step::Store { map: "m".into(), offset: 0, len: LEN, fill: fill(5) });
     assert_eq!(runs(&story.mapping()), [(0, 128, written(5))]);
-    story.fact(Step::Advise { map: "m".into(), offset: 0, len: LEN, advice: Advice::Dontneed });
+    story.fact(Step::Madvise { map: "m".into(), offset: 0, len: LEN, advice: Advice::Dontneed });
     assert_eq!(runs(&story.mapping()), [(0, 128, CellState::Zero)]);
 }
 
@@ -213,8 +213,7 @@ fn anonymous_memory_is_labelled_from_zero() {
 fn sizes_and_programs_are_told() {
     let mut story = Story::mapped();
     let path = story.path("a");
-    let Fact::Stat { size, .. } = story.fact(Step::Stat { path }) else { panic!("not a stat") };
-    assert_eq!(size, LEN);
+    assert_eq!(std::fs::metadata(path).expect("the file").len(), LEN);
     let argv = ["sh", "-c", "echo hello; exit 4"].map(String::from).to_vec();
     let exec = story.fact(Step::Exec { argv, timeout_ms: 20_000 });
     assert_eq!(exec, Fact::Exec { code: 4, output: "hello\n".into() });
@@ -236,13 +235,13 @@ fn jobs_do_what_their_steps_do() {
     assert_eq!(story.join("s"), Fact::Nothing);
     let access = Access::Write;
     story.spawn("t", Step::Touch { map: "m".into(), offset: 0, len: LEN, access });
-    story.spawn("w", Step::WriteCells { file: "a".into(), offset: 12288, len: 4096, fill: fill(3) });
+    story.spawn("w", Step::Write { file: "a".into(), offset: 12288, len: 4096, fill: fill(3) });
     assert_eq!((story.join("t"), story.join("w")), (Fact::Nothing, Fact::Nothing));
     story.spawn("f", Step::Fsync { file: "a".into(), data_only: false });
     assert_eq!(story.join("f"), Fact::Nothing);
     let expected =
         [(0, 8, written(1)), (4096, 16, written(2)), (12288, 8, written(3)), (16384, 96, written(1))];
-    story.spawn("r", Step::ReadCells { path, offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered });
+    story.spawn("r", Step::Read { path, offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered });
     let Fact::Cells(cells) = story.join("r") else { panic!("not cells") };
     assert_eq!(runs(&cells), expected);
     assert_eq!(runs(&story.mapping()), expected);
@@ -256,9 +255,9 @@ fn the_refusal_of_a_job_is_told_by_its_wait() {
     let mut story = Story::mapped();
     story.fact(Step::Truncate { file: "a".into(), len: 4096 });
     story.spawn("s", Step::Store { map: "m".into(), offset: 8192, len: 4096, fill: fill(2) });
-    assert_eq!(story.errno(Step::JobWait { job: "s".into(), timeout_ms: 60_000 }), "EFAULT");
-    story.spawn("u", Step::Unmount { dir: "/no/such/mount".into() });
-    assert_eq!(story.errno(Step::JobWait { job: "u".into(), timeout_ms: 60_000 }), "ENOENT");
+    assert_eq!(story.errno(Step::Join { job: "s".into(), timeout_ms: 60_000 }), "EFAULT");
+    story.spawn("u", Step::Umount { dir: "/no/such/mount".into() });
+    assert_eq!(story.errno(Step::Join { job: "u".into(), timeout_ms: 60_000 }), "ENOENT");
 }
 
 #[test]
@@ -269,12 +268,12 @@ fn a_job_that_sleeps_is_seen_asleep_while_the_story_goes_on_and_then_ends() {
     assert!(!state.finished && state.elapsed_us > 0, "{state:?}");
     // Where the kernel shows stacks to this user it waits in fifo_open().
     assert!(state.stack.is_empty() || state.stack.iter().any(|name| name.contains("open")), "{state:?}");
-    let failure = story.failure(Step::JobWait { job: "cat".into(), timeout_ms: 1 });
+    let failure = story.failure(Step::Join { job: "cat".into(), timeout_ms: 1 });
     assert!(failure.starts_with("job `cat` still runs after 1 ms of waiting: state S"), "{failure}");
     story.fact(Step::Store { map: "m".into(), offset: 0, len: LEN, fill: fill(2) });
     std::fs::write(fifo, "hello").unwrap();
     assert_eq!(story.join("cat"), Fact::Exec { code: 0, output: "hello".into() });
-    assert!(story.failure(Step::JobState { job: "cat".into() }).contains("no job `cat`; there are: []"));
+    assert!(story.failure(Step::Settle { job: "cat".into() }).contains("no job `cat`; there are: []"));
 }
 
 #[test]
@@ -308,9 +307,7 @@ fn names_of_jobs_are_unique_and_only_some_steps_can_be_jobs() {
     let unknown = Step::Fsync { file: "x".into(), data_only: false };
     assert!(story.failure(spawn("k", unknown)).contains("no file `x`; there are: [a]"));
     assert!(
-        story
-            .failure(Step::JobWait { job: "k".into(), timeout_ms: 0 })
-            .contains("no job `k`; there are: [j]")
+        story.failure(Step::Join { job: "k".into(), timeout_ms: 0 }).contains("no job `k`; there are: [j]")
     );
     std::fs::write(fifo, "").unwrap();
     story.join("j");
@@ -320,7 +317,7 @@ fn names_of_jobs_are_unique_and_only_some_steps_can_be_jobs() {
 fn cleanup_waits_for_jobs_and_takes_what_they_made() {
     let mut story = Story::mapped();
     story.spawn("s", Step::Fsync { file: "a".into(), data_only: true });
-    story.spawn("t", Step::Unmount { dir: "/no/such/mount".into() });
+    story.spawn("t", Step::Umount { dir: "/no/such/mount".into() });
     let Fact::Text(text) = story.fact(Step::Cleanup) else { panic!("not a text") };
     assert_eq!(text, "job s: done\njob t: umount2: ENOENT\nmapping m: unmapped\nfile a: closed");
 }
@@ -331,7 +328,7 @@ fn a_direct_read_fills_the_mapping_or_says_how_short_it_was() {
     let device = story.path("device");
     let flags = OpenFlags { write: true, create: true, ..OpenFlags::default() };
     story.fact(Step::Open { file: "d".into(), path: device.clone(), flags });
-    story.fact(Step::WriteCells { file: "d".into(), offset: 0, len: 8192, fill: fill(7) });
+    story.fact(Step::Write { file: "d".into(), offset: 0, len: 8192, fill: fill(7) });
     let read = |offset, len| Step::ReadDirect {
         map: "m".into(),
         offset,

@@ -177,7 +177,7 @@ impl AgentLink {
     ) -> Result<Reply, LinkError> {
         let own = Deadline::after(timeout);
         let deadline = case.map_or(own, |case| case.min(own));
-        let name = step_name(&step);
+        let name = step.name();
         let seq = self.send(step)?;
         let mut heard = Instant::now();
         let mut oops: Option<Instant> = None;
@@ -228,7 +228,7 @@ impl AgentLink {
         line::send(&mut self.writer, &command).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => LinkError::Closed,
             io::ErrorKind::WouldBlock => {
-                LinkError::Silent { step: step_name(&command.step), seconds: WRITE_TIMEOUT.as_secs() }
+                LinkError::Silent { step: command.step.name(), seconds: WRITE_TIMEOUT.as_secs() }
             }
             _ => LinkError::Io(format!("agent socket cannot be written: {error}")),
         })?;
@@ -289,12 +289,6 @@ impl AgentLink {
 /// The end of a sentence about a step.
 fn last_seen(place: &str) -> String {
     if place.is_empty() { String::new() } else { format!("; it was last seen in {place}") }
-}
-
-/// The word of a step on the wire.
-fn step_name(step: &Step) -> String {
-    let value = serde_json::to_value(step).unwrap_or_default();
-    value.get("op").and_then(|op| op.as_str()).unwrap_or("step").to_owned()
 }
 
 fn log_error(error: io::Error) -> LinkError {

@@ -25,6 +25,7 @@ pub mod exit_code;
 mod fields;
 pub mod machine;
 mod matrix;
+mod operations;
 pub mod plan;
 pub mod record;
 mod replay;

@@ -208,15 +208,4 @@ impl CaseRecord {
     pub fn new(id: impl Into<String>, attempt: u32, run: u64, cell_bytes: u32) -> Self {
         Self { schema: SCHEMA, id: id.into(), attempt, run, cell_bytes, evidence: Vec::new() }
     }
-
-    /// Microseconds that the guest spent in steps.
-    pub fn guest_us(&self) -> u64 {
-        self.evidence
-            .iter()
-            .map(|evidence| match evidence {
-                Evidence::Step { elapsed_us, .. } => *elapsed_us,
-                _ => 0,
-            })
-            .sum()
-    }
 }

@@ -2,9 +2,9 @@
 //! What came of an action: into the record, and into what is done next.
 
 use super::{CaseMachine, ImageWanted, Input, Stretch, Trouble, poll};
+use crate::operations::{Refusal, refusal};
 use crate::record::{DiskLedgerEntry, Evidence, FsckReport, Role};
 use crate::steps::op::{Ask, Follow, Op};
-use crate::verdict::{self, Refusal};
 use longpin_proto::agent::{Fact, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::facts::Cells;
@@ -48,7 +48,7 @@ impl CaseMachine {
         self.note(op.role, step, &outcome);
         let given_up = matches!(answer, Some(poll::Answer::GivenUp(_)));
         let meant = match step {
-            Step::JobWait { job, .. } => self.jobs.get(job).unwrap_or(step),
+            Step::Join { job, .. } => self.jobs.get(job).unwrap_or(step),
             other => other,
         };
         let frame = op.role == Role::Frame;
@@ -115,7 +115,7 @@ impl CaseMachine {
                 timeout_ms,
                 follow,
             });
-            let look = Op { line, label, timeout_ms, ..Op::new(Role::Frame, Step::JobState { job }) };
+            let look = Op { line, label, timeout_ms, ..Op::new(Role::Frame, Step::Settle { job }) };
             self.queue.push_front(look.then(Follow::PinJob { missing: Box::new(evidence), again }));
             return;
         }
@@ -134,7 +134,7 @@ impl CaseMachine {
                 self.queue.push_front(again);
             }
             Outcome::Done { fact: Fact::Job(state) } if state.finished => {
-                let mut wait = Op::new(Role::Act, Step::JobWait { job: job.clone(), timeout_ms: 0 });
+                let mut wait = Op::new(Role::Act, Step::Join { job: job.clone(), timeout_ms: 0 });
                 (wait.line, wait.label) = (again.line, again.label.clone());
                 wait.stretch(self.patience_percent);
                 self.record.evidence.push(missing);
@@ -187,9 +187,7 @@ fn ends_acts(step: &Step, outcome: &Outcome) -> bool {
         Outcome::Done { .. } => false,
         // Nothing can be read from a file system that did not mount, whatever its errno tells.
         Outcome::Refused(_) if matches!(step, Step::Mount { .. } | Step::Open { .. }) => true,
-        Outcome::Refused(errno) => {
-            !matches!(verdict::refusal(step, errno), Refusal::Told | Refusal::Harmless)
-        }
+        Outcome::Refused(errno) => !matches!(refusal(step, errno), Refusal::Told | Refusal::Harmless),
         Outcome::Failed { .. } => true,
     }
 }

@@ -64,8 +64,3 @@ pub fn cases(scenarios: &[Arc<Scenario>], filter: &Filter, repeat: u32) -> Vec<C
         })
         .collect()
 }
-
-/// Cases in boots of at most `per_boot`, in order. A boot that is spoiled midway hands the rest of its cases on.
-pub fn boots(cases: Vec<Case>, per_boot: usize) -> Vec<Vec<Case>> {
-    cases.chunks(per_boot.max(1)).map(<[Case]>::to_vec).collect()
-}

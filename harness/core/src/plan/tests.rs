@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-use super::{Filter, Words, boots, cases};
+use super::{Filter, Words, cases};
 use crate::scenario::Scenario;
 use longpin_proto::filesystem::FileSystem;
 use std::sync::Arc;
@@ -121,15 +121,6 @@ fn repeats_are_whole_attempts_with_the_same_ids() {
         ("one/ext4/pin/clean/x".into(), "one/ext4/pin/clean/x#2".into())
     );
     assert_eq!(all[0].id, all[36].id);
-}
-
-#[test]
-fn boots_keep_the_order() {
-    let all = cases(&library(), &Filter::default(), 1);
-    let ids: Vec<String> = all.iter().map(|case| case.id.clone()).collect();
-    let boots = boots(all, 5);
-    assert_eq!(boots.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 5, 3]);
-    assert_eq!(boots.concat().into_iter().map(|case| case.id).collect::<Vec<_>>(), ids);
 }
 
 #[test]

@@ -11,9 +11,7 @@ impl<'r> Replay<'r> {
     pub(super) fn disk(&mut self, request: &'r Request, answer: &'r Result<Answer, String>, at: u64) {
         let answer = match answer {
             Ok(Answer::Error { message }) | Err(message) => {
-                return self
-                    .faults
-                    .push(format!("the disk did not do `{}`: {message}", request_name(request)));
+                return self.faults.push(format!("the disk did not do `{}`: {message}", request.name()));
             }
             Ok(answer) => answer,
         };
@@ -54,7 +52,7 @@ impl<'r> Replay<'r> {
             (Request::Disks, Answer::Disks { disks }) => self.images(disks),
             (Request::Case { .. } | Request::AddRule(_), Answer::Ok) => {}
             (request, answer) => {
-                self.faults.push(format!("the disk answered `{}` with {answer:?}", request_name(request)));
+                self.faults.push(format!("the disk answered `{}` with {answer:?}", request.name()));
             }
         }
     }
@@ -105,37 +103,5 @@ fn cap(hold: &HoldReport) -> String {
 
 /// DMA into held reads, as a program of the accelerator would describe it.
 fn program(offset: u64, len: u64, generation: u64, cell_bytes: u32) -> Program {
-    Program {
-        offset,
-        len,
-        generation,
-        passes: 1,
-        random_seed: None,
-        cell_bytes,
-        rate_cells_per_s: 0,
-        duration_us: 0,
-        start_delay_us: 0,
-        fill_byte: None,
-    }
-}
-
-/// Name of a request in sentences.
-pub fn request_name(request: &Request) -> &'static str {
-    match request {
-        Request::Hello => "hello",
-        Request::Status => "status",
-        Request::LedgerSync => "ledger-sync",
-        Request::Fault { .. } => "fault",
-        Request::Case { .. } => "case",
-        Request::AddRule(_) => "add-rule",
-        Request::DropRule { .. } => "drop-rule",
-        Request::AwaitHeld { .. } => "await-held",
-        Request::ReleaseHeld { .. } => "release-held",
-        Request::HeldDma { .. } => "held-dma",
-        Request::Audit => "audit",
-        Request::PowerCut { .. } => "power-cut",
-        Request::Restore { .. } => "restore",
-        Request::Disks => "disks",
-        Request::Shutdown => "shutdown",
-    }
+    Program { offset, len, generation, passes: 1, cell_bytes }
 }

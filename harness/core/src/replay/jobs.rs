@@ -114,7 +114,7 @@ impl<'r> Replay<'r> {
         let mut files = self.files.clone();
         for job in self.jobs.iter().filter(|job| job.outcome.is_none()) {
             match job.step {
-                Step::WriteCells { file, offset, len, fill } => {
+                Step::Write { file, offset, len, fill } => {
                     if let Some(content) = files.get_mut(&self.path(file)) {
                         content.append(*offset, *len, content_of(fill));
                     }

@@ -20,7 +20,6 @@ mod requests;
 
 pub use clock::Clock;
 pub use content::{Content, content, describe, errno_name};
-pub use disk::request_name;
 pub use exchange::{Asked, Exchange};
 pub use file::FileContent;
 pub use jobs::Job;
@@ -31,7 +30,6 @@ pub use reads::{Compared, Reader, Reading, Wanted};
 pub use requests::{DiskRequest, FLUSH, IN, OUT};
 
 use crate::record::{CaseRecord, Evidence, FsckReport, Role, Trouble};
-use crate::verdict::step_name;
 use files::{Moment, Place};
 use longpin_proto::agent::{Fact, Outcome, Program, Step};
 use longpin_proto::disk::{AuditReport, Held, Hit, HoldReport};
@@ -247,7 +245,7 @@ impl<'r> Replay<'r> {
     }
 
     fn step(&mut self, role: Role, step: &'r Step, outcome: &'r Outcome, from: u64, to: u64) {
-        if let Step::JobWait { job, .. } = step {
+        if let Step::Join { job, .. } = step {
             return self.joined(role, step, job, outcome, to);
         }
         let moment = self.moment();
@@ -267,18 +265,18 @@ impl<'r> Replay<'r> {
             Outcome::Done { fact } => self.done(role, step, fact, moment, times),
             Outcome::Refused(errno) => {
                 self.refused.push(Refused { role, step, errno });
-                if let Step::ReadCells { path, .. } = step {
+                if let Step::Read { path, .. } = step {
                     self.read_from(Reader::Guest, role, path.clone(), times.1, Err(errno));
                 }
             }
-            Outcome::Failed { message } => self.faults.push(format!("{} failed: {message}", step_name(step))),
+            Outcome::Failed { message } => self.faults.push(format!("{} failed: {message}", step.name())),
         }
     }
 
     fn done(&mut self, role: Role, step: &'r Step, fact: &'r Fact, moment: &Moment, (from, to): (u64, u64)) {
         match (step, fact) {
             (Step::Open { file, path, flags }, _) => self.open(file, path, *flags, from),
-            (Step::WriteCells { file, offset, len, fill }, _) => {
+            (Step::Write { file, offset, len, fill }, _) => {
                 self.write_cells(file, *offset, *len, fill, (from, to));
             }
             (Step::Truncate { file, len }, _) => self.truncate(file, *len, to),
@@ -300,12 +298,12 @@ impl<'r> Replay<'r> {
             (Step::Release { region, dirty }, _) => self.released(region, *dirty, to),
             (Step::Fsync { file, .. }, _) => self.promise(Some(file), moment),
             (Step::Sync | Step::Syncfs { .. }, _) => self.promise(None, moment),
-            (Step::Unmount { .. }, _) => {
+            (Step::Umount { .. }, _) => {
                 self.promise(None, moment);
                 self.remounted = true;
             }
             (Step::Spawn { job, step }, _) => self.begin(job, step, from, to),
-            (Step::JobState { job }, Fact::Job(state)) => self.look(role, job, state, to),
+            (Step::Settle { job }, Fact::Job(state)) => self.look(role, job, state, to),
             (Step::PinCounters, Fact::Pins(pins)) if role == Role::Before => self.pins_before = Some(*pins),
             (Step::PinCounters, Fact::Pins(pins)) if role == Role::After => self.pins_after = Some(*pins),
             (Step::KernelLog, Fact::Log(lines)) => {
@@ -321,7 +319,7 @@ impl<'r> Replay<'r> {
                 }
                 self.read_from(Reader::Mapping, role, self.place(map).name, to, Ok(cells));
             }
-            (Step::ReadCells { path, .. }, Fact::Cells(cells)) => self.read(role, path, cells, to),
+            (Step::Read { path, .. }, Fact::Cells(cells)) => self.read(role, path, cells, to),
             (Step::Extents { path }, Fact::Extents(extents)) => {
                 self.extents.entry(path.clone()).or_default().extend(extents);
                 if matches!(role, Role::CompareWrites | Role::CompareSnapshot) {

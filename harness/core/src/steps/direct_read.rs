@@ -76,7 +76,7 @@ impl Translation {
             Op::disk(Request::ReleaseHeld { rule: rule.clone() }),
             Op::disk(Request::DropRule { rule: rule.clone() }),
         ];
-        ops.extend(acts([Step::JobWait { job: rule, timeout_ms: 0 }]));
+        ops.extend(acts([Step::Join { job: rule, timeout_ms: 0 }]));
         ops
     }
 }

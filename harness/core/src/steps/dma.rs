@@ -85,18 +85,7 @@ impl Verb for Dma {
             let generations = *generation..generation + passes;
             return generations.map(|generation| t.dma_into_held(dio, offset, len, generation)).collect();
         }
-        let dma = Program {
-            offset,
-            len,
-            generation: *generation,
-            passes: *passes,
-            random_seed: None,
-            cell_bytes: t.cell_bytes,
-            rate_cells_per_s: 0,
-            duration_us: 0,
-            start_delay_us: 0,
-            fill_byte: None,
-        };
+        let dma = Program { offset, len, generation: *generation, passes: *passes, cell_bytes: t.cell_bytes };
         let (program, region, run) = (program.clone(), region.clone(), t.env.run);
         let mut ops = acts([Step::Dma { program: program.clone(), region, dma, run }]);
         if self.wait {

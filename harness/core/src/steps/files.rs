@@ -116,7 +116,7 @@ impl Translation {
 
     fn read_cells(&self, file: &str, via: Via) -> Step {
         let (path, len) = (self.path(file), self.objects.file_len(file));
-        Step::ReadCells { path, offset: 0, len, cell_bytes: self.cell_bytes, via }
+        Step::Read { path, offset: 0, len, cell_bytes: self.cell_bytes, via }
     }
 }
 
@@ -138,7 +138,7 @@ impl Verb for Create {
         let (file, len) = (self.file.clone(), self.pages * PAGE_BYTES);
         let mut ops = t.new_file(&file, len);
         ops.extend(acts([
-            Step::WriteCells { file: file.clone(), offset: 0, len, fill: t.fill(self.generation) },
+            Step::Write { file: file.clone(), offset: 0, len, fill: t.fill(self.generation) },
             Step::Fsync { file, data_only: false },
         ]));
         ops
@@ -231,7 +231,7 @@ impl Verb for Write {
         let flags = OpenFlags { write: true, direct: self.direct, ..Default::default() };
         let mut ops = vec![t.open(handle.clone(), &self.file, flags)];
         ops.extend(acts([
-            Step::WriteCells { file: handle.clone(), offset, len, fill: t.fill(self.generation) },
+            Step::Write { file: handle.clone(), offset, len, fill: t.fill(self.generation) },
             Step::Close { file: handle },
         ]));
         ops

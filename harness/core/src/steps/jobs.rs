@@ -98,7 +98,7 @@ impl Verb for Settle {
     }
 
     fn ask(&self, _: &mut Translation) -> Vec<Op> {
-        let look = agent::Step::JobState { job: self.job.clone() };
+        let look = agent::Step::Settle { job: self.job.clone() };
         vec![Op::new(Role::Settle, look).then(Follow::UntilSettled)]
     }
 
@@ -122,7 +122,7 @@ impl Verb for Join {
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
         let Some(Begun { verb, role, rest, region }) = t.jobs.remove(&self.job) else { return Vec::new() };
-        let mut ops = vec![Op::new(role, agent::Step::JobWait { job: self.job.clone(), timeout_ms: 0 })];
+        let mut ops = vec![Op::new(role, agent::Step::Join { job: self.job.clone(), timeout_ms: 0 })];
         ops.extend(rest);
         ops.extend(t.queries_after(&*verb));
         t.objects.regions.extend(region);

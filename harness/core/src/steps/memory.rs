@@ -186,6 +186,6 @@ impl Verb for Pageout {
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
         let (offset, len) = self.pages.bytes(t.objects.map_len(&self.map));
-        acts([Step::Advise { map: self.map.clone(), offset, len, advice: Advice::Pageout }])
+        acts([Step::Madvise { map: self.map.clone(), offset, len, advice: Advice::Pageout }])
     }
 }

@@ -61,7 +61,7 @@ impl Translation {
         let wanted = self.steps.as_slice().iter().filter_map(|step| step.verb.needs_place_of());
         let extents: Vec<Step> = wanted.map(|file| Step::Extents { path: self.path(file) }).collect();
         ops.extend(acts(extents));
-        ops.extend(acts([Step::Unmount { dir: self.env.dir.clone() }, Step::DropCaches]));
+        ops.extend(acts([Step::Umount { dir: self.env.dir.clone() }, Step::DropCaches]));
         ops
     }
 }

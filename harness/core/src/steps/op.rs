@@ -2,6 +2,7 @@
 //! One thing to be asked of the agent or of the disks, with its role and its deadline, and the questions that frame
 //! every case.
 
+use crate::operations::may_take_long;
 use crate::record::{Evidence, Role};
 use longpin_proto::agent::Step;
 use longpin_proto::control::Request;
@@ -61,16 +62,7 @@ impl Op {
         let timeout_ms = match &step {
             Step::Exec { timeout_ms, .. } => u64::from(*timeout_ms) + QUICK_MS,
             Step::DmaWait { timeout_ms, .. } => u64::from(*timeout_ms) + QUICK_MS,
-            Step::Mkfs { .. }
-            | Step::Mount { .. }
-            | Step::Unmount { .. }
-            | Step::Fsync { .. }
-            | Step::Sync
-            | Step::Syncfs { .. }
-            | Step::DropCaches
-            | Step::Extents { .. }
-            | Step::JobWait { .. }
-            | Step::Cleanup => SLOW_MS,
+            step if may_take_long(step) => SLOW_MS,
             _ => QUICK_MS,
         };
         Self {
@@ -113,7 +105,7 @@ impl Op {
                 *timeout_ms = self.timeout_ms;
                 self.timeout_ms += QUICK_MS;
             }
-            Ask::Agent(Step::JobWait { timeout_ms, .. }) => {
+            Ask::Agent(Step::Join { timeout_ms, .. }) => {
                 *timeout_ms = u32::try_from(self.timeout_ms + QUICK_MS).unwrap_or(u32::MAX);
             }
             _ => {}

@@ -9,9 +9,7 @@ mod fsck;
 mod judge;
 mod log;
 mod observe;
-mod refusal;
 mod sentence;
-mod step_name;
 #[cfg(test)]
 mod tests;
 
@@ -20,5 +18,3 @@ pub use audit::{Audit, HitLine, HoldLine};
 pub use fsck::Fsck;
 pub use judge::{Judgement, judge, spoils_boot};
 pub use observe::{Blocked, Finding, Generations, LogLine, Observed, Problem, Reader, observe};
-pub use refusal::{Refusal, refusal};
-pub use step_name::step_name;

@@ -7,9 +7,8 @@ use super::audit::{self, Audit};
 use super::compare::{compare, disagreement};
 use super::fsck::Fsck;
 use super::log::log;
-use super::refusal::{Refusal, refusal};
-use super::step_name;
 use crate::dmesg;
+use crate::operations::{Refusal, refusal};
 use crate::record::{CaseRecord, Role, Trouble};
 use crate::replay::{Job, Refused, Replay, Wanted, content, errno_name};
 use crate::words::{Cause, Kind, Observation};
@@ -278,7 +277,7 @@ fn refusals(replay: &Replay<'_>, seen: &mut Observed) {
             Refusal::Denied => _ = seen.observations.insert(Observation::Refused),
             Refusal::Told => _ = seen.observations.insert(Observation::Detected),
             Refusal::Missing => {
-                let step = step_name(refused.step);
+                let step = refused.step.name();
                 seen.skip
                     .get_or_insert(format!("{step}: {} is not supported here ({})", errno.call, errno.name));
             }
@@ -310,7 +309,7 @@ fn pins(replay: &Replay<'_>, seen: &mut Observed) {
 
 /// `pin: ioctl gave EFAULT`.
 pub fn refused_words(refused: &Refused<'_>) -> String {
-    format!("{}: {} gave {}", step_name(refused.step), refused.errno.call, refused.errno.name)
+    format!("{}: {} gave {}", refused.step.name(), refused.errno.call, refused.errno.name)
 }
 
 /// The first reason why the case proves nothing; faults of ours come before gaps in the argument.

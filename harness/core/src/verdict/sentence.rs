@@ -5,8 +5,8 @@
 use super::audit;
 use super::fsck::Fsck;
 use super::observe::{Blocked, Observed, Reader, meaning, refused_words};
-use super::refusal::Refusal;
 use crate::dmesg;
+use crate::operations::Refusal;
 use crate::record::Trouble;
 use crate::replay::Replay;
 use crate::words::Observation;

@@ -129,8 +129,8 @@ fn a_read_that_the_kernel_refuses_is_found_by_its_job() {
         &dio(STEPS),
         env(),
         &|step| match step {
-            Step::JobState { .. } => Some(Outcome::Done { fact: Fact::Job(over()) }),
-            Step::JobWait { .. } => refuse("EFAULT"),
+            Step::Settle { .. } => Some(Outcome::Done { fact: Fact::Job(over()) }),
+            Step::Join { .. } => refuse("EFAULT"),
             _ => None,
         },
         &none_held,
@@ -169,7 +169,7 @@ fn a_read_that_never_comes_is_given_up() {
         &dio(STEPS),
         env(),
         &|step| match step {
-            Step::JobState { .. } => Some(Outcome::Done { fact: Fact::Job(asleep("io_schedule")) }),
+            Step::Settle { .. } => Some(Outcome::Done { fact: Fact::Job(asleep("io_schedule")) }),
             _ => None,
         },
         &none_held,

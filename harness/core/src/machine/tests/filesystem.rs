@@ -28,10 +28,10 @@ fn steps(case: &Case) -> (Vec<String>, bool) {
     let steps = guest.steps.iter().filter_map(|step| match step {
         Step::Mkfs { device, args, .. } => Some(format!("mkfs {} {device}", args.join(" "))),
         Step::Mount { fs, device, options, .. } => Some(format!("mount {fs} {device} {options}")),
-        Step::Unmount { .. } => Some("unmount".to_owned()),
+        Step::Umount { .. } => Some("unmount".to_owned()),
         Step::Extents { .. } => Some("extents".to_owned()),
-        Step::ReadCells { via: Via::Direct, .. } => Some("read direct".to_owned()),
-        Step::ReadCells { via: Via::Buffered, .. } => Some("read".to_owned()),
+        Step::Read { via: Via::Direct, .. } => Some("read direct".to_owned()),
+        Step::Read { via: Via::Buffered, .. } => Some("read".to_owned()),
         _ => None,
     });
     (steps.collect(), guest.asked.iter().any(|what| what.starts_with("fsck")))

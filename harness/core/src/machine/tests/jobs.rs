@@ -12,7 +12,7 @@ const STORE: &str = r#""mkfs", "mount", "create", "map", { do = "store", generat
     { do = "settle", job = "st" }, { do = "join", job = "st" }, "remount", "compare""#;
 
 fn looks(guest: &Guest) -> usize {
-    guest.steps.iter().filter(|step| matches!(step, Step::JobState { .. })).count()
+    guest.steps.iter().filter(|step| matches!(step, Step::Settle { .. })).count()
 }
 
 fn job(state: JobState) -> Option<Outcome> {
@@ -42,7 +42,7 @@ fn a_slow_machine_is_given_more_looks() {
 #[test]
 fn a_job_that_is_over_is_looked_at_once() {
     let (record, guest) = drive(&case(STORE), &|step| match step {
-        Step::JobState { .. } => job(over()),
+        Step::Settle { .. } => job(over()),
         _ => None,
     });
     assert_eq!((looks(&guest), guest.pauses), (1, 0));
@@ -53,7 +53,7 @@ fn a_job_that_is_over_is_looked_at_once() {
 fn a_job_that_moves_is_no_job_that_waits() {
     let look = Cell::new(0);
     let (record, guest) = drive(&case(STORE), &|step| match step {
-        Step::JobState { .. } => {
+        Step::Settle { .. } => {
             look.set(look.get() + 1);
             match look.get() {
                 1..=3 => job(asleep("jbd2_log_wait_commit")),
@@ -71,7 +71,7 @@ fn a_job_that_moves_is_no_job_that_waits() {
 #[test]
 fn a_job_that_never_settles_is_given_up_in_time() {
     let (record, guest) = drive(&case(STORE), &|step| match step {
-        Step::JobState { .. } => job(JobState { state: 'R', stack: Vec::new(), ..asleep("") }),
+        Step::Settle { .. } => job(JobState { state: 'R', stack: Vec::new(), ..asleep("") }),
         _ => None,
     });
     assert!(guest.pauses <= 15_000, "{} ms", guest.pauses);
@@ -92,10 +92,10 @@ fn what_prepares_and_what_follows_a_call_is_no_part_of_the_job() {
     let wanted = ["pin", "open", "spawn", "sync", "join", "close", "query-region", "release"];
     assert_eq!(between(&guest, "pin", "release"), wanted);
     let spawned = guest.steps.iter().find_map(|step| match step {
-        Step::Spawn { job, step } => Some((job.clone(), crate::verdict::step_name(step))),
+        Step::Spawn { job, step } => Some((job.clone(), step.name())),
         _ => None,
     });
-    assert_eq!(spawned, Some(("wr".into(), "write")));
+    assert_eq!(spawned, Some(("wr".into(), "write".into())));
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_region_is_there_when_the_job_that_pins_is_joined() {
 fn a_refusal_of_a_job_is_that_of_its_step() {
     let refuses = |name: &'static str| {
         move |step: &Step| match step {
-            Step::JobWait { .. } => refuse(name),
+            Step::Join { .. } => refuse(name),
             _ => None,
         }
     };
@@ -131,7 +131,7 @@ fn times_of_join(steps: &str, env: CaseEnv) -> (u64, u64) {
     let mut machine = CaseMachine::new(&case(steps), env);
     loop {
         match machine.next() {
-            Action::Agent { step: Step::JobWait { timeout_ms: told, .. }, timeout_ms } => {
+            Action::Agent { step: Step::Join { timeout_ms: told, .. }, timeout_ms } => {
                 return (timeout_ms, u64::from(told));
             }
             Action::Agent { step, .. } => machine.feed(Input::Reply {
@@ -163,7 +163,7 @@ fn a_program_that_verifies_is_recorded_as_such_beside_others_as_well() {
     let steps = r#""mkfs", "mount", "create", { do = "exec", argv = ["fio"], verifies = true },
         { do = "exec", argv = ["fio", "b"], verifies = true, job = "fio" }, { do = "join", job = "fio" }"#;
     let (record, _) = drive(&case(steps), &|step| match step {
-        Step::JobWait { .. } => Some(Outcome::Done { fact: Fact::Exec { code: 3, output: "bad".into() } }),
+        Step::Join { .. } => Some(Outcome::Done { fact: Fact::Exec { code: 3, output: "bad".into() } }),
         _ => None,
     });
     let roles = record.evidence.iter().filter(|e| matches!(e, Evidence::Step { role: Role::Verify, .. }));

@@ -71,12 +71,12 @@ fn healthy(step: &Step) -> Fact {
         Step::PageState { .. } => {
             Fact::PageState(PageState { cached: 2, dirty: 0, writeback: 0, evicted: 0 })
         }
-        Step::ReadCells { .. } | Step::ReadMapping { .. } => Fact::Cells(content(100, Source::Dma)),
+        Step::Read { .. } | Step::ReadMapping { .. } => Fact::Cells(content(100, Source::Dma)),
         Step::Extents { .. } => Fact::Extents(vec![
             Extent { logical: 0, physical: 4096, len: 4096, flags: 0, located: true },
             Extent { logical: 4096, physical: 0, len: 4096, flags: 0x800, located: false },
         ]),
-        Step::JobState { .. } => Fact::Job(asleep("folio_wait_writeback")),
+        Step::Settle { .. } => Fact::Job(asleep("folio_wait_writeback")),
         Step::Exec { .. } => Fact::Exec { code: 0, output: String::new() },
         Step::PinCounters => Fact::Pins(PinCounters::default()),
         Step::KernelLog => Fact::Log(Vec::new()),
@@ -147,7 +147,7 @@ fn drive_both(
             Action::Agent { step, timeout_ms } => {
                 assert!(timeout_ms >= 1000, "{step:?} has {timeout_ms} ms");
                 let outcome = script(&step).unwrap_or_else(|| Outcome::Done { fact: healthy(&step) });
-                guest.asked.push(crate::verdict::step_name(&step).to_owned());
+                guest.asked.push(step.name());
                 guest.steps.push(step);
                 Input::Reply { outcome, elapsed_us: 100, began_ns: 1000, ended_ns: 2000 }
             }
@@ -191,8 +191,8 @@ fn between(guest: &Guest, from: &str, to: &str) -> Vec<String> {
     rest[..=end].to_vec()
 }
 
-fn ops(guest: &Guest) -> Vec<&'static str> {
-    guest.steps.iter().map(crate::verdict::step_name).collect()
+fn ops(guest: &Guest) -> Vec<String> {
+    guest.steps.iter().map(Step::name).collect()
 }
 
 fn refuse(name: &str) -> Option<Outcome> {
@@ -264,7 +264,7 @@ fn offsets_labels_and_paths_are_filled_in() {
     });
     assert_eq!(pin, Some((0, 8192, 0, RUN)));
     let fill = guest.steps.iter().find_map(|step| match step {
-        Step::WriteCells { len, fill, .. } => {
+        Step::Write { len, fill, .. } => {
             Some((*len, fill.run, fill.generation, fill.cell_bytes, fill.source))
         }
         _ => None,
@@ -283,7 +283,7 @@ fn a_refused_pin_goes_to_clean_up_at_once() {
         Step::Pin { .. } => refuse("EFAULT"),
         _ => None,
     });
-    let after: Vec<&str> = ops(&guest).into_iter().skip_while(|op| *op != "pin").skip(1).collect();
+    let after: Vec<String> = ops(&guest).into_iter().skip_while(|op| op != "pin").skip(1).collect();
     assert_eq!(after, TAIL);
     assert!(
         matches!(record.evidence.last(), Some(Evidence::Ledger { .. })),
@@ -297,7 +297,7 @@ fn an_fsync_that_reports_damage_does_not_end_the_case() {
         Step::Fsync { .. } => refuse("EIO"),
         _ => None,
     });
-    assert!(ops(&guest).contains(&"read"));
+    assert!(ops(&guest).contains(&"read".to_owned()));
     assert_eq!(crate::verdict::observe(&record).errno.as_deref(), Some("EIO"));
 }
 
@@ -323,7 +323,7 @@ fn once_warnings_that_cannot_be_cleared_do_not_end_the_case() {
         Step::ClearWarnOnce => refuse("ENOENT"),
         _ => None,
     });
-    assert!(ops(&guest).contains(&"read"));
+    assert!(ops(&guest).contains(&"read".to_owned()));
 }
 
 #[test]
@@ -376,7 +376,7 @@ fn the_driver_is_asked_after_each_step_that_can_take_pages_away() {
     let steps = r#""mkfs", "mount", "create", "map", "pin", { do = "truncate", pages = 1 },
         { do = "punch", pages = 1 }, { do = "write", generation = 5, direct = true }, "release", "compare""#;
     let (_, guest) = drive(&case(steps), &|_| None);
-    let from_truncate: Vec<&str> = ops(&guest).into_iter().skip_while(|op| *op != "truncate").collect();
+    let from_truncate: Vec<String> = ops(&guest).into_iter().skip_while(|op| op != "truncate").collect();
     let wanted =
         ["truncate", "query-region", "fallocate", "query-region", "open", "write", "close", "query-region"];
     assert_eq!(from_truncate[..wanted.len()], wanted);
@@ -387,7 +387,7 @@ fn a_poke_goes_to_the_place_that_the_extents_gave() {
     let steps =
         r#""mkfs", "mount", "create", "umount", { do = "poke-device", page = 0 }, "mount", "compare""#;
     let (_, guest) = drive(&case(steps), &|_| None);
-    let at_umount: Vec<&str> = ops(&guest).into_iter().skip_while(|op| *op != "close").collect();
+    let at_umount: Vec<String> = ops(&guest).into_iter().skip_while(|op| op != "close").collect();
     assert_eq!(at_umount[..5], ["close", "extents", "umount", "drop-caches", "poke-device"]);
     let poke = guest.steps.iter().find_map(|step| match step {
         Step::PokeDevice { offset, len, .. } => Some((*offset, *len)),

@@ -63,7 +63,7 @@ fn dropped(replay: &Replay<'_>, since: u64) -> u64 {
     let unmounted = replay.exchanges.iter().find(|exchange| {
         let unmount = matches!(
             exchange.asked,
-            Asked::Agent { step: Step::Unmount { .. }, outcome: Outcome::Done { .. } }
+            Asked::Agent { step: Step::Umount { .. }, outcome: Outcome::Done { .. } }
         );
         unmount && exchange.to > since
     });

@@ -8,7 +8,7 @@ use super::words::{self, duration};
 use crate::record::Role;
 use crate::replay::{Asked, Job, PageKey, Replay};
 use crate::report::CaseResult;
-use crate::verdict::{Observation, Outcome, step_name};
+use crate::verdict::{Observation, Outcome};
 use longpin_proto::control::Request;
 use longpin_proto::disk::Change;
 
@@ -263,7 +263,7 @@ fn other(
 /// What steps beside others waited for.
 fn waits(replay: &Replay<'_>) -> Vec<String> {
     let wait = |job: &Job<'_>| {
-        let name = step_name(job.step);
+        let name = job.step.name();
         match job.asleep() {
             Some(look) => Some(format!("A {name} that came meanwhile had to wait, in {}().", look.place())),
             None if job.seen_over => Some(format!("A {name} that came meanwhile went through at once.")),

@@ -9,7 +9,7 @@ use super::words::{self, duration};
 use crate::record::{Role, Trouble};
 use crate::replay::{Asked, DiskRequest, Exchange, Reader, Reading, Replay, pages_of};
 use crate::report::CaseResult;
-use crate::verdict::{self, Observation, step_name};
+use crate::verdict::{self, Observation};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::{Change, InFlight as Loss};
@@ -242,8 +242,8 @@ fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
         let text = match step {
             Step::Pin { .. } => format!("the kernel refuses the pin: {} gives {}", errno.call, errno.name),
             // A reading has a moment of its own.
-            Step::ReadCells { .. } => return None,
-            _ => format!("{}: {} gives {}", step_name(step), errno.call, errno.name),
+            Step::Read { .. } => return None,
+            _ => format!("{}: {} gives {}", step.name(), errno.call, errno.name),
         };
         return Some(Draft { grave: !matches!(step, Step::Pin { .. }), ..Draft::at(exchange.to, text) });
     }
@@ -254,7 +254,7 @@ fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
         Step::Fsync { file, .. } => {
             format!("fsync of {} returns 0: for the file system all of it is on the disk", replay.path(file))
         }
-        Step::Sync | Step::Syncfs { .. } => format!("{} returns", step_name(step)),
+        Step::Sync | Step::Syncfs { .. } => format!("{} returns", step.name()),
         Step::Reflink { from, to } => {
             format!("{} is cloned to {}: both share the blocks", replay.path(from), replay.path(to))
         }
@@ -263,21 +263,21 @@ fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
             format!("a hole is punched into {}", replay.path(file))
         }
         Step::Store { fill, .. } => format!("a CPU stores generation {}", fill.generation),
-        Step::WriteCells { file, fill, .. } => {
+        Step::Write { file, fill, .. } => {
             format!("write(2) of generation {} to {}", fill.generation, replay.path(file))
         }
-        Step::Unmount { .. } => "the file system is unmounted: the page cache is dropped".into(),
-        Step::Advise { .. } => "the process advises the kernel to page the memory out".into(),
+        Step::Umount { .. } => "the file system is unmounted: the page cache is dropped".into(),
+        Step::Madvise { .. } => "the process advises the kernel to page the memory out".into(),
         _ => return None,
     };
-    let minor = matches!(step, Step::Sync | Step::Syncfs { .. } | Step::Unmount { .. });
+    let minor = matches!(step, Step::Sync | Step::Syncfs { .. } | Step::Umount { .. });
     Some(Draft { minor, ..Draft::at(exchange.to, text) })
 }
 
 fn jobs(replay: &Replay<'_>) -> Vec<Draft> {
     let mut drafts = Vec::new();
     for job in replay.jobs.iter().filter(|job| !matches!(job.step, Step::ReadDirect { .. })) {
-        let name = step_name(job.step);
+        let name = job.step.name();
         match job.asleep() {
             Some(look) => {
                 let place = look.place();

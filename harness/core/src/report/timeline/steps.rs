@@ -3,9 +3,9 @@
 
 use super::words::duration;
 use super::{Bar, BarKind, Lane, Row, RowKind};
+use crate::operations::only_looks;
 use crate::record::Role;
-use crate::replay::{Asked, Exchange, Job, Replay, request_name};
-use crate::verdict::step_name;
+use crate::replay::{Asked, Exchange, Job, Replay};
 use longpin_proto::agent::{Outcome, Step};
 use longpin_proto::control::{Answer, Request};
 
@@ -57,35 +57,23 @@ fn bar(line: &[&Exchange<'_>]) -> Bar {
 /// Name of a line of the scenario; in a record from before steps had labels, of its first call.
 pub fn name(line: &[&Exchange<'_>]) -> String {
     match line[0].label {
-        "" => call_name(line[0]).to_owned(),
+        "" => call_name(line[0]),
         label => label.to_owned(),
     }
 }
 
-fn call_name(exchange: &Exchange<'_>) -> &'static str {
+fn call_name(exchange: &Exchange<'_>) -> String {
     match exchange.asked {
-        Asked::Agent { step: Step::Spawn { step, .. }, .. } => step_name(step),
-        Asked::Agent { step, .. } => step_name(step),
-        Asked::Disk { request, .. } => request_name(request),
+        Asked::Agent { step: Step::Spawn { step, .. }, .. } => step.name(),
+        Asked::Agent { step, .. } => step.name(),
+        Asked::Disk { request, .. } => request.name(),
     }
 }
 
 /// It changes nothing.
 fn looks(exchange: &Exchange<'_>) -> bool {
     match exchange.asked {
-        Asked::Agent { step, .. } => matches!(
-            step,
-            Step::QueryRegion { .. }
-                | Step::PageState { .. }
-                | Step::ReadCells { .. }
-                | Step::ReadMapping { .. }
-                | Step::Extents { .. }
-                | Step::Stat { .. }
-                | Step::ReadSys { .. }
-                | Step::JobState { .. }
-                | Step::PinCounters
-                | Step::KernelLog
-        ),
+        Asked::Agent { step, .. } => only_looks(step),
         Asked::Disk { request, .. } => {
             matches!(request, Request::AwaitHeld { .. } | Request::Audit | Request::Disks)
         }
@@ -121,7 +109,7 @@ fn call(exchange: &Exchange<'_>) -> String {
 
 fn job_lane(replay: &Replay<'_>, job: &Job<'_>) -> Lane {
     let to = job.to.unwrap_or(replay.end).max(job.from);
-    let name = step_name(job.step);
+    let name = job.step.name();
     let how = match job.outcome {
         Some(Outcome::Done { .. }) => "done",
         Some(Outcome::Refused(errno)) => &errno.name,
@@ -130,7 +118,7 @@ fn job_lane(replay: &Replay<'_>, job: &Job<'_>) -> Lane {
     };
     let mut row = Row::new(RowKind::Job);
     let detail = format!("{name} in a thread of its own, {how}");
-    row.bars.push(Bar { kind: BarKind::Job, from: job.from, to, text: name.into(), detail });
+    row.bars.push(Bar { kind: BarKind::Job, from: job.from, to, text: name, detail });
     let mut note = String::new();
     if let Some(look) = job.asleep() {
         let (place, state) = (look.place(), look.state);

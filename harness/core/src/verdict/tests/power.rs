@@ -14,7 +14,7 @@ fn cut(tale: &mut Tale) {
 }
 
 fn restore(tale: &mut Tale) {
-    tale.done(Step::Unmount { dir: "/mnt".into() });
+    tale.done(Step::Umount { dir: "/mnt".into() });
     tale.disk(Request::Restore { disk: 0 }, Answer::Ok);
     tale.remount();
 }
@@ -87,7 +87,7 @@ fn a_file_that_was_never_made_durable_may_be_empty() {
 #[test]
 fn a_write_that_was_under_way_may_be_there_in_any_part() {
     let fill = Fill { run: RUN, generation: 5, cell_bytes: CELL, source: Source::Cpu };
-    let write = Step::WriteCells { file: "a".into(), offset: 0, len: LEN, fill };
+    let write = Step::Write { file: "a".into(), offset: 0, len: LEN, fill };
     for (found, word) in [(cpu(5), "intact"), (cpu(1), "intact"), (cpu(6), "bleed")] {
         let mut tale = Tale::of_a_file();
         tale.done(fsync());

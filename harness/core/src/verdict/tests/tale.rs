@@ -126,7 +126,7 @@ impl Tale {
 
     pub fn write(&mut self, file: &str, generation: u64) {
         let fill = Fill { run: RUN, generation, cell_bytes: CELL, source: Source::Cpu };
-        self.done(Step::WriteCells { file: file.into(), offset: 0, len: LEN, fill });
+        self.done(Step::Write { file: file.into(), offset: 0, len: LEN, fill });
     }
 
     pub fn map(&mut self, shared: bool) {
@@ -203,18 +203,7 @@ impl Tale {
     }
 
     pub fn dma_with_status(&mut self, generation: u64, status: u32) {
-        let program = Program {
-            offset: 0,
-            len: LEN,
-            generation,
-            passes: 1,
-            random_seed: None,
-            cell_bytes: CELL,
-            rate_cells_per_s: 0,
-            duration_us: 0,
-            start_delay_us: 0,
-            fill_byte: None,
-        };
+        let program = Program { offset: 0, len: LEN, generation, passes: 1, cell_bytes: CELL };
         self.done(Step::Dma { program: "p".into(), region: "r".into(), dma: program, run: RUN });
         let result = DmaResult {
             status,
@@ -247,7 +236,7 @@ impl Tale {
     }
 
     pub fn remount(&mut self) {
-        self.done(Step::Unmount { dir: "/mnt".into() });
+        self.done(Step::Umount { dir: "/mnt".into() });
         self.done(Step::Mount {
             fs: "ext4".into(),
             device: "/dev/vda".into(),
@@ -257,7 +246,7 @@ impl Tale {
     }
 
     fn read_step(file: &str) -> Step {
-        Step::ReadCells { path: path(file), offset: 0, len: LEN, cell_bytes: CELL, via: Via::Buffered }
+        Step::Read { path: path(file), offset: 0, len: LEN, cell_bytes: CELL, via: Via::Buffered }
     }
 
     pub fn snapshot(&mut self, file: &str, state: impl Fn(u64) -> CellState) {
@@ -296,7 +285,7 @@ impl Tale {
     }
 
     pub fn join_step(job: &str) -> Step {
-        Step::JobWait { job: job.into(), timeout_ms: 1000 }
+        Step::Join { job: job.into(), timeout_ms: 1000 }
     }
 
     pub fn join(&mut self, job: &str, fact: Fact) {
@@ -309,7 +298,7 @@ impl Tale {
         let stack = if finished { Vec::new() } else { stack.map(ToOwned::to_owned).to_vec() };
         let state = if finished { '-' } else { 'D' };
         let fact = Fact::Job(JobState { finished, elapsed_us: 640_000, state, stack });
-        self.seen(Role::Settle, Step::JobState { job: job.into() }, fact);
+        self.seen(Role::Settle, Step::Settle { job: job.into() }, fact);
     }
 
     /// A page that changed while its write was under way, from time 0 on.

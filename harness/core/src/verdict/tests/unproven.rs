@@ -158,7 +158,7 @@ fn a_step_of_ours_that_fails() {
     infra(failed, "mkfs failed: mkfs.ext4 ended with code 1");
 
     let mut refused = Tale::of_a_file();
-    refused.refused(Step::Unmount { dir: "/mnt".into() }, "EBUSY");
+    refused.refused(Step::Umount { dir: "/mnt".into() }, "EBUSY");
     infra(refused, "umount: call(2) gave EBUSY");
 
     let mut program = Tale::of_an_update();

@@ -320,12 +320,12 @@ fn after_a_loss_of_power_in_mid_write_old_and_new_content_are_as_good() {
         let mut tape = Tape::new("cut");
         tape.prepare();
         let fill = Fill { run: RUN, generation: 2, cell_bytes: 512, source: Source::Cpu };
-        let write = Step::WriteCells { file: "a".into(), offset: 0, len: LEN, fill };
+        let write = Step::Write { file: "a".into(), offset: 0, len: LEN, fill };
         tape.line().act(Step::Spawn { job: "w".into(), step: Box::new(write) }, 200_000);
         let cut = Request::PowerCut { disk: 0, in_flight: InFlight::Drop };
         tape.line().ask(cut, Answer::Ok, 90_000);
         let done = Outcome::Done { fact: Fact::Nothing };
-        tape.line().step(Role::Act, Step::JobWait { job: "w".into(), timeout_ms: 1000 }, done, 100_000);
+        tape.line().step(Role::Act, Step::Join { job: "w".into(), timeout_ms: 1000 }, done, 100_000);
         tape.line().ask(Request::Restore { disk: 0 }, Answer::Ok, 90_000);
         tape.remount();
         tape.compare("/mnt/a", BYTE, writer(Source::Cpu, generation));

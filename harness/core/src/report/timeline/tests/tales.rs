@@ -90,7 +90,7 @@ fn release_held(tape: &mut Tape) -> (u64, u64) {
     tape.on_disk(ledger::KIND_DISK_COMPLETE, 41);
     tape.ask(Request::ReleaseHeld { rule: "w".into() }, Answer::Released { holds: Vec::new() }, 20_000);
     let done = Outcome::Done { fact: Fact::Nothing };
-    tape.line().step(Role::Act, Step::JobWait { job: "f".into(), timeout_ms: 1000 }, done, 1_900_000);
+    tape.line().step(Role::Act, Step::Join { job: "f".into(), timeout_ms: 1000 }, done, 1_900_000);
     (fetched, completed)
 }
 
@@ -170,7 +170,7 @@ pub fn stable_pages_record() -> (CaseRecord, CaseResult) {
     tape.job_state("s", 'D', &stack, false, 40_000);
     release_held(&mut tape);
     let done = Outcome::Done { fact: Fact::Nothing };
-    tape.line().step(Role::Act, Step::JobWait { job: "s".into(), timeout_ms: 1000 }, done, 100_000);
+    tape.line().step(Role::Act, Step::Join { job: "s".into(), timeout_ms: 1000 }, done, 100_000);
     tape.release(false);
     tape.remount();
     tape.compare("/mnt/a", BYTE, writer(Source::Cpu, 2));

@@ -109,7 +109,7 @@ impl Tape {
         let flags = OpenFlags { write: true, create: true, truncate: true, direct: false };
         self.act(Step::Open { file: "a".into(), path: "/mnt/a".into(), flags }, 1_500_000);
         let fill = Fill { run: RUN, generation: 1, cell_bytes: 512, source: Source::Cpu };
-        self.act(Step::WriteCells { file: "a".into(), offset: 0, len: LEN, fill }, 400_000);
+        self.act(Step::Write { file: "a".into(), offset: 0, len: LEN, fill }, 400_000);
         self.act(Step::Fsync { file: "a".into(), data_only: false }, 10_900_000);
         self.line();
         let backing = Backing::File { file: "a".into(), offset: 0 };
@@ -186,12 +186,7 @@ impl Tape {
             len: (pages.end - pages.start) * 4096,
             generation,
             passes: 1,
-            random_seed: None,
             cell_bytes: 512,
-            rate_cells_per_s: 0,
-            duration_us: 0,
-            start_delay_us: 0,
-            fill_byte: None,
         };
         let began = self.now;
         self.now += 150_000;
@@ -243,7 +238,7 @@ impl Tape {
     }
 
     pub fn remount(&mut self) {
-        self.line().act(Step::Unmount { dir: "/mnt".into() }, 46_000_000);
+        self.line().act(Step::Umount { dir: "/mnt".into() }, 46_000_000);
         self.act(
             Step::Mount {
                 fs: "xfs".into(),
@@ -257,8 +252,7 @@ impl Tape {
 
     pub fn read(&mut self, role: Role, path: &str, state: CellState) {
         self.line();
-        let step =
-            Step::ReadCells { path: path.into(), offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered };
+        let step = Step::Read { path: path.into(), offset: 0, len: LEN, cell_bytes: 512, via: Via::Buffered };
         self.step(role, step, Outcome::Done { fact: Fact::Cells(cells(state)) }, 4_200_000);
     }
 
@@ -347,7 +341,7 @@ impl Tape {
     pub fn job_state(&mut self, job: &str, state: char, stack: &[&str], finished: bool, elapsed_us: u64) {
         let stack = stack.iter().map(|s| (*s).to_owned()).collect();
         let fact = Fact::Job(JobState { finished, elapsed_us, state, stack });
-        self.line().step(Role::Settle, Step::JobState { job: job.into() }, Outcome::Done { fact }, 50_000);
+        self.line().step(Role::Settle, Step::Settle { job: job.into() }, Outcome::Done { fact }, 50_000);
     }
 
     pub fn refused(&mut self, step: Step, name: &str) {

@@ -1,9 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What an errno of a step means. The machine decides by it whether a case goes on, the verdict what it shows: one
-//! table for both.
+//! What the harness knows of the agent's operations, beside their names: how long they may take, which only look, and
+//! what an errno of each means. The machine decides by that whether a case goes on, the verdict what it shows.
 
 use longpin_proto::agent::Step;
 use longpin_proto::facts::Errno;
+
+/// It may wait for the disk or for a program of the file system's tools.
+pub fn may_take_long(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::Mkfs { .. }
+            | Step::Mount { .. }
+            | Step::Umount { .. }
+            | Step::Fsync { .. }
+            | Step::Sync
+            | Step::Syncfs { .. }
+            | Step::DropCaches
+            | Step::Extents { .. }
+            | Step::Join { .. }
+            | Step::Cleanup
+    )
+}
+
+/// It changes nothing.
+pub fn only_looks(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::QueryRegion { .. }
+            | Step::PageState { .. }
+            | Step::Read { .. }
+            | Step::ReadMapping { .. }
+            | Step::Extents { .. }
+            | Step::Settle { .. }
+            | Step::PinCounters
+            | Step::KernelLog
+    )
+}
 
 /// Meaning of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,21 +71,21 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
         Step::ReadDirect { .. } if is(&["EFAULT", "EOPNOTSUPP", "EPERM", "EACCES", "EBUSY"]) => {
             Refusal::Denied
         }
-        Step::ClearWarnOnce | Step::Advise { .. } => Refusal::Harmless,
+        Step::ClearWarnOnce | Step::Madvise { .. } => Refusal::Harmless,
         Step::Mount { .. } if is(&["ENODEV"]) => Refusal::Missing,
         Step::Reflink { .. } if is(&["EXDEV", "EINVAL"]) => Refusal::Missing,
         Step::Reflink { .. } | Step::Fallocate { .. } if is(&MISSING) => Refusal::Missing,
-        Step::Reflink { .. } | Step::Fallocate { .. } | Step::Truncate { .. } | Step::WriteCells { .. }
+        Step::Reflink { .. } | Step::Fallocate { .. } | Step::Truncate { .. } | Step::Write { .. }
             if is(&BUSY) =>
         {
             Refusal::Denied
         }
         Step::Mount { .. }
-        | Step::Unmount { .. }
+        | Step::Umount { .. }
         | Step::Fsync { .. }
         | Step::Sync
         | Step::Syncfs { .. }
-        | Step::WriteCells { .. }
+        | Step::Write { .. }
         | Step::Truncate { .. }
         | Step::Fallocate { .. }
         | Step::Reflink { .. }
