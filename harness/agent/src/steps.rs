@@ -135,22 +135,6 @@ impl Agent {
             Step::ClearWarnOnce => fsops::write_text("/sys/kernel/debug/clear_warn_once", "1").map(nothing),
             Step::WriteSys { path, value } => fsops::write_sys(&path, &value).map(nothing),
             Step::Affinity { cpu } => self.run_on(cpu).map(nothing),
-            step @ (Step::Exec { .. }
-            | Step::Fallocate { .. }
-            | Step::Fsync { .. }
-            | Step::Pin { .. }
-            | Step::Read { .. }
-            | Step::ReadDirect { .. }
-            | Step::Store { .. }
-            | Step::Sync
-            | Step::Syncfs { .. }
-            | Step::Touch { .. }
-            | Step::Truncate { .. }
-            | Step::Umount { .. }
-            | Step::Write { .. }) => {
-                let end = prepare(step, objects)?.run(&self.worker.program)?;
-                objects.accept(end)
-            }
             Step::Spawn { job, step } => {
                 objects.jobs.claim(&job)?;
                 let work = prepare(*step, objects)?;
@@ -165,6 +149,11 @@ impl Agent {
             Step::Cleanup => self.clean_up().map(Fact::Text),
             Step::Shell { argv, plain } => shell::run(&argv, plain),
             Step::PowerOff => Ok(Fact::Nothing),
+            // What a job can do as well.
+            step => {
+                let end = prepare(step, objects)?.run(&self.worker.program)?;
+                objects.accept(end)
+            }
         }
     }
 

@@ -22,6 +22,24 @@ pub fn may_take_long(step: &Step) -> bool {
     )
 }
 
+/// What is on the disk, also after a loss of power.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durable<'a> {
+    /// The file of a handle.
+    File(&'a str),
+    /// Every file.
+    All,
+}
+
+/// What an operation promises to be durable when it succeeds.
+pub fn makes_durable(step: &Step) -> Option<Durable<'_>> {
+    match step {
+        Step::Fsync { file, .. } => Some(Durable::File(file)),
+        Step::Sync | Step::Syncfs { .. } => Some(Durable::All),
+        _ => None,
+    }
+}
+
 /// It changes nothing.
 pub fn only_looks(step: &Step) -> bool {
     matches!(

@@ -2,6 +2,7 @@
 //! Files, mappings, and what calls do to them.
 
 use super::{Content, FileContent, Handle, PageWrite, Replay};
+use crate::operations::Durable;
 use longpin_proto::agent::{Backing, Fallocate, Fill, OpenFlags};
 use std::collections::BTreeMap;
 
@@ -131,13 +132,20 @@ impl Replay<'_> {
         self.files.iter().map(|(path, file)| (path.clone(), file.changes())).collect()
     }
 
-    /// A call that makes files durable, begun at this moment, has succeeded: for one file or for all.
-    pub(super) fn promise(&mut self, file: Option<&str>, moment: &Moment) {
-        let path = file.map(|file| self.path(file));
-        for (name, change) in moment {
-            if path.as_ref().is_none_or(|path| path == name)
-                && let Some(content) = self.files.get_mut(name)
-            {
+    /// What a call makes durable has all of this file.
+    pub fn covers(&self, durable: Durable<'_>, path: &str) -> bool {
+        match durable {
+            Durable::File(file) => self.path(file) == path,
+            Durable::All => true,
+        }
+    }
+
+    /// A call that makes files durable, begun at this moment, has succeeded.
+    pub(super) fn promise(&mut self, durable: Durable<'_>, moment: &Moment) {
+        let kept: Vec<(&String, &u64)> =
+            moment.iter().filter(|(path, _)| self.covers(durable, path)).collect();
+        for (path, change) in kept {
+            if let Some(content) = self.files.get_mut(path) {
                 content.promise(*change);
             }
         }

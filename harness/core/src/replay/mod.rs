@@ -29,6 +29,7 @@ pub use pin::{DirectRead, Pin, PinnedBy};
 pub use reads::{Compared, Reader, Reading, Wanted};
 pub use requests::{DiskRequest, FLUSH, IN, OUT};
 
+use crate::operations::{Durable, makes_durable};
 use crate::record::{CaseRecord, Evidence, FsckReport, Role, Trouble};
 use files::{Moment, Place};
 use longpin_proto::agent::{Fact, Outcome, Program, Step};
@@ -274,6 +275,9 @@ impl<'r> Replay<'r> {
     }
 
     fn done(&mut self, role: Role, step: &'r Step, fact: &'r Fact, moment: &Moment, (from, to): (u64, u64)) {
+        if let Some(durable) = makes_durable(step) {
+            self.promise(durable, moment);
+        }
         match (step, fact) {
             (Step::Open { file, path, flags }, _) => self.open(file, path, *flags, from),
             (Step::Write { file, offset, len, fill }, _) => {
@@ -296,10 +300,8 @@ impl<'r> Replay<'r> {
             }
             (Step::DmaWait { program, .. }, Fact::Dma(result)) => self.dma(program, result),
             (Step::Release { region, dirty }, _) => self.released(region, *dirty, to),
-            (Step::Fsync { file, .. }, _) => self.promise(Some(file), moment),
-            (Step::Sync | Step::Syncfs { .. }, _) => self.promise(None, moment),
             (Step::Umount { .. }, _) => {
-                self.promise(None, moment);
+                self.promise(Durable::All, moment);
                 self.remounted = true;
             }
             (Step::Spawn { job, step }, _) => self.begin(job, step, from, to),

@@ -3,6 +3,7 @@
 //! what changed in flight. Each is read off the replay; none is guessed.
 
 use super::words;
+use crate::operations::makes_durable;
 use crate::record::Role;
 use crate::replay::{Asked, DiskRequest, PageKey, PageWrite, Pin, Replay};
 use longpin_proto::agent::{Fact, Outcome, Step};
@@ -41,8 +42,8 @@ pub struct Claims<'w, 'r> {
     pub pin: Option<&'w Pin<'r>>,
     /// In the order of time.
     pub bursts: Vec<Burst>,
-    /// The last fsync, sync or syncfs that ended well before the last write of the device began: when it ended.
-    pub synced: Option<(u64, &'static str)>,
+    /// The last call that made the file durable and ended well before the last write of the device began: when it ended.
+    pub synced: Option<(u64, String)>,
     /// cachestat(2) showed the file without a dirty page between that and the last write.
     pub proven_clean: bool,
     pub in_flight: Option<InFlight<'w, 'r>>,
@@ -53,8 +54,8 @@ impl<'w, 'r> Claims<'w, 'r> {
         let bursts = bursts(replay);
         let last = bursts.last().map(|burst| burst.from);
         let synced = last.and_then(|last| synced(replay, last, &bursts[bursts.len() - 1].path));
-        let proven_clean = match (synced, last) {
-            (Some((from, _)), Some(to)) => clean(replay, from, to),
+        let proven_clean = match (&synced, last) {
+            (Some((from, _)), Some(to)) => clean(replay, *from, to),
             _ => false,
         };
         Self { pin: replay.pins.first(), synced, proven_clean, in_flight: in_flight(replay), bursts }
@@ -89,17 +90,13 @@ fn bursts(replay: &Replay<'_>) -> Vec<Burst> {
     bursts
 }
 
-fn synced(replay: &Replay<'_>, before: u64, path: &str) -> Option<(u64, &'static str)> {
-    let name = |step: &Step| match step {
-        Step::Fsync { file, .. } if replay.path(file) == path => Some("fsync"),
-        Step::Sync => Some("sync"),
-        Step::Syncfs { .. } => Some("syncfs"),
-        _ => None,
+fn synced(replay: &Replay<'_>, before: u64, path: &str) -> Option<(u64, String)> {
+    let name = |step: &Step| {
+        let durable = makes_durable(step)?;
+        replay.covers(durable, path).then(|| step.name())
     };
-    let done = replay
-        .exchanges
-        .iter()
-        .filter(|exchange| replay.clock.timed && exchange.role == Role::Act && exchange.to <= before);
+    let done =
+        replay.exchanges.iter().filter(|it| replay.clock.timed && it.role == Role::Act && it.to <= before);
     let synced = done.filter_map(|exchange| match exchange.asked {
         Asked::Agent { step, outcome: Outcome::Done { .. } } => Some((exchange.to, name(step)?)),
         _ => None,

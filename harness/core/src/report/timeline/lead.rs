@@ -119,7 +119,8 @@ fn by_device(
     let dirty = claims.pin.and_then(|pin| pin.dirty);
     let after = claims
         .synced
-        .map(|(at, name)| format!("{} after {name} had returned", duration(last.from.saturating_sub(at))));
+        .as_ref()
+        .map(|(at, name)| format!("{} after {name} had returned", duration(last.from.saturating_sub(*at))));
     let after = after.map(|after| format!(", {after}")).unwrap_or_default();
     let clean = match claims.proven_clean {
         true => {

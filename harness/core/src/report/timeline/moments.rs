@@ -6,6 +6,7 @@ use super::claims::Claims;
 use super::history::memory_words;
 use super::requests::change_words;
 use super::words::{self, duration};
+use crate::operations::makes_durable;
 use crate::record::{Role, Trouble};
 use crate::replay::{Asked, DiskRequest, Exchange, Reader, Reading, Replay, pages_of};
 use crate::report::CaseResult;
@@ -101,8 +102,8 @@ fn device_writes(replay: &Replay<'_>, claims: &Claims<'_, '_>, result: &CaseResu
             if left {
                 text += ": into pages that are no longer pages of the file";
                 grave = bad(Observation::Orphaned);
-            } else if let Some((at, name)) = claims.synced {
-                let since = duration(burst.from.saturating_sub(at));
+            } else if let Some((at, name)) = &claims.synced {
+                let since = duration(burst.from.saturating_sub(*at));
                 match claims.proven_clean {
                     true => {
                         text += &format!(
@@ -254,7 +255,7 @@ fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
         Step::Fsync { file, .. } => {
             format!("fsync of {} returns 0: for the file system all of it is on the disk", replay.path(file))
         }
-        Step::Sync | Step::Syncfs { .. } => format!("{} returns", step.name()),
+        step if makes_durable(step).is_some() => format!("{} returns", step.name()),
         Step::Reflink { from, to } => {
             format!("{} is cloned to {}: both share the blocks", replay.path(from), replay.path(to))
         }
