@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that are layered, by their directory of sources.
-const CRATES: [&str; 4] = ["proto/src", "device/src", "harness/agent/src", "harness/cli/src"];
+const CRATES: [&str; 5] =
+    ["proto/src", "device/src", "harness/agent/src", "harness/core/src", "harness/cli/src"];
 /// Folders inside of crates that are.
 const FOLDERS: [&str; 1] = ["device/src/audit"];
 

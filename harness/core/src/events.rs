@@ -2,7 +2,7 @@
 //! The story of a run, event by event. Everything that people and machines see of a run (progress, table, JSON) is a
 //! view of these events; a new format is one more view and no other change.
 
-use crate::report::{BootResult, CaseResult, Environment};
+use crate::result::{BootResult, CaseResult, Environment};
 use serde::{Deserialize, Serialize};
 
 /// Something that happened.

@@ -11,7 +11,7 @@
 //! * [`dmesg`]: what a line of the kernel log means,
 //! * [`verdict`]: evidence becomes observations, observations become an outcome,
 //! * [`controls`]: the two cases that show that a boot can be believed,
-//! * [`events`]: the story of a run; [`report`] holds the views of it,
+//! * [`result`]: what came of each case; [`events`]: the story of a run; [`report`] holds the views of it,
 //! * [`exit_code`]: what the shell is told.
 #![deny(unsafe_code, missing_docs)]
 
@@ -30,6 +30,7 @@ pub mod plan;
 pub mod record;
 mod replay;
 pub mod report;
+pub mod result;
 pub mod scenario;
 pub mod steps;
 pub mod verdict;

@@ -7,8 +7,8 @@ mod table;
 pub mod timeline;
 pub mod trace;
 
-pub use document::{
+pub use crate::result::{
     BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo,
-    RESULT_SCHEMA, RunResult, Summary,
 };
+pub use document::{RESULT_SCHEMA, RunResult, Summary};
 pub use table::{TableStyle, table};

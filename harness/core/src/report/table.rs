@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The table for people. Colour and width are the caller's decision: it knows the terminal and NO_COLOR.
 
-use super::document::{CaseResult, RunResult, Summary};
+use super::document::{RunResult, Summary};
+use crate::result::CaseResult;
 use crate::verdict::{Observation, Outcome};
 use comfy_table::TableComponent::{
     HorizontalLines, LeftBorderIntersections, MiddleIntersections, RightBorderIntersections,
