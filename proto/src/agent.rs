@@ -192,6 +192,8 @@ pub enum Step {
     /// madvise(2). -> Nothing
     #[serde(alias = "advise")]
     Madvise { map: String, offset: u64, len: u64, advice: Advice },
+    /// msync(2) with MS_SYNC. -> Nothing
+    Msync { map: String, offset: u64, len: u64 },
     /// Pin a part of a mapping. `file_offset` is the label of its first byte. -> Region
     Pin { region: String, map: String, offset: u64, len: u64, mode: PinMode, file_offset: u64, run: u64 },
     /// Ask the driver about a region. -> Region
@@ -250,7 +252,7 @@ pub enum Step {
     /// Read with O_DIRECT from a device (or file) into a mapping: the kernel pins the mapping's pages until the read
     /// is completed. One pread; fewer bytes than asked for are [`Outcome::Failed`]. -> Nothing
     ReadDirect { map: String, offset: u64, len: u64, device: String, device_offset: u64 },
-    /// Run a step in a thread of its own and go on. Only these can: `fsync`, `sync`, `syncfs`, `store`, `touch`,
+    /// Run a step in a thread of its own and go on. Only these can: `fsync`, `msync`, `sync`, `syncfs`, `store`, `touch`,
     /// `pin`, `write`, `read`, `read-direct`, `umount`, `truncate`, `fallocate`, `exec`. Objects that it
     /// makes are there after `join`. -> Nothing
     Spawn { job: String, step: Box<Step> },

@@ -5,7 +5,7 @@ use crate::error::{OrRefused, StepError, failed};
 use crate::objects::Objects;
 use crate::pinner::PinRequest;
 use crate::work::{End, Work};
-use crate::{fsops, launcher, mounts};
+use crate::{fsops, launcher, mounts, sys};
 use longpin_proto::agent::{Fact, Step};
 use std::sync::atomic::AtomicI32;
 use std::time::Duration;
@@ -16,6 +16,11 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
         Step::Fsync { file, data_only } => {
             let fd = objects.files.get(&file)?.clone();
             Ok(Work::new(move || fsops::fsync(fd, data_only).map(End::nothing)).on_file(&file))
+        }
+        Step::Msync { map, offset, len } => {
+            let address = objects.maps.get(&map)?.address(offset, len)?;
+            let act = move || sys::msync(address, len).or_refused("msync(MS_SYNC)").map(End::nothing);
+            Ok(Work::new(act).on_mapping(&map))
         }
         Step::Sync => Ok(Work::new(|| {
             rustix::fs::sync();
@@ -79,7 +84,7 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
             Ok(Work::of_program(act))
         }
         other => failed!(
-            "step `{}` cannot be a job; use one of exec, fallocate, fsync, pin, read, read-direct, \
+            "step `{}` cannot be a job; use one of exec, fallocate, fsync, msync, pin, read, read-direct, \
              store, sync, syncfs, touch, truncate, umount, write",
             other.name()
         ),

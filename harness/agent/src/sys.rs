@@ -17,7 +17,7 @@
 
 use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::mm::{Advice as MmAdvice, MapFlags, ProtFlags};
+use rustix::mm::{Advice as MmAdvice, MapFlags, MsyncFlags, ProtFlags};
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
@@ -197,6 +197,13 @@ impl UserMemory {
         }
         self.within(offset, len as u64).map(|(start, _)| start)
     }
+}
+
+/// msync(2) with MS_SYNC: writes dirty pages of what is mapped at an address, and waits for them.
+pub fn msync(address: u64, len: u64) -> Result<()> {
+    // SAFETY: with MS_SYNC the kernel changes no memory and no mapping, whatever lies there; where nothing is mapped it
+    // says ENOMEM.
+    unsafe { rustix::mm::msync(address as *mut c_void, len as usize, MsyncFlags::SYNC) }
 }
 
 /// The pipe of a [`UserMemory`]: empty between calls.

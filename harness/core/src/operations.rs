@@ -13,6 +13,7 @@ pub fn may_take_long(step: &Step) -> bool {
             | Step::Mount { .. }
             | Step::Umount { .. }
             | Step::Fsync { .. }
+            | Step::Msync { .. }
             | Step::Sync
             | Step::Syncfs { .. }
             | Step::DropCaches
@@ -27,6 +28,15 @@ pub fn may_take_long(step: &Step) -> bool {
 pub enum Durable<'a> {
     /// The file of a handle.
     File(&'a str),
+    /// The file behind a range of a mapping.
+    Mapping {
+        /// Mapping.
+        map: &'a str,
+        /// First byte in it.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
     /// Every file.
     All,
 }
@@ -35,6 +45,7 @@ pub enum Durable<'a> {
 pub fn makes_durable(step: &Step) -> Option<Durable<'_>> {
     match step {
         Step::Fsync { file, .. } => Some(Durable::File(file)),
+        Step::Msync { map, offset, len } => Some(Durable::Mapping { map, offset: *offset, len: *len }),
         Step::Sync | Step::Syncfs { .. } => Some(Durable::All),
         _ => None,
     }
@@ -101,6 +112,7 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
         Step::Mount { .. }
         | Step::Umount { .. }
         | Step::Fsync { .. }
+        | Step::Msync { .. }
         | Step::Sync
         | Step::Syncfs { .. }
         | Step::Write { .. }

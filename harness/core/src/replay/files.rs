@@ -136,6 +136,12 @@ impl Replay<'_> {
     pub fn covers(&self, durable: Durable<'_>, path: &str) -> bool {
         match durable {
             Durable::File(file) => self.path(file) == path,
+            // vfs_fsync_range() writes the range that it is given, and no more.
+            Durable::Mapping { map, offset, len } => {
+                let place = self.place(map);
+                let size = self.files.get(path).map_or(0, FileContent::size);
+                place.of_file && place.name == path && place.offset + offset == 0 && len >= size
+            }
             Durable::All => true,
         }
     }

@@ -27,6 +27,13 @@ pub const STEPS: &[Definition] = &[
         "stores stamped cells through the mapping",
     )
     .or_job(),
+    Definition::new::<Msync>(
+        "msync",
+        "`map`",
+        "msync(2) of the whole mapping with MS_SYNC; an errno is recorded and the case goes on. It promises a file only where the mapping has \
+         all of it",
+    )
+    .or_job(),
     Definition::new::<ReadMapping>("read-mapping", "`map`", "records the cells that the process sees"),
     Definition::new::<Pageout>(
         "pageout",
@@ -146,6 +153,21 @@ impl Verb for Store {
 
     fn generation(&self) -> Option<u64> {
         Some(self.generation)
+    }
+}
+
+parameters! {
+    Msync(f, _) { map: String = map(f)? }
+}
+
+impl Verb for Msync {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        paper.mapping(&self.map)
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let (offset, len) = (0, t.objects.map_len(&self.map));
+        acts([Step::Msync { map: self.map.clone(), offset, len }])
     }
 }
 
