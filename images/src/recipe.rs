@@ -3,7 +3,7 @@
 //! rebuild too many is cheaper than a stale one.
 
 use crate::error::{Error, Result};
-use crate::kconfig::KernelOption;
+use crate::kconfig::{KernelOption, Need};
 use crate::key::Inputs;
 use crate::mirror::Mirror;
 use longpin_proto::filesystem::{self, FileSystem};
@@ -110,13 +110,22 @@ pub(crate) fn archive() -> Result<ArchiveRecipe> {
     parse("archive.toml", ARCHIVE)
 }
 
+/// With the options of the file systems.
 pub(crate) fn kconfig() -> Result<Vec<KernelOption>> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Kconfig {
         option: Vec<KernelOption>,
     }
-    parse("kconfig.toml", KCONFIG).map(|Kconfig { option }| option)
+    let Kconfig { mut option } = parse("kconfig.toml", KCONFIG)?;
+    for fs in filesystem::ALL.iter().filter(|fs| fs.device().is_some()) {
+        let name = format!("{}_FS", fs.name.to_uppercase());
+        if !option.iter().any(|known| known.name == name) {
+            let why = format!("cases on {}", fs.name);
+            option.push(KernelOption { name, formerly: None, need: Need::Library, module: true, why });
+        }
+    }
+    Ok(option)
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(name: &'static str, text: &str) -> Result<T> {
