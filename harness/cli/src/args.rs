@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line: only what was typed. Names are checked against the scenario library later.
 
+use crate::formats::Output;
 use crate::kernel_choice::{self, KernelChoice};
 use crate::vm::accel::Wish;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -187,6 +188,9 @@ pub struct ReportArgs {
     /// Only this case (scenario/fs/pin/release[/variant], with #2 for a second attempt); may be given again
     #[arg(long, value_name = "LABEL")]
     pub case: Vec<String>,
+    /// Draw nothing; print the whole run in these forms, as `run --format` does
+    #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',', conflicts_with_all = ["out", "trace", "case"])]
+    pub format: Vec<Output>,
 }
 
 /// What is under the file systems.
@@ -292,9 +296,10 @@ pub struct RunArgs {
     /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Form of the result on standard output
-    #[arg(long, value_enum, default_value_t = Format::Table)]
-    pub format: Format,
+    /// Forms of the result: table, json, ktap, junit, github, markdown, each with =FILE or for standard output, where at
+    /// most one goes [default: table]
+    #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',')]
+    pub format: Vec<Output>,
     /// Count any observation but `intact` and `refused` as a failure, known-bad rows too
     #[arg(long)]
     pub strict: bool,
@@ -447,7 +452,9 @@ mod tests {
         assert_eq!(args.library.scenarios, ["lost-update", "late-dirty"]);
         assert_eq!(args.library.fs, ["ext4", "xfs"]);
         assert_eq!(args.library.pin, ["pin"]);
-        assert_eq!((args.repeat, args.strict, args.format), (1, false, Format::Table));
+        assert_eq!((args.repeat, args.strict, args.format), (1, false, Vec::new()));
+        let format = run(&["--format", "junit=a.xml,ktap", "--format=json=b"]).format;
+        assert_eq!(format, ["junit=a.xml", "ktap=-", "json=b"].map(|word| word.parse().unwrap()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::args::LibraryArgs;
 use crate::error::{Error, Result};
 use include_dir::{Dir, include_dir};
 use longpin_core::plan::{self, Case, Filter, Words};
+use longpin_core::report::formats::Place;
 use longpin_core::scenario::{Fault, Scenario};
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,6 +15,8 @@ use std::sync::Arc;
 
 /// tests/scenarios of this source state.
 static BUILT_IN: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../../tests/scenarios");
+/// The same from the root of the sources.
+const BUILT_IN_DIR: &str = "tests/scenarios";
 
 /// Scenarios to choose from, and what was chosen.
 pub struct Library {
@@ -21,6 +24,8 @@ pub struct Library {
     filter: Filter,
     /// Text of each scenario, by name.
     texts: BTreeMap<String, String>,
+    /// File of each scenario, by name.
+    files: BTreeMap<String, String>,
     /// What was asked for, files by the names of their scenarios.
     words: Vec<String>,
 }
@@ -42,7 +47,7 @@ impl Library {
                 false => names.push(word.clone()),
             }
         }
-        let Reader { scenarios, texts, .. } = reader.finish()?;
+        let Reader { scenarios, texts, files, .. } = reader.finish()?;
         let words = Words {
             scenarios: &names,
             exclude: &args.exclude,
@@ -53,7 +58,7 @@ impl Library {
             variant: &args.variant,
         };
         let filter = Filter::parse(&scenarios, words).map_err(|error| Error::Usage(error.to_string()))?;
-        Ok(Self { scenarios, filter, texts, words: names })
+        Ok(Self { scenarios, filter, texts, files, words: names })
     }
 
     /// The first case that was chosen; the filter leaves at least one.
@@ -69,6 +74,16 @@ impl Library {
     /// Name and text of all scenarios: the words of a command line are checked against those too that they leave out.
     pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.texts.iter().map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Where the expectation of each chosen case stands, by id.
+    pub fn places(&self) -> BTreeMap<String, Place> {
+        let place = |case: Case| {
+            let file = self.files.get(&case.scenario.name)?.clone();
+            let line = case.expectation()?.line;
+            Some((case.id, Place { file, line }))
+        };
+        self.cases(1).into_iter().filter_map(place).collect()
     }
 
     /// Cases that were chosen, in order.
@@ -87,6 +102,7 @@ fn is_file_name(word: &str) -> bool {
 struct Reader {
     scenarios: Vec<Arc<Scenario>>,
     texts: BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
     faults: Vec<Fault>,
 }
 
@@ -95,7 +111,7 @@ impl Reader {
         let mut files: Vec<_> = BUILT_IN.files().filter(|file| is_toml(file.path())).collect();
         files.sort_by_key(|file| file.path());
         for file in files {
-            self.parse(&file.path().display().to_string(), file.contents());
+            self.parse(&format!("{BUILT_IN_DIR}/{}", file.path().display()), file.contents());
         }
     }
 
@@ -130,6 +146,7 @@ impl Reader {
                 self.scenarios.retain(|other| other.name != name);
                 self.scenarios.push(Arc::new(scenario));
                 self.texts.insert(name.clone(), text.to_owned());
+                self.files.insert(name.clone(), file.to_owned());
                 Some(name)
             }
             Err(faults) => {
@@ -178,6 +195,18 @@ mod tests {
     fn the_built_in_library_has_no_fault_and_is_not_empty() {
         let library = Library::load(&args(&[])).unwrap();
         assert!(!library.cases(1).is_empty());
+    }
+
+    #[test]
+    fn the_place_of_a_case_is_the_row_that_expects_something_of_it() {
+        let library = Library::load(&args(&["lost-update/ext4/pin/clean"])).unwrap();
+        let places = library.places();
+        assert_eq!(places.len(), 1);
+        let Place { file, line } = &places["lost-update/ext4/pin/clean"];
+        assert_eq!(file, "tests/scenarios/lost-update.toml");
+        let text =
+            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(file)).unwrap();
+        assert_eq!(text.lines().nth(line - 1), Some("[[expect]]"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod device;
 mod disk;
 mod error;
 mod forced_end;
+mod formats;
 mod fsck;
 mod guest;
 mod images;

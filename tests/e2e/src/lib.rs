@@ -6,6 +6,7 @@
 pub mod block;
 pub mod browser;
 pub mod driver_guest;
+pub mod kunit;
 pub mod processes;
 pub mod scenario;
 

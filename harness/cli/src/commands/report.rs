@@ -2,12 +2,14 @@
 //! `longpin report`: from a result directory to one HTML file and one trace. Reads what a run left behind, of this
 //! version or an older one; boots nothing.
 
-use crate::args::{LibraryArgs, ReportArgs};
+use crate::args::{Color, LibraryArgs, ReportArgs};
 use crate::error::{Error, Result};
+use crate::formats::{self, Content};
 use crate::library::Library;
 use crate::output;
 use crate::run::repeat;
 use crate::run::result_dir::file_name;
+use crate::terminal;
 use anyhow::Context as _;
 use longpin_core::events::RunEvent;
 use longpin_core::exit_code::ExitCode;
@@ -15,17 +17,21 @@ use longpin_core::record::{self, CaseRecord};
 use longpin_core::report::timeline::Story;
 use longpin_core::report::timeline::page::{self, CaseReport, Lore, Report};
 use longpin_core::report::trace::trace;
-use longpin_core::report::{CaseResult, RESULT_SCHEMA, RunResult};
+use longpin_core::report::{CaseResult, RESULT_SCHEMA, RunResult, TableStyle};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
-/// Make both files.
+/// Make both files, or the forms that are asked for instead.
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
     let mut notices = Vec::new();
+    formats::check(&args.format)?;
     let run = read_run(&args.dir, &mut notices)?;
+    if !args.format.is_empty() {
+        return forms(args, &run);
+    }
     let chosen = choose(&run, &args.case)?;
     if chosen.len() < run.cases.len() {
         notices.push(format!("{} of the run's {} cases, chosen by --case", chosen.len(), run.cases.len()));
@@ -56,6 +62,16 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
         html_path.display(),
         trace_path.display()
     ))?;
+    Ok(ExitCode::Good)
+}
+
+/// What `run --format` would have written.
+fn forms(args: &ReportArgs, run: &RunResult) -> Result<ExitCode> {
+    formats::make_ready(&args.format)?;
+    let style =
+        TableStyle { color: terminal::stdout_has_color(Color::Auto), width: Some(terminal::stdout_width()) };
+    let places = kept_library(&args.dir).map(|library| library.places()).unwrap_or_default();
+    Content { run, style, places: &places }.write(&args.format)?;
     Ok(ExitCode::Good)
 }
 
@@ -147,12 +163,16 @@ fn story(dir: &Path, result: &CaseResult) -> std::result::Result<Story, String> 
     Ok(Story::of(&record, result))
 }
 
-/// What the scenarios of the run say of themselves, and why they expect what they expect. They lie beside its results;
-/// the runs of older versions did not keep them, and have the built-in ones as they are today.
-fn lore(dir: &Path) -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
+/// The scenarios of the run. They lie beside its results; the runs of older versions did not keep them, and have the
+/// built-in ones as they are today.
+fn kept_library(dir: &Path) -> Result<Library> {
     let kept = dir.join(repeat::SCENARIOS);
-    let args = LibraryArgs::whole(Some(kept).filter(|dir| dir.is_dir()));
-    let cases = Library::load(&args).map(|library| library.cases(1)).unwrap_or_default();
+    Library::load(&LibraryArgs::whole(Some(kept).filter(|dir| dir.is_dir())))
+}
+
+/// What the scenarios of the run say of themselves, and why they expect what they expect.
+fn lore(dir: &Path) -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
+    let cases = kept_library(dir).map(|library| library.cases(1)).unwrap_or_default();
     let (mut lore, mut whys) = (BTreeMap::new(), BTreeMap::new());
     for case in cases {
         let scenario = &case.scenario;

@@ -10,9 +10,10 @@ pub mod result_dir;
 mod screen;
 mod story;
 
-use crate::args::{Format, MachineArgs, RunArgs};
+use crate::args::{MachineArgs, RunArgs};
 use crate::device::Program;
 use crate::error::{Error, Result};
+use crate::formats::{self, Form, Output};
 use crate::guest::Machine;
 use crate::images::{Driver, Images};
 use crate::interrupt::Interrupt;
@@ -27,7 +28,7 @@ use executor::Executor;
 use longpin_core::events::EventKind;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::Case;
-use longpin_core::report::{RunResult, TableStyle, table};
+use longpin_core::report::{RunResult, TableStyle};
 use longpin_core::scenario::MachineNeeds;
 use result_dir::ResultDir;
 use screen::Screen;
@@ -36,23 +37,24 @@ use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    formats::check(&args.format)?;
     let library = Library::load(&args.library)?;
     let cases = planned(args, &library)?;
     if args.dry_run {
-        return dry(args.format, &cases);
+        return dry(&args.format, &cases);
     }
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
-    let Prepared { machine, notice, interrupt } =
-        match prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine))
-            .and_then(|prepared| with_cases_to_run(prepared, &cases))
-        {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                out.remove_if_empty();
-                return Err(error);
-            }
-        };
+    let Prepared { machine, notice, interrupt } = match formats::make_ready(&args.format)
+        .and_then(|()| prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine)))
+        .and_then(|prepared| with_cases_to_run(prepared, &cases))
+    {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            out.remove_if_empty();
+            return Err(error);
+        }
+    };
     out.announce()?;
     record_scenarios(&library, &out)?;
     let script =
@@ -63,10 +65,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
-    print(args, &result)?;
+    let printed = print(args, &library, &result);
     output::note(&format!("results: {}", out.path().display()));
     output::note(&format!("repeat:  {}", result.command));
-    written?;
+    written.and(printed)?;
     Ok(result.exit_code(args.strict))
 }
 
@@ -185,26 +187,24 @@ fn planned(args: &RunArgs, library: &Library) -> Result<Vec<Case>> {
 }
 
 /// What would run.
-fn dry(format: Format, cases: &[Case]) -> Result<ExitCode> {
+fn dry(outputs: &[Output], cases: &[Case]) -> Result<ExitCode> {
     let labels: Vec<String> = cases.iter().map(Case::label).collect();
-    match format {
-        Format::Table => output::text(&labels.iter().map(|label| format!("{label}\n")).collect::<String>())?,
-        Format::Json => output::json(&labels)?,
+    match formats::to_stdout(outputs) {
+        Some(Form::Json) => output::json(&labels)?,
+        _ => output::text(&labels.iter().map(|label| format!("{label}\n")).collect::<String>())?,
     }
     Ok(ExitCode::Good)
 }
 
-fn print(args: &RunArgs, result: &RunResult) -> anyhow::Result<()> {
-    match args.format {
-        Format::Json => output::json(result),
-        Format::Table => {
-            let style = TableStyle {
-                color: terminal::stdout_has_color(args.color),
-                width: Some(terminal::stdout_width()),
-            };
-            output::text(&table(result, style))
-        }
+/// Where nothing else goes to standard output, people see the table.
+fn print(args: &RunArgs, library: &Library, result: &RunResult) -> anyhow::Result<()> {
+    let mut outputs = args.format.clone();
+    if formats::to_stdout(&outputs).is_none() {
+        outputs.insert(0, Output { form: Form::Table, file: None });
     }
+    let style =
+        TableStyle { color: terminal::stdout_has_color(args.color), width: Some(terminal::stdout_width()) };
+    formats::Content { run: result, style, places: &library.places() }.write(&outputs)
 }
 
 /// What people should know of a kernel that they brought.

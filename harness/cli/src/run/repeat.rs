@@ -2,7 +2,8 @@
 //! How a run is repeated: the command line that a person types again, and `repeat.sh`, which needs nothing but the result
 //! directory and the program: the scenarios are beside it, as they were.
 
-use crate::args::{Color, Format, LibraryArgs, MachineArgs, RunArgs};
+use crate::args::{Color, LibraryArgs, MachineArgs, RunArgs};
+use crate::formats::{self, Form};
 use crate::quote;
 use clap::ValueEnum;
 use std::ffi::{OsStr, OsString};
@@ -82,7 +83,9 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--repeat", unless(repeat, &1, |n| n.to_string().into()));
     say("--cases-per-boot", unless(cases_per_boot, &100, |n| n.to_string().into()));
     say("--timeout", unless(&timeout.as_secs(), &180, |n| n.to_string().into()));
-    say("--format", unless(format, &Format::Table, word_of));
+    // Files stay those of the first run, as its result directory does.
+    let printed = formats::to_stdout(format).filter(|form| *form != Form::Table);
+    say("--format", printed.map(|form| form.word().into()));
     say("--color", unless(color, &Color::Auto, word_of));
     for (name, given) in [
         ("--keep-disks", keep_disks),
@@ -130,6 +133,8 @@ mod tests {
     fn the_seed_is_explicit_and_the_directory_left_out() {
         let args = run(&["lost-update", "--out", "/tmp/x", "--fs", "ext4", "--seed=3"]);
         assert_eq!(line(&args, 7), "longpin run lost-update --fs ext4 --seed 7");
+        assert_eq!(line(&run(&["--format=junit=x.xml,ktap"]), 7), "longpin run --format ktap --seed 7");
+        assert_eq!(line(&run(&["--format=junit=x.xml,table"]), 7), "longpin run --seed 7");
         assert_eq!(line(&run(&["--strict"]), 7), "longpin run --strict --seed 7");
         assert_eq!(line(&run(&["./my file.toml"]), 7), "longpin run './my file.toml' --seed 7");
     }

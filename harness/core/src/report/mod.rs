@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Views of a run: the JSON document, the table, and of each case the timeline and the trace. Functions of events and
-//! records, and of nothing else.
+//! Views of a run: the JSON document, the table, the formats of continuous integration, and of each case the timeline and
+//! the trace. Functions of events and records, and of nothing else.
 
 mod document;
+pub mod formats;
 mod table;
 pub mod timeline;
 pub mod trace;

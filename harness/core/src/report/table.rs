@@ -120,7 +120,8 @@ fn mark(cell: Cell, outcome: Outcome) -> Cell {
     }
 }
 
-fn numbers(summary: &Summary) -> String {
+/// `60 of 60 cases: 45 pass, 15 xfail; ...`.
+pub(super) fn numbers(summary: &Summary) -> String {
     let counts = [
         (summary.pass, "pass"),
         (summary.xfail, "xfail"),

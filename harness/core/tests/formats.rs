@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Every format counts what the table counts, and carries hostile text as text.
+
+use longpin_core::dmesg::Class;
+use longpin_core::events::{EventKind, RunEvent};
+use longpin_core::report::formats::{Place, github, junit, ktap, markdown};
+use longpin_core::report::{CaseError, CaseResult, Environment, RunResult, Summary};
+use longpin_core::verdict::{Cause, Generations, LogLine, Observation, Outcome};
+use quick_junit::{NonSuccessKind, Report, TestCaseStatus};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What no format may pass on as it is.
+const HOSTILE: &str =
+    "a < b & c > d # SKIP x\nok 1 y\r::error::z\u{1b}[31m\u{0} | `|` %0A é\u{2028}\u{ffff} KTAP version 1";
+
+fn case(id: &str, outcome: Outcome, headline: Observation) -> CaseResult {
+    let mut words = id.split('/').map(str::to_owned);
+    let mut word = || words.next().expect("four words");
+    CaseResult {
+        id: id.to_owned(),
+        attempt: 1,
+        scenario: word(),
+        fs: word(),
+        pin: word(),
+        release: word(),
+        variant: None,
+        control: false,
+        boot: 1,
+        observations: [headline].into(),
+        headline: Some(headline),
+        expected: BTreeSet::new(),
+        outcome,
+        error: None,
+        reason: format!("{outcome} of {id}"),
+        generations: Generations::default(),
+        errno: None,
+        findings: Vec::new(),
+        audit: None,
+        blocked: Vec::new(),
+        fsck: None,
+        seconds: 0.5,
+        log: Vec::new(),
+    }
+}
+
+fn error(id: &str, cause: Cause) -> CaseResult {
+    let mut case = case(id, Outcome::Error, Observation::Intact);
+    case.error = Some(CaseError { cause, message: "m".into() });
+    case
+}
+
+fn run(cases: Vec<CaseResult>, missing: &[&str], interrupted: bool) -> RunResult {
+    let labels = cases.iter().map(CaseResult::label);
+    let environment = Environment { accel: "tcg".into(), seed: 7, ..Environment::default() };
+    let started = EventKind::RunStarted {
+        environment: Box::new(environment),
+        cases: labels.chain(missing.iter().map(|label| (*label).to_owned())).collect(),
+        started: "2027-01-01T00:00:00Z".into(),
+        command: "longpin run a --seed 7".into(),
+    };
+    let finished = cases.into_iter().map(|case| EventKind::CaseFinished(Box::new(case)));
+    let stop = interrupted.then_some(EventKind::Interrupted);
+    let kinds = std::iter::once(started).chain(finished).chain(stop);
+    let events: Vec<RunEvent> = kinds.map(|kind| RunEvent { at_ms: 1000, kind }).collect();
+    RunResult::from_events(&events)
+}
+
+/// One of each kind, in two scenarios that finish in turns, and two that never reported.
+fn everything() -> RunResult {
+    let again = CaseResult { attempt: 2, ..case("a/ext4/pin/clean", Outcome::Pass, Observation::Intact) };
+    let mut hostile = case("b/xfs/pin/clean", Outcome::Fail, Observation::Panic);
+    hostile.reason = HOSTILE.to_owned();
+    hostile.log = [
+        HOSTILE,
+        "reboot: System halted",
+        "Kernel panic - not syncing: VFS: no root",
+        "ok 3 b/late/pin/clean",
+    ]
+    .map(|text| LogLine { class: Class::Panic, text: text.to_owned(), meaning: "m".into() })
+    .into();
+    let mut known = case("a/btrfs/pin/clean", Outcome::Xfail, Observation::Lost);
+    known.reason = "known # SKIP it".into();
+    let cases = vec![
+        case("a/ext4/pin/clean", Outcome::Pass, Observation::Intact),
+        hostile,
+        known,
+        case("b/f2fs/pin/clean", Outcome::Xpass, Observation::Intact),
+        case("a/tmpfs/pin/clean", Outcome::Skip, Observation::Intact),
+        error("b/tmpfs/pin/clean", Cause::Infra),
+        error("b/ext4/pin/clean", Cause::Unproven),
+        case("c/ext4/pin/clean", Outcome::Skip, Observation::Intact),
+        again,
+    ];
+    run(cases, &["b/late/pin/clean#2", "d/ext4/pin/clean"], true)
+}
+
+fn pass_fail_skip(summary: &Summary) -> (usize, usize, usize) {
+    (summary.pass + summary.xfail, summary.fail + summary.xpass + summary.error, summary.skip)
+}
+
+#[test]
+fn the_run_of_these_tests_has_one_of_each() {
+    let Summary { planned, pass, fail, xfail, xpass, skip, error, .. } = everything().summary;
+    assert_eq!((planned, pass, fail, xfail, xpass, skip, error), (11, 2, 1, 1, 1, 2, 4));
+}
+
+/// Results of the cases of a KTAP text: lines of the second level.
+fn ktap_results(text: &str) -> Vec<&str> {
+    let inner = text.lines().filter_map(|line| line.strip_prefix("  "));
+    inner.filter(|line| line.starts_with("ok ") || line.starts_with("not ok ")).collect()
+}
+
+#[test]
+fn ktap_counts_what_the_table_counts() {
+    let run = everything();
+    let text = ktap(&run);
+    let results = ktap_results(&text);
+    let failed = results.iter().filter(|line| line.starts_with("not ok")).count();
+    let skipped = results.iter().filter(|line| line.contains(" # SKIP ")).count();
+    let passed = results.len() - failed - skipped;
+    assert_eq!((passed, failed, skipped), pass_fail_skip(&run.summary), "{text}");
+    assert_eq!(results.len(), run.summary.planned);
+}
+
+#[test]
+fn ktap_says_each_outcome_in_its_way() {
+    let text = ktap(&everything());
+    for line in [
+        "KTAP version 1",
+        "1..4",
+        "  # Subtest: a",
+        "  1..4",
+        "  ok 1 a/ext4/pin/clean",
+        "  ok 2 a/btrfs/pin/clean # XFAIL known @ SKIP it",
+        "  ok 3 a/tmpfs/pin/clean # SKIP skip of a/tmpfs/pin/clean",
+        "  ok 4 a/ext4/pin/clean@2",
+        "ok 1 a",
+        "  # xpass: xpass of b/f2fs/pin/clean",
+        "  not ok 2 b/f2fs/pin/clean",
+        "  # error (infra): error of b/tmpfs/pin/clean",
+        "  not ok 3 b/tmpfs/pin/clean",
+        "  # error (unproven): error of b/ext4/pin/clean",
+        "  not ok 4 b/ext4/pin/clean",
+        "  # error (missing): never reported: the run was interrupted",
+        "  not ok 5 b/late/pin/clean@2",
+        "not ok 2 b",
+        "ok 3 c # SKIP every case was skipped",
+        "  not ok 1 d/ext4/pin/clean",
+        "not ok 4 d",
+        "# the run was interrupted",
+    ] {
+        assert!(text.lines().any(|it| it == line), "no line `{line}` in\n{text}");
+    }
+    // The kernel's parser stops at these, wherever they are.
+    for end in ["System halted", "VFS:"] {
+        assert!(!text.contains(&format!(": {end}")), "{text}");
+    }
+    let odd = text.chars().find(|c| c.is_control() && *c != '\n' || *c == '\u{2028}');
+    assert_eq!(odd, None, "{text}");
+}
+
+fn report(run: &RunResult) -> (String, Report) {
+    let text = junit(run).expect("a report");
+    let report = Report::deserialize_from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    (text, report)
+}
+
+#[test]
+fn junit_counts_what_the_table_counts() {
+    let run = everything();
+    let (text, report) = report(&run);
+    let Summary { planned, pass, fail, xfail, xpass, skip, error, .. } = run.summary;
+    assert_eq!((report.tests, report.failures, report.errors), (planned, fail + xpass, error), "{text}");
+    let tests: Vec<_> = report.test_suites.iter().flat_map(|suite| &suite.test_cases).collect();
+    let is = |kind: fn(&TestCaseStatus) -> bool| tests.iter().filter(|test| kind(&test.status)).count();
+    assert_eq!(is(|status| matches!(status, TestCaseStatus::Skipped { .. })), xfail + skip);
+    assert_eq!(is(|status| matches!(status, TestCaseStatus::Success { .. })), pass);
+    let names: BTreeSet<&str> = tests.iter().map(|test| test.name.as_str()).collect();
+    assert_eq!(names.len(), planned, "names are unique: {text}");
+    let suites: Vec<&str> = report.test_suites.iter().map(|suite| suite.name.as_str()).collect();
+    assert_eq!(suites, ["a", "b", "c", "d"]);
+}
+
+#[test]
+fn junit_has_the_reason_the_kind_and_the_environment() {
+    let (text, report) = report(&everything());
+    for suite in &report.test_suites {
+        for (name, value) in [("accel", "tcg"), ("seed", "7"), ("interrupted", "true")] {
+            let has =
+                suite.properties.iter().any(|it| it.name.as_str() == name && it.value.as_str() == value);
+            assert!(has, "{name} of {}: {text}", suite.name.as_str());
+        }
+    }
+    let find = |name: &str| {
+        let mut tests = report.test_suites.iter().flat_map(|suite| &suite.test_cases);
+        &tests.find(|test| test.name.as_str() == name).unwrap_or_else(|| panic!("{name}: {text}")).status
+    };
+    match find("a/btrfs/pin/clean") {
+        TestCaseStatus::Skipped { message: Some(message), .. } => {
+            assert_eq!(message.as_str(), "xfail: known # SKIP it");
+        }
+        other => panic!("{other:?}"),
+    }
+    for (name, wanted, word) in [
+        ("b/xfs/pin/clean", NonSuccessKind::Failure, "fail"),
+        ("b/f2fs/pin/clean", NonSuccessKind::Failure, "xpass"),
+        ("b/tmpfs/pin/clean", NonSuccessKind::Error, "error (infra)"),
+        ("b/ext4/pin/clean", NonSuccessKind::Error, "error (unproven)"),
+        ("b/late/pin/clean#2", NonSuccessKind::Error, "error (missing)"),
+    ] {
+        match find(name) {
+            TestCaseStatus::NonSuccess { kind, ty: Some(ty), .. } => {
+                assert_eq!((*kind, ty.as_str()), (wanted, word), "{name}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert!(text.contains("a &lt; b &amp; c") && text.contains('é'), "{text}");
+    let odd = text.chars().find(|c| c.is_control() && *c != '\n' || ['\u{2028}', '\u{ffff}'].contains(c));
+    assert_eq!(odd, None, "{text}");
+}
+
+#[test]
+fn text_of_a_guest_is_of_bounded_length_in_every_format() {
+    let mut case = case("a/ext4/pin/clean", Outcome::Fail, Observation::Lost);
+    case.reason = "é".repeat(100_000);
+    let line = LogLine { class: Class::Note, text: "é".repeat(10_000), meaning: String::new() };
+    case.log = vec![line; 100];
+    let run = run(vec![case], &[], false);
+    let texts = [ktap(&run), junit(&run).expect("xml"), github(&run, &BTreeMap::new()), markdown(&run)];
+    for text in texts {
+        let cut = text.contains(" [...]") || text.contains(r" \[...\]");
+        assert!(text.len() < 40_000 && cut, "{} bytes", text.len());
+    }
+}
+
+#[test]
+fn github_points_at_the_expectation_the_gravest_first() {
+    let place = Place { file: "./tests/a,b.toml".into(), line: 12 };
+    let places = [("b/xfs/pin/clean".to_owned(), place)].into();
+    let text = github(&everything(), &places);
+    let lines: Vec<&str> = text.lines().collect();
+    let first = lines.first().copied().unwrap_or_default();
+    assert!(
+        first.starts_with(
+            "::error file=tests/a%2Cb.toml,line=12,title=longpin%3A fail of b::b/xfs/pin/clean: a < b & c > d # SKIP x ok 1"
+        ),
+        "{text}"
+    );
+    assert!(first.contains("%250A é"), "an escape of the guest's is none of ours: {text}");
+    let words = ["fail", "xpass", "error (unproven)", "error (infra)", "error (missing)", "error (missing)"];
+    for (line, word) in lines.iter().zip(words) {
+        assert!(line.starts_with("::error ") && line.contains(&format!("title=longpin%3A {word}")), "{text}");
+    }
+    assert_eq!(lines.len(), words.len() + 1, "{text}");
+    assert!(
+        lines[words.len()].starts_with("11 of 11 cases: 2 pass, 1 xfail, 1 fail, 1 xpass, 2 skip, 4 error")
+    );
+}
+
+#[test]
+fn github_has_at_most_ten_annotations_and_like_ones_are_one() {
+    let other = |n: usize| {
+        let mut case = case(&format!("s{n}/ext4/pin/clean"), Outcome::Fail, Observation::Lost);
+        if n >= 30 {
+            case.headline = Some(Observation::Panic);
+        }
+        case
+    };
+    let text = github(&run((0..31).map(other).collect(), &[], false), &BTreeMap::new());
+    assert_eq!(text.matches("::error ").count(), 10, "{text}");
+    assert!(text.starts_with("::error title=longpin%3A fail of s30::"), "a panic is graver: {text}");
+    assert!(text.contains("\n21 more reasons"), "{text}");
+
+    let missing: Vec<String> = (0..40).map(|n| format!("a/ext4/pin/v{n}")).collect();
+    let missing: Vec<&str> = missing.iter().map(String::as_str).collect();
+    let text = github(&run(Vec::new(), &missing, true), &BTreeMap::new());
+    assert_eq!(text.matches("::error ").count(), 1, "{text}");
+    assert!(text.contains("a/ext4/pin/v3 and 36 more: never reported"), "{text}");
+}
+
+#[test]
+fn markdown_counts_what_the_table_counts_and_keeps_text_in_its_cell() {
+    let text = markdown(&everything());
+    assert!(text.contains("\n| 11 | 2 | 1 | 1 | 1 | 2 | 4 | 1.0 |\n"), "{text}");
+    assert!(text.contains("The run was interrupted."), "{text}");
+    let row = text.lines().find(|line| line.starts_with("| fail |")).unwrap_or_else(|| panic!("{text}"));
+    let bare = row.replace("\\|", "");
+    assert_eq!(bare.matches('|').count(), 5, "four cells: {row}");
+    assert!(row.contains("a &lt; b &amp; c &gt; d \\# SKIP x ok 1"), "{row}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("| error (")).count(), 4, "{text}");
+    let good = markdown(&run(vec![case("a/ext4/pin/clean", Outcome::Pass, Observation::Intact)], &[], false));
+    assert!(good.contains("Nothing unexpected.") && !good.contains("### Unexpected"), "{good}");
+}
