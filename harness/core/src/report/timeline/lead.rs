@@ -261,7 +261,7 @@ fn other(
     }
 }
 
-/// What steps beside others waited for.
+/// What concurrent steps waited for.
 fn waits(replay: &Replay<'_>) -> Vec<String> {
     let wait = |job: &Job<'_>| {
         let name = job.step.name();

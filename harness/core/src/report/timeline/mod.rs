@@ -97,7 +97,7 @@ pub struct Lane {
 pub enum RowKind {
     /// Steps of the scenario.
     Steps,
-    /// A step that runs beside others.
+    /// A step that runs concurrently.
     Job,
     /// Content of the page in the guest's memory.
     Memory,
@@ -143,7 +143,7 @@ pub enum BarKind {
     Look,
     /// A step that the kernel refused.
     Refused,
-    /// A step that runs beside others.
+    /// A step that runs concurrently.
     Job,
     /// It sleeps in the kernel.
     Blocked,
