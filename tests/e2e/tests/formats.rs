@@ -45,6 +45,14 @@ fn assert_counts(ktap: &Path, xml: &Path, summary: &Value) {
     );
 }
 
+/// What the published schema has to say of a document.
+fn schema_faults(document: &Value) -> Vec<String> {
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/result.schema.json");
+    let validator = jsonschema::draft202012::new(&read_json(&schema)).expect("a schema of draft 2020-12");
+    let errors = validator.iter_errors(document);
+    errors.map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
 #[test]
 fn one_run_is_written_in_every_form_and_the_kernel_s_parser_counts_as_the_table_does() {
     let lab = Lab::new();
@@ -57,6 +65,7 @@ fn one_run_is_written_in_every_form_and_the_kernel_s_parser_counts_as_the_table_
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let result = lab.result();
     assert_eq!(read_json(&copy), result);
+    assert_eq!(schema_faults(&result), [""; 0]);
     let command = result["command"].as_str().expect("text");
     assert!(command.contains("--format ktap") && !command.contains("junit"), "{command}");
 
@@ -128,6 +137,7 @@ fn troubled_run(lab: &Lab) -> (PathBuf, Value) {
 fn a_run_with_every_outcome_reads_the_same_in_every_form() {
     let lab = Lab::new();
     let (dir, run) = troubled_run(&lab);
+    assert_eq!(schema_faults(&run), [""; 0]);
     let [ktap, xml] = ["a.ktap", "a.xml"].map(|name| lab.path(name));
     let forms = [option("ktap", &ktap), option("junit", &xml), "github".into()].join(",");
     let ended = lab.start(&["report", &dir.display().to_string(), "--format", &forms]).end();
