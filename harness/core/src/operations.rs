@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What the harness knows of the agent's operations, beside their names: how long they may take, which only look, and
-//! what an errno of each means. The machine decides by that whether a case goes on, the verdict what it shows.
+//! What the harness knows of the agent's operations, beside their names: how long they may take, which only look,
+//! what they make durable, and what an errno of each means. The machine decides by that whether a case goes on, the verdict what it shows.
 
 use longpin_proto::agent::Step;
 use longpin_proto::facts::Errno;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! A summary in GitHub's Markdown, for `$GITHUB_STEP_SUMMARY` or a comment: numbers, and what somebody has to look at.
 
-use super::{Entry, environment, labels, one_line, unexpected};
+use super::{Entry, environment, gravest_first, labels, one_line, unexpected};
 use crate::report::RunResult;
 use std::fmt::Write as _;
 
@@ -53,9 +53,7 @@ fn numbers(run: &RunResult) -> String {
 
 fn row(group: &[Entry<'_>]) -> String {
     let Some(first) = group.first() else { return String::new() };
-    let observed = first
-        .case
-        .map(|case| case.observations.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" "));
+    let observed = first.case.map(|case| gravest_first(&case.observations));
     let cells = [first.outcome_words(), labels(group), observed.unwrap_or_default(), first.reason()];
     format!("| {} |\n", cells.map(|cell| escaped(&cell)).join(" | "))
 }

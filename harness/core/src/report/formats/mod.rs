@@ -15,6 +15,7 @@ pub use markdown::markdown;
 use super::{CaseResult, RunResult};
 use crate::verdict::{Cause, Observation, Outcome};
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// Characters of a reason: a reason is a sentence, and what reads reports has limits of its own.
 const REASON_CHARS: usize = 1000;
@@ -88,11 +89,8 @@ impl<'r> Entry<'r> {
     /// What else helps to understand it: one line each.
     fn details(&self) -> Vec<String> {
         let Some(case) = self.case else { return Vec::new() };
-        let set = |words: &std::collections::BTreeSet<Observation>| {
-            words.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" ")
-        };
-        let mut lines =
-            vec![format!("observed: {}; expected: {}", set(&case.observations), set(&case.expected))];
+        let (observed, expected) = (gravest_first(&case.observations), gravest_first(&case.expected));
+        let mut lines = vec![format!("observed: {observed}; expected: {expected}")];
         let log = case.log.iter().take(LOG_LINES);
         lines.extend(log.map(|line| format!("log ({}): {}", line.class, one_line(&line.text, LOG_CHARS))));
         let left_out = case.log.len().saturating_sub(LOG_LINES);
@@ -112,6 +110,11 @@ impl<'r> Entry<'r> {
         };
         (rank, Reverse(self.case.and_then(|case| case.headline)))
     }
+}
+
+/// `lost warned`.
+fn gravest_first(words: &BTreeSet<Observation>) -> String {
+    words.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 /// All that was planned: what reported, then what did not.
