@@ -221,8 +221,12 @@ impl Content<'_> {
     /// Modules of the recipe that the kernel has not: of the distribution's own kernel a fault, of another one only if no
     /// case can run without.
     fn absent(&self, graph: &ModuleGraph) -> Result<Vec<&'_ str>> {
-        let absent: Vec<&str> =
-            self.recipe.modules.iter().map(String::as_str).filter(|name| !graph.has(name)).collect();
+        let is_there = |name: &str| match self.recipe.with_parameters.iter().any(|module| module == name) {
+            true => graph.has_file(name),
+            false => graph.has(name),
+        };
+        let modules = self.recipe.modules.iter().map(String::as_str);
+        let absent: Vec<&str> = modules.filter(|name| !is_there(name)).collect();
         let fault =
             |name: &&&str| !self.kernel.is_brought() || self.recipe.indispensable.iter().any(|i| i == **name);
         match absent.iter().find(fault) {

@@ -28,11 +28,18 @@ pub struct KernelOption {
     pub formerly: Option<String>,
     /// What for.
     pub need: Need,
+    /// What it must be set to.
+    #[serde(default = "built_in")]
+    pub value: String,
     /// `=m` is enough.
     #[serde(default)]
     pub module: bool,
     /// In a sentence.
     pub why: String,
+}
+
+fn built_in() -> String {
+    "y".to_owned()
 }
 
 /// All of them, in the order in which they are told.
@@ -43,12 +50,12 @@ pub fn kernel_options() -> Result<Vec<KernelOption>> {
 impl KernelOption {
     /// The line of a configuration fragment.
     pub fn line(&self) -> String {
-        format!("CONFIG_{}=y", self.name)
+        format!("CONFIG_{}={}", self.name, self.value)
     }
 
     /// Does a configuration have it?
     pub fn is_set(&self, config: &str) -> bool {
-        let enough = |value: &str| value == "y" || self.module && value == "m";
+        let enough = |value: &str| value == self.value || self.module && value == "m";
         let names = || std::iter::once(&self.name).chain(&self.formerly);
         config
             .lines()
@@ -74,6 +81,7 @@ mod tests {
             name: name.to_owned(),
             formerly: (name == "SYSCTL").then(|| "PROC_SYSCTL".to_owned()),
             need: Need::Boot,
+            value: if name == "SCSI_DEBUG" { "m".to_owned() } else { built_in() },
             module,
             why: String::new(),
         };
@@ -82,6 +90,11 @@ mod tests {
         assert!(!option("TTY", false).is_set(config) && !option("PCI", true).is_set(config));
         assert!(!option("VIRTIO", true).is_set(config) && !option("SYSCTL", false).is_set(config));
         assert!(option("SYSCTL", false).is_set("CONFIG_PROC_SYSCTL=y"));
+        let only_as_module = option("SCSI_DEBUG", false);
+        assert_eq!(only_as_module.line(), "CONFIG_SCSI_DEBUG=m");
+        assert!(
+            only_as_module.is_set("CONFIG_SCSI_DEBUG=m") && !only_as_module.is_set("CONFIG_SCSI_DEBUG=y")
+        );
     }
 
     #[test]

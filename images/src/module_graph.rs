@@ -94,8 +94,12 @@ impl ModuleGraph {
 
     /// Is it there, as a file or built in?
     pub(crate) fn has(&self, name: &str) -> bool {
-        let name = name_of(name);
-        self.files.contains_key(&name) || self.builtin.contains(&name)
+        self.has_file(name) || self.builtin.contains(&name_of(name))
+    }
+
+    /// Is it there as a file, so that it can be loaded with parameters?
+    pub(crate) fn has_file(&self, name: &str) -> bool {
+        self.files.contains_key(&name_of(name))
     }
 
     /// All that is loaded before a module that needs these, each once.
@@ -223,6 +227,8 @@ kernel/drivers/char/hw_random/virtio-rng.ko.xz:
     fn what_is_built_in_is_left_out_and_a_dash_is_an_underscore() {
         let needed = graph().closure(["virtio_pci", "virtio-console", "virtio_rng"]).unwrap();
         assert_eq!(names(&needed), ["virtio_rng"]);
+        assert!(graph().has("virtio-console") && !graph().has_file("virtio-console"));
+        assert!(graph().has_file("virtio_rng"));
     }
 
     #[test]

@@ -73,6 +73,7 @@ pub(crate) struct InitramfsRecipe {
     pub applets: Vec<String>,
     pub modules: Vec<String>,
     pub indispensable: Vec<String>,
+    pub with_parameters: Vec<String>,
     pub extras: BTreeMap<String, Extra>,
 }
 
@@ -122,7 +123,14 @@ pub(crate) fn kconfig() -> Result<Vec<KernelOption>> {
         let name = format!("{}_FS", fs.name.to_uppercase());
         if !option.iter().any(|known| known.name == name) {
             let why = format!("cases on {}", fs.name);
-            option.push(KernelOption { name, formerly: None, need: Need::Library, module: true, why });
+            option.push(KernelOption {
+                name,
+                formerly: None,
+                need: Need::Library,
+                value: "y".to_owned(),
+                module: true,
+                why,
+            });
         }
     }
     Ok(option)
@@ -191,7 +199,8 @@ mod tests {
         );
         assert!(initramfs.modules.iter().any(|module| module == "f2fs"));
         let extras = initramfs.extras.values().flat_map(|extra| &extra.programs);
-        assert!(initramfs.indispensable.iter().all(|name| initramfs.modules.contains(name)));
+        let special = initramfs.indispensable.iter().chain(&initramfs.with_parameters);
+        assert!(special.into_iter().all(|name| initramfs.modules.contains(name)));
         assert!(initramfs.programs.iter().chain(extras).all(|path| path.starts_with('/')));
     }
 

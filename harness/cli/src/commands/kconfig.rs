@@ -33,7 +33,7 @@ pub fn kconfig(args: &KconfigArgs) -> Result<ExitCode> {
 /// What stands above the options of a need.
 fn heading(need: Need) -> &'static str {
     match need {
-        Need::Boot => "no guest boots without",
+        Need::Boot => "nothing runs without",
         Need::Library => "cases are skipped or say less without",
         Need::Driver => "without, only cases that need no driver run (--pin dio,none)",
     }
@@ -104,7 +104,7 @@ mod tests {
         let (text, all) = report(&options, &config);
         assert!(!all);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "no guest boots without:");
+        assert_eq!(lines[0], "nothing runs without:");
         assert!(lines[1].starts_with("    CONFIG_TTY=y: the console"), "{text}");
         assert_eq!(lines[3], "    CONFIG_XFS_FS=y (or =m): cases on xfs");
         assert!(lines[5].starts_with("    CONFIG_RUST=y: longpin.ko is written in Rust"), "{text}");

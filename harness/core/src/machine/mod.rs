@@ -294,9 +294,9 @@ fn missing(case: &Case, audited: bool, lacks: &Lacks) -> Option<String> {
     case.scenario.steps_of(&case.point).find_map(|step| {
         let (line, needs) = (step.line, step.needs(&case.point));
         match (needs.module, &lacks.driver) {
-            (Some(module), _) if lacks.modules.contains(&module.replace('-', "_")) => {
-                Some(format!("line {line} of the scenario loads {module}, which the kernel has not"))
-            }
+            (Some(module), _) if lacks.modules.contains(&module.replace('-', "_")) => Some(format!(
+                "line {line} of the scenario loads {module}, which the kernel has not as a module"
+            )),
             (_, Some(why)) if needs.driver => {
                 Some(format!("line {line} of the scenario needs the driver; {why}"))
             }

@@ -35,7 +35,7 @@ pub struct CaseEnv {
 pub struct Lacks {
     /// Why there is no driver; none: there is one.
     pub driver: Option<String>,
-    /// Modules that it has neither as files nor built in.
+    /// Modules that it has neither as files nor built in; those that are given parameters, as no files.
     pub modules: BTreeSet<String>,
 }
 

@@ -93,7 +93,7 @@ fn a_case_that_needs_what_the_kernel_has_not_is_skipped_with_the_reason() {
     let no_module = skipped(&case_of("ext4", "none", "none", load, "intact"), no_driver(&["dm_integrity"]));
     assert_eq!(
         no_module.as_deref(),
-        Some("line 9 of the scenario loads dm-integrity, which the kernel has not")
+        Some("line 9 of the scenario loads dm-integrity, which the kernel has not as a module")
     );
     assert!(of("get", pins).needs_driver() && !of("dio", pins).needs_driver());
 }
