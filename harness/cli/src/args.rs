@@ -12,8 +12,8 @@ use std::time::Duration;
 /// What `run` tells the shell.
 const RUN_EXIT_CODES: &str = "\
 Exit codes:
-  0  every outcome is pass, xfail or skip
-  1  a case failed, or passed where a failure was expected (xpass)
+  0  every outcome is pass, xfail or skip; with --allow-flaky also flaky
+  1  a case failed, or passed where a failure was expected (xpass), or was flaky
   2  an error of the harness or the guest, an interruption, or a case that never reported
   3  wrong usage, a fault in a scenario file, or a kernel (--kernel) that cannot be used
   4  every case was skipped
@@ -272,6 +272,17 @@ pub struct RunArgs {
     /// Run each case this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pub repeat: u32,
+    /// Run a case that ends in fail, xpass or error again, at most N times, each time in a boot of its own; it is flaky if it
+    /// is then as expected
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=20),
+          conflicts_with_all = ["repeat", "until_fail", "fail_fast"])]
+    pub retries: u32,
+    /// Count a flaky case as one that passed
+    #[arg(long, requires = "retries")]
+    pub allow_flaky: bool,
+    /// End the run after N cases that ended in fail, xpass or error; the rest is never run and counts as errors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_fail: Option<u32>,
     /// Run nothing more after the first case that ends in fail, xpass or error; the rest is skipped
     #[arg(long)]
     pub fail_fast: bool,
@@ -374,6 +385,17 @@ mod tests {
     #[test]
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_or_mean_nothing_are_refused() {
+        let refused = |words: &[&str]| Cli::try_parse_from([&["longpin", "run"], words].concat()).is_err();
+        assert!(refused(&["--allow-flaky"]), "nothing is flaky without --retries");
+        assert!(!refused(&["--retries", "1", "--allow-flaky", "--max-fail", "3"]));
+        for other in [&["--repeat", "2"][..], &["--until-fail"], &["--fail-fast"]] {
+            assert!(refused(&[&["--retries", "1"], other].concat()), "{other:?}");
+        }
+        assert!(refused(&["--max-fail", "0"]));
     }
 
     #[test]

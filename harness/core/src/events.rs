@@ -29,6 +29,9 @@ pub enum EventKind {
         started: String,
         /// The command line that repeats it.
         command: String,
+        /// A flaky case does not make the run fail.
+        #[serde(default)]
+        allow_flaky: bool,
     },
     /// More is known of the environment (the guest told its kernel).
     EnvironmentKnown {
@@ -62,6 +65,18 @@ pub enum EventKind {
         case: String,
         /// Line of the scenario file.
         line: usize,
+    },
+    /// Cases that were not as expected are run again, each in a boot of its own.
+    RetriesStarted {
+        /// Which time, from 1.
+        round: u32,
+        /// Labels of these attempts.
+        cases: Vec<String>,
+    },
+    /// The run ends before its last case, as it was told to. What did not run never reports.
+    Stopped {
+        /// Why.
+        reason: String,
     },
     /// A case is over.
     CaseFinished(Box<CaseResult>),

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the shell is told of a run.
 
-use crate::verdict::{Observation, Outcome};
-use std::collections::BTreeSet;
+use crate::verdict::Outcome;
 
 /// Exit codes of `longpin run`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -10,7 +9,7 @@ use std::collections::BTreeSet;
 pub enum ExitCode {
     /// Every outcome is pass, xfail or skip, and not all are skip.
     Good = 0,
-    /// A fail or an xpass; with `--strict` also any observation but `intact` or `refused`.
+    /// A fail, an xpass or a flaky case; with `--strict` also any observation but `intact` or `refused`.
     Bad = 1,
     /// An error, or a case that never reported.
     Error = 2,
@@ -27,21 +26,28 @@ impl ExitCode {
     }
 }
 
-/// Exit code of a run. `cases` are the outcomes of the cases that reported, `planned` is how many should have.
+/// What a run forgives.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Nothing bad may be seen, not even what is known and expected.
+    pub strict: bool,
+    /// A flaky case is as good as one that passed.
+    pub allow_flaky: bool,
+}
+
+/// Exit code of a run. `cases` are the outcomes of the cases that reported, each with whether something bad was seen;
+/// `planned` is how many should have reported.
 ///
 /// An error weighs more than a fail: whoever trusts the run must mend it first.
-pub fn exit_code<'a>(
-    cases: impl IntoIterator<Item = (Outcome, &'a BTreeSet<Observation>)>,
-    planned: usize,
-    strict: bool,
-) -> ExitCode {
+pub fn exit_code(cases: impl IntoIterator<Item = (Outcome, bool)>, planned: usize, rules: Rules) -> ExitCode {
     let (mut reported, mut skipped, mut error, mut bad) = (0, 0, false, false);
-    for (outcome, observations) in cases {
+    for (outcome, harm) in cases {
         reported += 1;
         skipped += usize::from(outcome == Outcome::Skip);
         error |= outcome == Outcome::Error;
         bad |= matches!(outcome, Outcome::Fail | Outcome::Xpass);
-        bad |= strict && observations.iter().any(|word| word.is_bad());
+        bad |= outcome == Outcome::Flaky && !rules.allow_flaky;
+        bad |= rules.strict && harm;
     }
     match (error || reported < planned, bad) {
         (true, _) => ExitCode::Error,
@@ -55,17 +61,22 @@ pub fn exit_code<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Outcome::{Error, Fail, Pass, Skip, Xfail, Xpass};
+    use Outcome::{Error, Fail, Flaky, Pass, Skip, Xfail, Xpass};
 
     fn code(outcomes: &[Outcome], planned: usize, strict: bool) -> ExitCode {
-        let sets: Vec<BTreeSet<Observation>> = outcomes
-            .iter()
-            .map(|outcome| {
-                let bad = matches!(outcome, Xfail | Fail);
-                [if bad { Observation::Lost } else { Observation::Intact }].into()
-            })
-            .collect();
-        exit_code(outcomes.iter().copied().zip(&sets), planned, strict)
+        let rules = Rules { strict, allow_flaky: false };
+        exit_code(outcomes.iter().map(|outcome| (*outcome, matches!(outcome, Xfail | Fail))), planned, rules)
+    }
+
+    #[test]
+    fn a_flaky_case_is_bad_unless_it_is_allowed_and_strict_forgives_no_harm() {
+        let flaky = |allow_flaky, strict, harm| {
+            exit_code([(Pass, false), (Flaky, harm)], 2, Rules { strict, allow_flaky })
+        };
+        assert_eq!(flaky(false, false, false), ExitCode::Bad);
+        assert_eq!(flaky(true, false, true), ExitCode::Good);
+        assert_eq!(flaky(true, true, true), ExitCode::Bad);
+        assert_eq!(flaky(true, true, false), ExitCode::Good);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 #[macro_use]
 mod vocabulary;
 
+pub mod attempts;
 pub mod controls;
 pub mod dmesg;
 pub mod events;

@@ -187,6 +187,10 @@ pub struct CaseResult {
     pub seconds: f64,
     /// Kernel log lines that mean something.
     pub log: Vec<LogLine>,
+    /// Every attempt, in order, where the case was run again because it was not as expected; else empty. The other fields are
+    /// then those of the attempt that decided.
+    #[serde(default)]
+    pub attempts: Vec<CaseResult>,
 }
 
 impl CaseResult {
@@ -220,7 +224,22 @@ impl CaseResult {
             fsck: seen.fsck.clone(),
             seconds,
             log: seen.log.clone(),
+            attempts: Vec::new(),
         }
+    }
+
+    /// `fail`, `error (infra)`.
+    pub fn outcome_words(&self) -> String {
+        match &self.error {
+            Some(error) => format!("{} ({})", self.outcome, error.cause),
+            None => self.outcome.to_string(),
+        }
+    }
+
+    /// Some attempt saw something worse than `refused`.
+    pub fn saw_harm(&self) -> bool {
+        let observations = self.attempts.iter().flat_map(|attempt| &attempt.observations);
+        observations.chain(&self.observations).any(|word| word.is_bad())
     }
 
     /// Id and, where there are several, the attempt.

@@ -91,6 +91,9 @@ vocabulary! {
         /// A known-bad set was expected and the case showed nothing bad: the kernel got better, so the scenario
         /// wants a new expectation.
         Xpass = "xpass",
+        /// The case was not as expected, and was when it ran again in a fresh boot (`--retries`). `--allow-flaky` makes the
+        /// run green all the same.
+        Flaky = "flaky",
         /// The case cannot be tried here; the reason says what is missing.
         Skip = "skip",
         /// The case proves nothing. The cause is `infra` or `unproven`.

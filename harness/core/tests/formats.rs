@@ -6,7 +6,7 @@ use longpin_core::events::{EventKind, RunEvent};
 use longpin_core::report::formats::{Place, github, junit, ktap, markdown};
 use longpin_core::report::{CaseError, CaseResult, Environment, RunResult, Summary};
 use longpin_core::verdict::{Cause, Generations, LogLine, Observation, Outcome};
-use quick_junit::{NonSuccessKind, Report, TestCaseStatus};
+use quick_junit::{FlakyOrRerun, NonSuccessKind, Report, TestCaseStatus};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What no format may pass on as it is.
@@ -40,6 +40,7 @@ fn case(id: &str, outcome: Outcome, headline: Observation) -> CaseResult {
         fsck: None,
         seconds: 0.5,
         log: Vec::new(),
+        attempts: Vec::new(),
     }
 }
 
@@ -57,12 +58,21 @@ fn run(cases: Vec<CaseResult>, missing: &[&str], interrupted: bool) -> RunResult
         cases: labels.chain(missing.iter().map(|label| (*label).to_owned())).collect(),
         started: "2027-01-01T00:00:00Z".into(),
         command: "longpin run a --seed 7".into(),
+        allow_flaky: false,
     };
     let finished = cases.into_iter().map(|case| EventKind::CaseFinished(Box::new(case)));
     let stop = interrupted.then_some(EventKind::Interrupted);
     let kinds = std::iter::once(started).chain(finished).chain(stop);
     let events: Vec<RunEvent> = kinds.map(|kind| RunEvent { at_ms: 1000, kind }).collect();
     RunResult::from_events(&events)
+}
+
+/// A case that failed twice, once by its own and once by the laboratory's fault, and then passed.
+fn flaky(id: &str) -> CaseResult {
+    let fail = case(id, Outcome::Fail, Observation::Lost);
+    let broken = CaseResult { attempt: 2, boot: 2, ..error(id, Cause::Infra) };
+    let good = CaseResult { attempt: 3, boot: 3, ..case(id, Outcome::Pass, Observation::Intact) };
+    longpin_core::attempts::together(vec![fail, broken, good]).expect("three attempts")
 }
 
 /// One of each kind, in two scenarios that finish in turns, and two that never reported.
@@ -90,18 +100,19 @@ fn everything() -> RunResult {
         error("b/ext4/pin/clean", Cause::Unproven),
         case("c/ext4/pin/clean", Outcome::Skip, Observation::Intact),
         again,
+        flaky("b/tmpfs/pin/dirty"),
     ];
     run(cases, &["b/late/pin/clean#2", "d/ext4/pin/clean"], true)
 }
 
 fn pass_fail_skip(summary: &Summary) -> (usize, usize, usize) {
-    (summary.pass + summary.xfail, summary.fail + summary.xpass + summary.error, summary.skip)
+    (summary.pass + summary.xfail, summary.fail + summary.xpass + summary.flaky + summary.error, summary.skip)
 }
 
 #[test]
 fn the_run_of_these_tests_has_one_of_each() {
-    let Summary { planned, pass, fail, xfail, xpass, skip, error, .. } = everything().summary;
-    assert_eq!((planned, pass, fail, xfail, xpass, skip, error), (11, 2, 1, 1, 1, 2, 4));
+    let Summary { planned, pass, fail, xfail, xpass, flaky, skip, error, .. } = everything().summary;
+    assert_eq!((planned, pass, fail, xfail, xpass, flaky, skip, error), (12, 2, 1, 1, 1, 1, 2, 4));
 }
 
 /// Results of the cases of a KTAP text: lines of the second level.
@@ -141,8 +152,13 @@ fn ktap_says_each_outcome_in_its_way() {
         "  not ok 3 b/tmpfs/pin/clean",
         "  # error (unproven): error of b/ext4/pin/clean",
         "  not ok 4 b/ext4/pin/clean",
+        "  # flaky: pass at attempt 3 of 3, but at attempt 1 fail: fail of b/tmpfs/pin/dirty",
+        "  # attempt 1 (boot 1): fail: lost: fail of b/tmpfs/pin/dirty",
+        "  # attempt 2 (boot 2): error (infra): intact: error of b/tmpfs/pin/dirty",
+        "  # attempt 3 (boot 3): pass: intact: pass of b/tmpfs/pin/dirty",
+        "  not ok 5 b/tmpfs/pin/dirty",
         "  # error (missing): never reported: the run was interrupted",
-        "  not ok 5 b/late/pin/clean@2",
+        "  not ok 6 b/late/pin/clean@2",
         "not ok 2 b",
         "ok 3 c # SKIP every case was skipped",
         "  not ok 1 d/ext4/pin/clean",
@@ -169,8 +185,9 @@ fn report(run: &RunResult) -> (String, Report) {
 fn junit_counts_what_the_table_counts() {
     let run = everything();
     let (text, report) = report(&run);
-    let Summary { planned, pass, fail, xfail, xpass, skip, error, .. } = run.summary;
-    assert_eq!((report.tests, report.failures, report.errors), (planned, fail + xpass, error), "{text}");
+    let Summary { planned, pass, fail, xfail, xpass, flaky, skip, error, .. } = run.summary;
+    let failures = fail + xpass + flaky;
+    assert_eq!((report.tests, report.failures, report.errors), (planned, failures, error), "{text}");
     let tests: Vec<_> = report.test_suites.iter().flat_map(|suite| &suite.test_cases).collect();
     let is = |kind: fn(&TestCaseStatus) -> bool| tests.iter().filter(|test| kind(&test.status)).count();
     assert_eq!(is(|status| matches!(status, TestCaseStatus::Skipped { .. })), xfail + skip);
@@ -248,13 +265,15 @@ fn github_points_at_the_expectation_the_gravest_first() {
         "{text}"
     );
     assert!(first.contains("%250A é"), "an escape of the guest's is none of ours: {text}");
-    let words = ["fail", "xpass", "error (unproven)", "error (infra)", "error (missing)", "error (missing)"];
+    let words =
+        ["fail", "xpass", "flaky", "error (unproven)", "error (infra)", "error (missing)", "error (missing)"];
     for (line, word) in lines.iter().zip(words) {
         assert!(line.starts_with("::error ") && line.contains(&format!("title=longpin%3A {word}")), "{text}");
     }
     assert_eq!(lines.len(), words.len() + 1, "{text}");
     assert!(
-        lines[words.len()].starts_with("11 of 11 cases: 2 pass, 1 xfail, 1 fail, 1 xpass, 2 skip, 4 error")
+        lines[words.len()]
+            .starts_with("12 of 12 cases: 2 pass, 1 xfail, 1 fail, 1 xpass, 1 flaky, 2 skip, 4 error")
     );
 }
 
@@ -282,7 +301,7 @@ fn github_has_at_most_ten_annotations_and_like_ones_are_one() {
 #[test]
 fn markdown_counts_what_the_table_counts_and_keeps_text_in_its_cell() {
     let text = markdown(&everything());
-    assert!(text.contains("\n| 11 | 2 | 1 | 1 | 1 | 2 | 4 | 1.0 |\n"), "{text}");
+    assert!(text.contains("\n| 12 | 2 | 1 | 1 | 1 | 1 | 2 | 4 | 1.0 |\n"), "{text}");
     assert!(text.contains("The run was interrupted."), "{text}");
     let row = text.lines().find(|line| line.starts_with("| fail |")).unwrap_or_else(|| panic!("{text}"));
     let bare = row.replace("\\|", "");
@@ -291,4 +310,67 @@ fn markdown_counts_what_the_table_counts_and_keeps_text_in_its_cell() {
     assert_eq!(text.lines().filter(|line| line.starts_with("| error (")).count(), 4, "{text}");
     let good = markdown(&run(vec![case("a/ext4/pin/clean", Outcome::Pass, Observation::Intact)], &[], false));
     assert!(good.contains("Nothing unexpected.") && !good.contains("### Unexpected"), "{good}");
+}
+
+/// Attempts of the case `name`, as elements of JUnit.
+fn reruns(report: &Report, name: &str) -> (bool, FlakyOrRerun, Vec<(NonSuccessKind, String)>) {
+    let mut tests = report.test_suites.iter().flat_map(|suite| &suite.test_cases);
+    let test = tests.find(|test| test.name.as_str() == name).expect("a test of this name");
+    let (good, kind, runs) = match &test.status {
+        TestCaseStatus::Success { flaky_runs } => (true, FlakyOrRerun::Flaky, flaky_runs),
+        TestCaseStatus::NonSuccess { reruns, .. } => (false, reruns.kind, &reruns.runs),
+        TestCaseStatus::Skipped { .. } => panic!("{name} is skipped"),
+    };
+    let message = |text: &Option<quick_junit::XmlString>| text.as_ref().expect("a message").to_string();
+    (good, kind, runs.iter().map(|run| (run.kind, message(&run.message))).collect())
+}
+
+#[test]
+fn junit_has_the_attempts_of_a_flaky_case_which_fails_unless_it_is_allowed() {
+    let mut run = everything();
+    let attempts = vec![
+        (NonSuccessKind::Failure, "attempt 1: fail: fail of b/tmpfs/pin/dirty".to_owned()),
+        (NonSuccessKind::Error, "attempt 2: error (infra): error of b/tmpfs/pin/dirty".to_owned()),
+    ];
+    for allowed in [false, true] {
+        run.allow_flaky = allowed;
+        let (text, report) = report(&run);
+        assert_eq!(
+            reruns(&report, "b/tmpfs/pin/dirty"),
+            (allowed, FlakyOrRerun::Flaky, attempts.clone()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn junit_has_the_other_attempts_of_a_case_that_always_failed() {
+    let id = "a/ext4/pin/clean";
+    let again = CaseResult { attempt: 2, ..case(id, Outcome::Fail, Observation::Lost) };
+    let together = longpin_core::attempts::together(vec![error(id, Cause::Infra), again]);
+    let (text, report) = report(&run(vec![together.expect("two attempts")], &[], false));
+    let attempts = vec![(NonSuccessKind::Error, format!("attempt 1: error (infra): error of {id}"))];
+    let name = format!("{id}#2");
+    assert_eq!(reruns(&report, &name), (false, FlakyOrRerun::Rerun, attempts), "{text}");
+}
+
+#[test]
+fn a_flaky_case_that_is_allowed_is_green_and_still_shown() {
+    let run = RunResult { allow_flaky: true, ..run(vec![flaky("a/ext4/pin/clean")], &[], false) };
+    let text = ktap(&run);
+    assert!(text.contains("\n  ok 1 a/ext4/pin/clean\n") && text.contains("# flaky: pass at"), "{text}");
+    let text = github(&run, &BTreeMap::new());
+    assert!(text.starts_with("::warning title=longpin%3A flaky of a::"), "{text}");
+    let text = markdown(&run);
+    assert!(text.contains("\n| flaky | a/ext4/pin/clean | lost | pass at attempt 3 of 3"), "{text}");
+}
+
+#[test]
+fn what_never_ran_says_why_in_every_format() {
+    let why = "not run: 3 unexpected cases came before";
+    let stopped = RunResult { stopped: Some(why.into()), ..run(Vec::new(), &["a/ext4/pin/clean"], false) };
+    let texts = [ktap(&stopped), report(&stopped).0, github(&stopped, &BTreeMap::new()), markdown(&stopped)];
+    for text in texts {
+        assert!(text.contains("error (missing)") && text.contains(why), "{text}");
+    }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// Differences that are shown.
 const SHOWN: usize = 20;
 /// Of a run, not of a verdict.
-const LEFT_OUT: [&str; 2] = ["boot", "seconds"];
+const LEFT_OUT: [&str; 3] = ["attempts", "boot", "seconds"];
 
 fn tests(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name)

@@ -65,6 +65,7 @@ fn story(last: impl Fn(&Case) -> Option<EventKind>) -> Vec<RunEvent> {
         cases: cases.iter().map(Case::label).collect(),
         started: "2027-01-01T00:00:00Z".into(),
         command: "longpin run lost-update".into(),
+        allow_flaky: false,
     };
     let boot =
         BootResult { boot: 1, seconds_to_agent: Some(6.0), seconds: 12.0, cases: 2, ended: "done".into() };
@@ -108,6 +109,74 @@ fn a_case_that_never_reported_is_missing_and_an_error() {
     assert_eq!(run.exit_code(false), ExitCode::Error);
 }
 
+/// How the second case of the story comes out, attempt by attempt.
+fn attempts(outcomes: &[(Outcome, Observation)]) -> RunResult {
+    let mut events = story(|_| None);
+    let case = cases().remove(1);
+    for (attempt, (outcome, word)) in (1..).zip(outcomes) {
+        let case = Case { attempt, ..case.clone() };
+        if attempt > 1 {
+            let retries = EventKind::RetriesStarted { round: attempt - 1, cases: vec![case.label()] };
+            events.push(event(20_000, retries));
+        }
+        let seen =
+            Observed { observations: [*word].into(), reason: format!("saw {word}"), ..Observed::default() };
+        let cause = (*outcome == Outcome::Error).then_some(Cause::Infra);
+        events.push(event(20_000, finished(&case, &seen, *outcome, cause)));
+    }
+    RunResult::from_events(&events)
+}
+
+#[test]
+fn a_case_that_is_as_expected_after_a_failure_is_flaky_and_keeps_the_failure() {
+    let run = attempts(&[(Outcome::Fail, Observation::Lost), (Outcome::Pass, Observation::Intact)]);
+    let summary = &run.summary;
+    assert_eq!((summary.planned, summary.xfail, summary.flaky, summary.fail, summary.pass), (2, 1, 1, 0, 0));
+    let case = &run.cases[1];
+    assert_eq!((case.label().as_str(), case.outcome), ("lost-update/tmpfs/pin/clean", Outcome::Flaky));
+    assert_eq!(case.headline, Some(Observation::Lost));
+    assert_eq!(case.reason, "pass at attempt 2 of 2, but at attempt 1 fail: saw lost");
+    let outcomes: Vec<Outcome> = case.attempts.iter().map(|attempt| attempt.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Fail, Outcome::Pass]);
+    assert_eq!(run.exit_code(false), ExitCode::Bad);
+    let allowed = RunResult { allow_flaky: true, ..run.clone() };
+    assert_eq!((allowed.exit_code(false), allowed.exit_code(true)), (ExitCode::Good, ExitCode::Bad));
+    let text = table(&run, TableStyle { color: false, width: None });
+    let row = text.lines().find(|line| line.contains("tmpfs")).expect("a row");
+    assert!(text.contains("attempts") && row.contains("flaky") && row.ends_with("fail, pass"), "{text}");
+    assert!(text.contains("2 of 2 cases: 1 xfail, 1 flaky;"), "{text}");
+}
+
+#[test]
+fn a_case_that_is_never_as_expected_is_as_bad_as_its_gravest_attempt() {
+    use Outcome::{Error, Fail, Skip, Xpass};
+    for (outcomes, wanted, decided) in [
+        (&[Fail, Fail][..], Fail, 1),
+        (&[Error, Fail, Error], Fail, 2),
+        (&[Error, Xpass], Xpass, 2),
+        (&[Error, Error], Error, 1),
+        (&[Fail, Skip], Fail, 1),
+    ] {
+        let seen: Vec<_> = outcomes.iter().map(|outcome| (*outcome, Observation::Lost)).collect();
+        let run = attempts(&seen);
+        let case = &run.cases[1];
+        assert_eq!((case.outcome, case.attempt), (wanted, decided), "{outcomes:?}");
+        assert_eq!((run.cases.len(), case.attempts.len()), (2, outcomes.len()));
+        let code = if wanted == Error { ExitCode::Error } else { ExitCode::Bad };
+        assert_eq!(run.exit_code(false), code, "{outcomes:?}");
+    }
+}
+
+#[test]
+fn what_never_ran_since_enough_had_failed_counts_as_an_error_and_the_table_says_so() {
+    let mut events = story(|_| None);
+    events.push(event(20_000, EventKind::Stopped { reason: "not run: 1 came before".into() }));
+    let run = RunResult::from_events(&events);
+    assert_eq!((run.summary.error, run.exit_code(false)), (1, ExitCode::Error));
+    let text = table(&run, TableStyle { color: false, width: None });
+    assert!(text.contains("\nnot run: 1 came before: 1 cases never ran\n"), "{text}");
+}
+
 #[test]
 fn controls_are_kept_apart_from_cases() {
     let run = RunResult::from_events(&story(|case| intact(&Case { control: true, ..case.clone() })));
@@ -142,7 +211,7 @@ fn the_document_has_the_fields_that_are_documented() {
     for key in ["scenario", "fs", "pin", "release", "reason", "errno", "seconds", "log"] {
         assert!(case.get(key).is_some(), "cases[].{key}");
     }
-    for key in ["pass", "fail", "xfail", "xpass", "skip", "error", "seconds", "cases_per_minute"] {
+    for key in ["pass", "fail", "xfail", "xpass", "flaky", "skip", "error", "seconds", "cases_per_minute"] {
         assert!(json["summary"].get(key).is_some(), "summary.{key}");
     }
     let again: RunResult = serde_json::from_value(json).expect("the document reads back");
@@ -270,8 +339,11 @@ fn a_document_from_before_the_audit_still_reads() {
     let mut json = serde_json::to_value(&run).expect("json");
     for case in json["cases"].as_array_mut().expect("cases") {
         let case = case.as_object_mut().expect("an object");
-        case.retain(|key, _| !["audit", "blocked", "fsck"].contains(&key.as_str()));
+        case.retain(|key, _| !["audit", "blocked", "fsck", "attempts"].contains(&key.as_str()));
     }
+    json["summary"].as_object_mut().expect("an object").remove("flaky");
+    let document = json.as_object_mut().expect("an object");
+    document.retain(|key, _| !["stopped", "allow_flaky"].contains(&key.as_str()));
     let again: RunResult = serde_json::from_value(json).expect("an old document");
     assert_eq!(again, run);
 }

@@ -176,3 +176,50 @@ fn a_run_until_failure_ends_with_the_first_one_and_skips_the_rest() {
     assert!(lab.out().join("boot-1/disk0.img").is_file(), "--keep-disks");
     lab.assert_tidy();
 }
+
+#[test]
+fn a_case_that_fails_beside_its_neighbour_is_flaky_as_it_passes_in_a_boot_of_its_own() {
+    let lab = Lab::new();
+    let mark = "{ do = \"exec\", argv = [\"touch\", \"/mark\"] }";
+    let look = "{ do = \"exec\", argv = [\"sh\", \"-c\", \"test ! -e /mark\"], verifies = true }";
+    let before = scenario::write(&lab.path(""), "a-before", &["\"mkfs\"", mark], "intact");
+    let after = scenario::write(&lab.path(""), "b-after", &["\"mkfs\"", look], "intact");
+    let junit = lab.path("junit.xml");
+    let form = format!("junit={}", junit.display());
+    let ended = lab.run(&[&before, &after, "--retries", "2", "--format", &form]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result = lab.result();
+    assert_eq!(result["summary"]["planned"], 2, "{result}");
+    assert_eq!(result["boots"].as_array().map(Vec::len), Some(2), "one boot more, for one case");
+    assert_eq!(case(&result, "a-before/tmpfs/none/none")["attempts"], json!([]));
+    let flaky = case(&result, "b-after/tmpfs/none/none");
+    assert_eq!((&flaky["outcome"], &flaky["headline"]), (&json!("flaky"), &json!("torn")), "{flaky}");
+    let attempts = flaky["attempts"].as_array().expect("attempts");
+    let seen: Vec<_> = attempts.iter().map(|it| (&it["outcome"], &it["boot"])).collect();
+    assert_eq!(seen, [(&json!("fail"), &json!(1)), (&json!("pass"), &json!(2))], "{flaky}");
+    for record in ["b-after.tmpfs.none.none", "b-after.tmpfs.none.none#2"] {
+        assert!(lab.out().join(format!("cases/{record}.json")).is_file(), "{record}");
+    }
+    assert!(ended.stdout.contains("fail, pass"), "{}", ended.stdout);
+    let junit = std::fs::read_to_string(junit).expect("the report is there");
+    assert!(junit.contains("<flakyFailure"), "{junit}");
+    let page = lab.start(&["report", lab.out().to_str().expect("UTF-8")]).end();
+    assert_eq!(page.code, Some(0), "{}", page.stderr);
+    let page = std::fs::read_to_string(lab.out().join("report.html")).expect("the page is there");
+    assert!(page.contains("b-after/tmpfs/none/none#2"), "the second attempt is drawn as well");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_run_that_ends_after_enough_failures_says_what_never_ran() {
+    let lab = Lab::new();
+    let steps = ["\"mkfs\"", "\"mount\"", "\"create\"", "\"compare\""];
+    let file = scenario::write(&lab.path(""), "never-lost", &steps, "lost");
+    let ended = lab.run(&[&file, "--repeat", "4", "--max-fail", "2"]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    let result = lab.result();
+    assert_eq!((&result["summary"]["xpass"], &result["summary"]["error"]), (&json!(2), &json!(2)));
+    assert_eq!(result["missing"], json!(["never-lost/tmpfs/none/none#3", "never-lost/tmpfs/none/none#4"]));
+    assert!(ended.stdout.contains("(--max-fail): 2 cases never ran"), "{}", ended.stdout);
+    lab.assert_tidy();
+}

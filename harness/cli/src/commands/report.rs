@@ -33,8 +33,9 @@ pub fn report(args: &ReportArgs) -> Result<ExitCode> {
         return forms(args, &run);
     }
     let chosen = choose(&run, &args.case)?;
-    if chosen.len() < run.cases.len() {
-        notices.push(format!("{} of the run's {} cases, chosen by --case", chosen.len(), run.cases.len()));
+    let all = with_attempts(&run).len();
+    if chosen.len() < all {
+        notices.push(format!("{} of the run's {all} cases, chosen by --case", chosen.len()));
     }
     let (lore, whys) = lore(&args.dir);
     let cases: Vec<CaseReport<'_>> = chosen
@@ -137,20 +138,31 @@ fn parse<T: DeserializeOwned>(path: &Path, text: &str, schema: u32) -> Result<T>
 
 /// The cases that were asked for, by label; all if none.
 fn choose<'r>(run: &'r RunResult, labels: &[String]) -> Result<Vec<&'r CaseResult>> {
+    let all = with_attempts(run);
     for label in labels {
-        if !run.cases.iter().any(|case| case.label() == *label || case.id == *label) {
-            let known: Vec<String> = run.cases.iter().take(8).map(CaseResult::label).collect();
-            let more = if run.cases.len() > known.len() { ", ..." } else { "" };
+        if !all.iter().any(|case| case.label() == *label || case.id == *label) {
+            let known: Vec<String> = all.iter().take(8).map(|case| case.label()).collect();
+            let more = if all.len() > known.len() { ", ..." } else { "" };
             return Err(Error::Usage(format!(
                 "--case {label}: the run has no such case; use one of {}{more}",
                 known.join(", ")
             )));
         }
     }
-    let wanted = |case: &&CaseResult| {
+    let wanted = |case: &&'r CaseResult| {
         labels.is_empty() || labels.iter().any(|label| case.label() == *label || case.id == *label)
     };
-    Ok(run.cases.iter().filter(wanted).collect())
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+/// Whatever has a record: a case that was run again, and beside it those of its attempts for which it does not stand.
+fn with_attempts(run: &RunResult) -> Vec<&CaseResult> {
+    let mut found = Vec::new();
+    for case in &run.cases {
+        found.push(case);
+        found.extend(case.attempts.iter().filter(|attempt| attempt.attempt != case.attempt));
+    }
+    found
 }
 
 /// The timeline of a case, or what keeps it from being drawn.

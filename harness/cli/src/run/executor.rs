@@ -10,6 +10,7 @@ use super::story::Story;
 use crate::guest::{self, BootError, Guest, Machine};
 use crate::interrupt::Interrupt;
 use anyhow::Context as _;
+use longpin_core::attempts::is_unexpected;
 use longpin_core::controls;
 use longpin_core::events::EventKind;
 use longpin_core::plan::Case;
@@ -33,6 +34,8 @@ pub struct Executor<'a> {
     pub cases_per_boot: usize,
     /// Nothing more after the first case that is not as it should be.
     pub fail_fast: bool,
+    /// Nothing more after so many of them.
+    pub max_fail: Option<u32>,
     pub environment: Environment,
     /// Makes the labels of one run differ from those of another.
     pub seed: u32,
@@ -40,6 +43,12 @@ pub struct Executor<'a> {
     pub attempts: u32,
     /// Label of the case after which nothing more is to run.
     pub last: Option<String>,
+    /// Boots so far.
+    pub boots: u32,
+    /// Cases that were not as they should be, and may be when they run again.
+    pub unexpected: Vec<Case>,
+    /// Nothing more is to run.
+    pub stopped: bool,
 }
 
 /// How a boot ended.
@@ -62,14 +71,34 @@ enum CaseEnd {
 }
 
 impl Executor<'_> {
-    /// Run all cases. Errors: the result directory cannot be written.
-    pub fn run(&mut self, cases: Vec<Case>) -> anyhow::Result<()> {
-        let mut pending = Pending::new(cases);
-        let (mut failed, mut hopeless_machines, mut started) = (0, 0, false);
-        for boot in 1.. {
-            if pending.is_empty() {
+    /// Run all cases, and those that were not as they should be again, up to `retries` times. Errors: the result directory
+    /// cannot be written.
+    pub fn run(&mut self, cases: Vec<Case>, retries: u32) -> anyhow::Result<()> {
+        self.round(cases)?;
+        // It bounds the cases of the run, and these are counted.
+        self.max_fail = None;
+        for round in 1..=retries {
+            let mut again = std::mem::take(&mut self.unexpected);
+            if self.stopped || again.is_empty() {
                 break;
             }
+            again.iter_mut().for_each(|case| case.attempt += 1);
+            let labels = again.iter().map(Case::label).collect();
+            self.story.tell(EventKind::RetriesStarted { round, cases: labels })?;
+            // What a neighbour left behind must not decide again.
+            self.cases_per_boot = 1;
+            self.round(again)?;
+        }
+        Ok(())
+    }
+
+    /// Run cases once.
+    fn round(&mut self, cases: Vec<Case>) -> anyhow::Result<()> {
+        let mut pending = Pending::new(cases);
+        let (mut failed, mut hopeless_machines, mut started) = (0, 0, false);
+        while !pending.is_empty() {
+            self.boots += 1;
+            let boot = self.boots;
             let began = Instant::now();
             self.story.tell(EventKind::BootStarted { boot })?;
             let mut result = BootResult { boot, ..BootResult::default() };
@@ -89,7 +118,14 @@ impl Executor<'_> {
             };
             self.story.tell(EventKind::BootEnded(result))?;
             if interrupted {
+                self.stopped = true;
                 return self.story.tell(EventKind::Interrupted);
+            }
+            // A run that has come to its end did not stop before it.
+            if let Some(most) = self.max_fail.filter(|most| self.has_enough(*most) && !pending.is_empty()) {
+                self.stopped = true;
+                let reason = format!("not run: {most} unexpected cases came before (--max-fail)");
+                return self.story.tell(EventKind::Stopped { reason });
             }
             if let Some(label) = self.last.take() {
                 return self.skip(pending, boot, &label);
@@ -104,6 +140,11 @@ impl Executor<'_> {
             }
         }
         Ok(())
+    }
+
+    /// So many cases were not as they should be.
+    fn has_enough(&self, most: u32) -> bool {
+        self.unexpected.len() >= most as usize
     }
 
     /// No guest to be had: what was to run in one becomes an error that says why.
@@ -147,11 +188,17 @@ impl Executor<'_> {
             let Some(case) = pending.next_with(&needs) else { break };
             let mut attempt = self.run_case(&mut guest, &case, result.boot)?;
             result.cases += 1;
-            let good = matches!(attempt.judgement.outcome, Outcome::Pass | Outcome::Xfail | Outcome::Skip);
-            if self.fail_fast && !good {
+            let bad = is_unexpected(attempt.judgement.outcome);
+            if self.fail_fast && bad {
                 self.last = Some(case.label());
             }
-            let last = nth == self.cases_per_boot || !pending.has_next_with(&needs) || self.last.is_some();
+            if bad {
+                self.unexpected.push(case.clone());
+            }
+            let last = nth == self.cases_per_boot
+                || !pending.has_next_with(&needs)
+                || self.last.is_some()
+                || self.max_fail.is_some_and(|most| self.has_enough(most));
             let mut interrupted = false;
             if last && matches!(attempt.end, CaseEnd::Good) {
                 match guest.power_off() {
@@ -159,6 +206,9 @@ impl Executor<'_> {
                     Evidence::Trouble(Trouble::Interrupted) => interrupted = true,
                     word => attempt = attempt.with(&case, word)?,
                 }
+            }
+            if is_unexpected(attempt.judgement.outcome) && !bad {
+                self.unexpected.push(case.clone());
             }
             self.report(&case, &attempt, result.boot)?;
             match attempt.end {
@@ -221,6 +271,7 @@ impl Executor<'_> {
         for _ in 0..self.cases_per_boot {
             let Some(case) = pending.next_with(needs) else { break };
             self.tell_unrun(&case, result.boot, &judgement)?;
+            self.unexpected.push(case);
         }
         Ok(End::Spoiled(judgement.reason))
     }

@@ -104,6 +104,7 @@ fn tell(
         cases: cases.iter().map(Case::label).collect(),
         started: jiff::Timestamp::now().to_string(),
         command,
+        allow_flaky: args.allow_flaky,
     })?;
     for text in notice.into_iter().chain(kernel_notices(machine)) {
         story.tell(EventKind::Notice { text })?;
@@ -119,12 +120,16 @@ fn tell(
         limits,
         cases_per_boot,
         fail_fast,
+        max_fail: args.max_fail,
         environment,
         seed,
         attempts: 0,
         last: None,
+        boots: 0,
+        unexpected: Vec::new(),
+        stopped: false,
     };
-    executor.run(cases)?;
+    executor.run(cases, args.retries)?;
     story.tell(EventKind::RunFinished)
 }
 

@@ -44,6 +44,9 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         library,
         machine,
         repeat,
+        retries,
+        allow_flaky,
+        max_fail,
         fail_fast,
         until_fail,
         dry_run: _,
@@ -81,6 +84,8 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--memory", unless(memory, &usual.memory, |n| n.to_string().into()));
     say("--cpus", unless(cpus, &usual.cpus, |n| n.to_string().into()));
     say("--repeat", unless(repeat, &1, |n| n.to_string().into()));
+    say("--retries", unless(retries, &0, |n| n.to_string().into()));
+    say("--max-fail", max_fail.map(|n| n.to_string().into()));
     say("--cases-per-boot", unless(cases_per_boot, &100, |n| n.to_string().into()));
     say("--timeout", unless(&timeout.as_secs(), &180, |n| n.to_string().into()));
     // Files stay those of the first run, as its result directory does.
@@ -89,6 +94,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--color", unless(color, &Color::Auto, word_of));
     for (name, given) in [
         ("--keep-disks", keep_disks),
+        ("--allow-flaky", allow_flaky),
         ("--fail-fast", fail_fast),
         ("--until-fail", until_fail),
         ("--verbose", verbose),
@@ -174,6 +180,8 @@ mod tests {
             "1",
             "--repeat",
             "3",
+            "--max-fail",
+            "2",
             "--cases-per-boot",
             "7",
             "--timeout",
@@ -189,6 +197,8 @@ mod tests {
             "--seed",
             "9",
         ];
+        assert_eq!(line(&run(&words), 9), format!("longpin run {}", words.join(" ")));
+        let words = ["a", "--retries", "3", "--allow-flaky", "--seed", "9"];
         assert_eq!(line(&run(&words), 9), format!("longpin run {}", words.join(" ")));
     }
 

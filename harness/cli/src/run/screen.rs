@@ -35,6 +35,14 @@ impl Screen {
                 self.bar.set_length(cases.len() as u64);
                 self.bar.enable_steady_tick(Duration::from_millis(120));
             }
+            EventKind::RetriesStarted { round, cases } => {
+                self.bar.inc_length(cases.len() as u64);
+                self.line(&format!(
+                    "run again, time {round}: {} cases that were not as expected",
+                    cases.len()
+                ));
+            }
+            EventKind::Stopped { reason } => self.line(reason),
             EventKind::BootStarted { boot } => {
                 self.boot = *boot;
                 self.bar.set_message(format!("boot {boot}"));

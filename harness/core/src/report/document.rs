@@ -2,11 +2,13 @@
 //! `result.json`: the document of a run, which `--format json` prints as well. `docs/result-schema.md` describes it;
 //! a field is only ever added while [`RESULT_SCHEMA`] stays.
 
+use crate::attempts;
 use crate::events::{EventKind, RunEvent};
-use crate::exit_code::{ExitCode, exit_code};
+use crate::exit_code::{ExitCode, Rules, exit_code};
 use crate::result::{BootResult, CaseResult, Environment};
 use crate::words::Outcome;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Version of the document. 2: `detected` means an errno, `warned` a line of the kernel log, and neither hides what became
 /// of the bytes.
@@ -33,6 +35,12 @@ pub struct RunResult {
     pub missing: Vec<String>,
     /// The user stopped it.
     pub interrupted: bool,
+    /// Why it ended before its last case, as it was told to; else null.
+    #[serde(default)]
+    pub stopped: Option<String>,
+    /// A flaky case does not make it fail.
+    #[serde(default)]
+    pub allow_flaky: bool,
     /// Numbers.
     pub summary: Summary,
 }
@@ -50,6 +58,9 @@ pub struct Summary {
     pub xfail: usize,
     /// Expected bad, turned good.
     pub xpass: usize,
+    /// Not as expected, and as expected when it ran again.
+    #[serde(default)]
+    pub flaky: usize,
     /// Could not be tried.
     pub skip: usize,
     /// Prove nothing, or never reported.
@@ -65,10 +76,12 @@ impl RunResult {
     pub fn from_events<'e>(events: impl IntoIterator<Item = &'e RunEvent>) -> Self {
         let mut run = Self { schema: RESULT_SCHEMA, ..Self::default() };
         let (mut ready_ms, mut verdict_ms, mut end_ms) = (None, 0, 0);
+        let (mut retries, mut verdicts) = (BTreeSet::new(), 0);
         for event in events {
             end_ms = end_ms.max(event.at_ms);
             match &event.kind {
-                EventKind::RunStarted { environment, cases, started, command } => {
+                EventKind::RunStarted { environment, cases, started, command, allow_flaky } => {
+                    run.allow_flaky = *allow_flaky;
                     run.environment = (**environment).clone();
                     run.missing = cases.clone();
                     run.summary.planned = cases.len();
@@ -81,8 +94,14 @@ impl RunResult {
                 EventKind::CaseFinished(case) if case.control => run.controls.push((**case).clone()),
                 EventKind::CaseFinished(case) => {
                     verdict_ms = event.at_ms;
-                    run.take(case);
+                    verdicts += 1;
+                    match retries.remove(&case.label()) {
+                        true => run.take_retry(case),
+                        false => run.take(case),
+                    }
                 }
+                EventKind::RetriesStarted { cases, .. } => retries.extend(cases.iter().cloned()),
+                EventKind::Stopped { reason } => run.stopped = Some(reason.clone()),
                 EventKind::Interrupted => run.interrupted = true,
                 EventKind::BootStarted { .. }
                 | EventKind::CaseStarted { .. }
@@ -91,32 +110,56 @@ impl RunResult {
                 | EventKind::RunFinished => {}
             }
         }
-        run.summary.error += run.missing.len();
+        run.summary.count(&run.cases, run.missing.len());
         run.summary.seconds = seconds(end_ms);
-        run.summary.cases_per_minute = rate(run.cases.len(), ready_ms.unwrap_or_default(), verdict_ms);
+        run.summary.cases_per_minute = rate(verdicts, ready_ms.unwrap_or_default(), verdict_ms);
         run
     }
 
     fn take(&mut self, case: &CaseResult) {
         let label = case.label();
         self.missing.retain(|missing| *missing != label);
-        let summary = &mut self.summary;
-        let count = match case.outcome {
-            Outcome::Pass => &mut summary.pass,
-            Outcome::Fail => &mut summary.fail,
-            Outcome::Xfail => &mut summary.xfail,
-            Outcome::Xpass => &mut summary.xpass,
-            Outcome::Skip => &mut summary.skip,
-            Outcome::Error => &mut summary.error,
-        };
-        *count += 1;
         self.cases.push(case.clone());
+    }
+
+    /// One more attempt of a case that has reported.
+    fn take_retry(&mut self, attempt: &CaseResult) {
+        let Some(case) = self.cases.iter_mut().find(|case| case.id == attempt.id) else {
+            return self.take(attempt);
+        };
+        let mut attempts = match case.attempts.is_empty() {
+            true => vec![case.clone()],
+            false => std::mem::take(&mut case.attempts),
+        };
+        attempts.push(attempt.clone());
+        if let Some(together) = attempts::together(attempts) {
+            *case = together;
+        }
     }
 
     /// What the shell is told.
     pub fn exit_code(&self, strict: bool) -> ExitCode {
-        let cases = self.cases.iter().map(|case| (case.outcome, &case.observations));
-        exit_code(cases, self.summary.planned, strict)
+        let rules = Rules { strict, allow_flaky: self.allow_flaky };
+        let cases = self.cases.iter().map(|case| (case.outcome, case.saw_harm()));
+        exit_code(cases, self.summary.planned, rules)
+    }
+}
+
+impl Summary {
+    /// Whatever never reported is an error.
+    fn count(&mut self, cases: &[CaseResult], missing: usize) {
+        self.error = missing;
+        for case in cases {
+            *match case.outcome {
+                Outcome::Pass => &mut self.pass,
+                Outcome::Fail => &mut self.fail,
+                Outcome::Xfail => &mut self.xfail,
+                Outcome::Xpass => &mut self.xpass,
+                Outcome::Flaky => &mut self.flaky,
+                Outcome::Skip => &mut self.skip,
+                Outcome::Error => &mut self.error,
+            } += 1;
+        }
     }
 }
 

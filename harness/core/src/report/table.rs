@@ -39,19 +39,29 @@ pub fn table(run: &RunResult, style: TableStyle) -> String {
     // Most runs have none, and a column of zeros says less than its absence.
     let with_hits = run.cases.iter().any(|case| hits(case) > 0);
     header.extend(with_hits.then_some("hits"));
+    let with_attempts = run.cases.iter().any(|case| !case.attempts.is_empty());
+    header.extend(with_attempts.then_some("attempts"));
     table.set_header(header);
     for case in &run.cases {
         let mut row = row(case);
         row.extend(with_hits.then(|| Cell::new(hits(case))));
+        row.extend(with_attempts.then(|| Cell::new(attempts(case))));
         table.add_row(row);
     }
     let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
-    format!("{}\n{}{}\n", lines.join("\n"), reasons(run, style.width), numbers(&run.summary))
+    let stopped = run.stopped.iter().map(|why| format!("{why}: {} cases never ran\n", run.missing.len()));
+    let stopped: String = stopped.collect();
+    format!("{}\n{}{stopped}{}\n", lines.join("\n"), reasons(run, style.width), numbers(&run.summary))
 }
 
 /// Pages that DMA changed in flight.
 fn hits(case: &CaseResult) -> u64 {
     case.audit.as_ref().map_or(0, |audit| audit.hits_by_dma)
+}
+
+/// `fail, pass`: how each attempt came out, where there was more than one.
+fn attempts(case: &CaseResult) -> String {
+    case.attempts.iter().map(CaseResult::outcome_words).collect::<Vec<_>>().join(", ")
 }
 
 fn row(case: &CaseResult) -> Vec<Cell> {
@@ -63,17 +73,13 @@ fn row(case: &CaseResult) -> Vec<Cell> {
     let generations = [case.generations.device, case.generations.guest, case.generations.host];
     let generations =
         generations.map(|generation| generation.map_or("-".into(), |g| g.to_string())).join("/");
-    let outcome = match &case.error {
-        Some(error) => format!("{} ({})", case.outcome, error.cause),
-        None => case.outcome.to_string(),
-    };
     vec![
         Cell::new(scenario),
         Cell::new(&case.fs),
         Cell::new(&case.pin),
         Cell::new(&case.release),
         Cell::new(observed).fg(color_of(case.headline)),
-        mark(Cell::new(outcome), case.outcome),
+        mark(Cell::new(case.outcome_words()), case.outcome),
         Cell::new(generations),
     ]
 }
@@ -116,7 +122,9 @@ fn mark(cell: Cell, outcome: Outcome) -> Cell {
     match outcome {
         Outcome::Pass => cell.fg(Color::Green),
         Outcome::Xfail | Outcome::Skip => cell.fg(Color::Yellow),
-        Outcome::Fail | Outcome::Xpass | Outcome::Error => cell.fg(Color::Red).add_attribute(Attribute::Bold),
+        Outcome::Fail | Outcome::Xpass | Outcome::Flaky | Outcome::Error => {
+            cell.fg(Color::Red).add_attribute(Attribute::Bold)
+        }
     }
 }
 
@@ -127,16 +135,17 @@ pub(super) fn numbers(summary: &Summary) -> String {
         (summary.xfail, "xfail"),
         (summary.fail, "fail"),
         (summary.xpass, "xpass"),
+        (summary.flaky, "flaky"),
         (summary.skip, "skip"),
         (summary.error, "error"),
     ];
-    let counts: Vec<String> =
+    let words: Vec<String> =
         counts.iter().filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
     format!(
         "{} of {} cases: {}; {:.1} s, {} cases a minute",
-        summary.pass + summary.fail + summary.xfail + summary.xpass + summary.skip + summary.error,
+        counts.iter().map(|(n, _)| n).sum::<usize>(),
         summary.planned,
-        counts.join(", "),
+        words.join(", "),
         summary.seconds,
         summary.cases_per_minute
     )

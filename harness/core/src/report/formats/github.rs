@@ -36,7 +36,8 @@ fn annotation(group: &[Entry<'_>], places: &BTreeMap<String, Place>) -> String {
         .map(|place| format!("file={},line={},", property(place.file.trim_start_matches("./")), place.line));
     let title = format!("longpin: {} of {}", first.outcome_words(), first.scenario);
     let message = format!("{}: {}", labels(group), first.reason());
-    format!("::error {}title={}::{}", place.unwrap_or_default(), property(&title), data(&message))
+    let level = if first.is_good() { "warning" } else { "error" };
+    format!("::{level} {}title={}::{}", place.unwrap_or_default(), property(&title), data(&message))
 }
 
 /// Text after the second `::`; the escapes are those of `@actions/core`.

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! JUnit's XML as GitLab, Jenkins and GitHub actions read it: flat, a suite is a scenario, a test a case with its attempt.
 
-use super::{Entry, Suite, environment, one_line, suites};
+use super::{Entry, REASON_CHARS, Suite, environment, one_line, suites};
+use crate::attempts::is_unexpected;
 use crate::report::RunResult;
 use crate::verdict::Outcome;
-use quick_junit::{NonSuccessKind, Property, Report, SerializeError, TestCase, TestCaseStatus, TestSuite};
+use quick_junit::{
+    FlakyOrRerun, NonSuccessKind, Property, Report, SerializeError, TestCase, TestCaseStatus, TestRerun,
+    TestSuite,
+};
 use std::time::Duration;
 
 /// The whole run.
@@ -21,6 +25,7 @@ fn test_suite(run: &RunResult, suite: &Suite<'_>) -> TestSuite {
     let environment = environment(run).into_iter().map(|(name, value)| Property::new(name, value));
     tests.add_properties(environment);
     tests.add_property(("interrupted", if run.interrupted { "true" } else { "false" }));
+    tests.add_properties(run.stopped.iter().map(|why| Property::new("stopped", one_line(why, REASON_CHARS))));
     tests.set_time(duration(suite.entries.iter().map(seconds).sum()));
     tests.add_test_cases(suite.entries.iter().map(test_case));
     tests
@@ -36,8 +41,11 @@ fn test_case(entry: &Entry<'_>) -> TestCase {
 fn status(entry: &Entry<'_>) -> TestCaseStatus {
     let mut status = match entry.outcome {
         Outcome::Pass => return TestCaseStatus::success(),
+        Outcome::Flaky if entry.is_good() => TestCaseStatus::success(),
         Outcome::Xfail | Outcome::Skip => TestCaseStatus::skipped(),
-        Outcome::Fail | Outcome::Xpass => TestCaseStatus::non_success(NonSuccessKind::Failure),
+        Outcome::Fail | Outcome::Xpass | Outcome::Flaky => {
+            TestCaseStatus::non_success(NonSuccessKind::Failure)
+        }
         Outcome::Error => TestCaseStatus::non_success(NonSuccessKind::Error),
     };
     status.set_message(format!("{}: {}", entry.outcome_words(), entry.reason()));
@@ -46,7 +54,29 @@ fn status(entry: &Entry<'_>) -> TestCaseStatus {
     if !details.is_empty() {
         status.set_description(details.join("\n"));
     }
+    if entry.outcome == Outcome::Flaky {
+        status.set_rerun_kind(FlakyOrRerun::Flaky);
+    }
+    status.add_reruns(reruns(entry));
     status
+}
+
+/// Attempts that were not as expected, without the one that the case itself stands for.
+fn reruns<'e>(entry: &'e Entry<'_>) -> impl Iterator<Item = TestRerun> + 'e {
+    let stands_for = entry.case.filter(|_| entry.outcome != Outcome::Flaky).map(|case| case.attempt);
+    let attempts = entry.case.into_iter().flat_map(|case| &case.attempts);
+    attempts.filter(move |it| is_unexpected(it.outcome) && Some(it.attempt) != stands_for).map(|attempt| {
+        let kind = match attempt.outcome {
+            Outcome::Error => NonSuccessKind::Error,
+            _ => NonSuccessKind::Failure,
+        };
+        let (words, reason) = (attempt.outcome_words(), one_line(&attempt.reason, REASON_CHARS));
+        let mut rerun = TestRerun::new(kind);
+        rerun.set_time(duration(attempt.seconds));
+        rerun.set_message(format!("attempt {}: {words}: {reason}", attempt.attempt));
+        rerun.set_type(words);
+        rerun
+    })
 }
 
 fn seconds(entry: &Entry<'_>) -> f64 {

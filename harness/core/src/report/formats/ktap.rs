@@ -2,7 +2,7 @@
 //! KTAP version 1, as `Documentation/dev-tools/ktap.rst` of the kernel has it: scenarios, and in each its cases. The
 //! kernel's own reader is `tools/testing/kunit/kunit_parser.py`.
 
-use super::{Entry, Suite, environment, suites};
+use super::{Entry, Suite, environment, one_line, suites};
 use crate::report::RunResult;
 use crate::verdict::Outcome;
 use std::fmt::Write as _;
@@ -16,6 +16,9 @@ pub fn ktap(run: &RunResult) -> String {
     }
     if run.interrupted {
         diagnostic(&mut text, "", "the run was interrupted");
+    }
+    if let Some(why) = &run.stopped {
+        diagnostic(&mut text, "", &one_line(why, usize::MAX));
     }
     line(&mut text, "", &format!("1..{}", suites.len()));
     for (number, suite) in (1..).zip(&suites) {
@@ -43,7 +46,7 @@ fn suite_lines(text: &mut String, number: usize, suite: &Suite<'_>) {
 
 /// Diagnostics stand before the result that they belong to.
 fn case_lines(text: &mut String, number: usize, entry: &Entry<'_>) {
-    if !entry.is_good() {
+    if entry.is_worth_a_look() {
         diagnostic(text, INDENT, &format!("{}: {}", entry.outcome_words(), entry.reason()));
         for detail in entry.details() {
             diagnostic(text, INDENT, &detail);
@@ -52,7 +55,7 @@ fn case_lines(text: &mut String, number: usize, entry: &Entry<'_>) {
     let directive = match entry.outcome {
         Outcome::Xfail => Some("XFAIL"),
         Outcome::Skip => Some("SKIP"),
-        Outcome::Pass | Outcome::Fail | Outcome::Xpass | Outcome::Error => None,
+        Outcome::Pass | Outcome::Fail | Outcome::Xpass | Outcome::Flaky | Outcome::Error => None,
     };
     // A second `#` would begin a second directive.
     let directive =

@@ -16,6 +16,10 @@ pub fn markdown(run: &RunResult) -> String {
     if run.interrupted {
         page.push_str("\nThe run was interrupted.\n");
     }
+    if let Some(why) = &run.stopped {
+        // Writing to a string does not fail.
+        let _ = writeln!(page, "\n{}.", escaped(why));
+    }
     if groups.is_empty() {
         page.push_str("\nNothing unexpected.\n");
     } else {
@@ -23,7 +27,6 @@ pub fn markdown(run: &RunResult) -> String {
         page.extend(groups.iter().take(MOST).map(|group| row(group)));
         let more = groups.len().saturating_sub(MOST);
         if more > 0 {
-            // Writing to a string does not fail.
             let _ = writeln!(page, "\n{more} more reasons are not shown.");
         }
     }
@@ -37,14 +40,15 @@ pub fn markdown(run: &RunResult) -> String {
 fn numbers(run: &RunResult) -> String {
     let summary = &run.summary;
     format!(
-        "| planned | pass | xfail | fail | xpass | skip | error | seconds |\n\
-         |---:|---:|---:|---:|---:|---:|---:|---:|\n\
-         | {} | {} | {} | {} | {} | {} | {} | {:.1} |\n",
+        "| planned | pass | xfail | fail | xpass | flaky | skip | error | seconds |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|---:|\n\
+         | {} | {} | {} | {} | {} | {} | {} | {} | {:.1} |\n",
         summary.planned,
         summary.pass,
         summary.xfail,
         summary.fail,
         summary.xpass,
+        summary.flaky,
         summary.skip,
         summary.error,
         summary.seconds

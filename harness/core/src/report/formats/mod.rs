@@ -36,10 +36,12 @@ struct Entry<'r> {
     reason: &'r str,
     /// None: it never reported.
     case: Option<&'r CaseResult>,
+    /// A flaky case is as good as one that passed.
+    allow_flaky: bool,
 }
 
 impl<'r> Entry<'r> {
-    fn reported(case: &'r CaseResult) -> Self {
+    fn reported(case: &'r CaseResult, allow_flaky: bool) -> Self {
         Self {
             label: case.label(),
             id: &case.id,
@@ -48,15 +50,17 @@ impl<'r> Entry<'r> {
             cause: case.error.as_ref().map(|error| error.cause),
             reason: &case.reason,
             case: Some(case),
+            allow_flaky,
         }
     }
 
     /// A case that never reported is an error, whatever the reason.
-    fn missing(label: &'r str, interrupted: bool) -> Self {
+    fn missing(label: &'r str, run: &'r RunResult) -> Self {
         let id = label.split_once('#').map_or(label, |(id, _)| id);
-        let reason = match interrupted {
-            true => "never reported: the run was interrupted",
-            false => "never reported",
+        let reason = match (&run.stopped, run.interrupted) {
+            (Some(why), false) => why,
+            (_, true) => "never reported: the run was interrupted",
+            (None, false) => "never reported",
         };
         Self {
             label: label.to_owned(),
@@ -66,11 +70,21 @@ impl<'r> Entry<'r> {
             cause: None,
             reason,
             case: None,
+            allow_flaky: false,
         }
     }
 
     fn is_good(&self) -> bool {
-        matches!(self.outcome, Outcome::Pass | Outcome::Xfail | Outcome::Skip)
+        match self.outcome {
+            Outcome::Pass | Outcome::Xfail | Outcome::Skip => true,
+            Outcome::Flaky => self.allow_flaky,
+            Outcome::Fail | Outcome::Xpass | Outcome::Error => false,
+        }
+    }
+
+    /// Somebody has to look at it: also at a flaky case that is allowed to be one.
+    fn is_worth_a_look(&self) -> bool {
+        !self.is_good() || self.outcome == Outcome::Flaky
     }
 
     /// `fail`, `error (infra)`, `error (missing)`.
@@ -91,6 +105,11 @@ impl<'r> Entry<'r> {
         let Some(case) = self.case else { return Vec::new() };
         let (observed, expected) = (gravest_first(&case.observations), gravest_first(&case.expected));
         let mut lines = vec![format!("observed: {observed}; expected: {expected}")];
+        lines.extend(case.attempts.iter().map(|attempt| {
+            let (seen, reason) = (gravest_first(&attempt.observations), one_line(&attempt.reason, LOG_CHARS));
+            let (number, boot) = (attempt.attempt, attempt.boot);
+            format!("attempt {number} (boot {boot}): {}: {seen}: {reason}", attempt.outcome_words())
+        }));
         let log = case.log.iter().take(LOG_LINES);
         lines.extend(log.map(|line| format!("log ({}): {}", line.class, one_line(&line.text, LOG_CHARS))));
         let left_out = case.log.len().saturating_sub(LOG_LINES);
@@ -103,10 +122,11 @@ impl<'r> Entry<'r> {
         let rank = match (self.outcome, self.cause, self.case) {
             (Outcome::Fail, ..) => 0,
             (Outcome::Xpass, ..) => 1,
-            (Outcome::Error, Some(Cause::Unproven), _) => 2,
-            (Outcome::Error, _, Some(_)) => 3,
-            (Outcome::Error, _, None) => 4,
-            (Outcome::Pass | Outcome::Xfail | Outcome::Skip, ..) => 5,
+            (Outcome::Flaky, ..) => 2,
+            (Outcome::Error, Some(Cause::Unproven), _) => 3,
+            (Outcome::Error, _, Some(_)) => 4,
+            (Outcome::Error, _, None) => 5,
+            (Outcome::Pass | Outcome::Xfail | Outcome::Skip, ..) => 6,
         };
         (rank, Reverse(self.case.and_then(|case| case.headline)))
     }
@@ -119,8 +139,8 @@ fn gravest_first(words: &BTreeSet<Observation>) -> String {
 
 /// All that was planned: what reported, then what did not.
 fn entries(run: &RunResult) -> Vec<Entry<'_>> {
-    let reported = run.cases.iter().map(Entry::reported);
-    reported.chain(run.missing.iter().map(|label| Entry::missing(label, run.interrupted))).collect()
+    let reported = run.cases.iter().map(|case| Entry::reported(case, run.allow_flaky));
+    reported.chain(run.missing.iter().map(|label| Entry::missing(label, run))).collect()
 }
 
 /// The cases of one scenario.
@@ -144,7 +164,7 @@ fn suites(run: &RunResult) -> Vec<Suite<'_>> {
 /// Cases that somebody has to look at, the gravest first. Those of a scenario with the same outcome and reason are one
 /// group.
 fn unexpected(run: &RunResult) -> Vec<Vec<Entry<'_>>> {
-    let mut bad: Vec<Entry<'_>> = entries(run).into_iter().filter(|entry| !entry.is_good()).collect();
+    let mut bad: Vec<Entry<'_>> = entries(run).into_iter().filter(Entry::is_worth_a_look).collect();
     bad.sort_by_key(Entry::gravity);
     let mut groups: Vec<Vec<Entry<'_>>> = Vec::new();
     for entry in bad {

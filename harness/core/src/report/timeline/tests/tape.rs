@@ -381,5 +381,6 @@ pub fn result(word: Observation, record: &CaseRecord) -> CaseResult {
         fsck: None,
         seconds: 3.0,
         log: Vec::new(),
+        attempts: Vec::new(),
     }
 }
