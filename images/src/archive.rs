@@ -6,7 +6,10 @@ use cpio::newc;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-const DIRECTORY: u32 = 0o040_755;
+const DIRECTORY_TYPE: u32 = 0o040_000;
+const DIRECTORY: u32 = DIRECTORY_TYPE | 0o755;
+/// The bits that say what an entry is (S_IFMT).
+const FILE_TYPE: u32 = 0o170_000;
 const FILE: u32 = 0o100_000;
 const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
@@ -16,10 +19,40 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 pub(crate) struct Archive {
     bytes: Vec<u8>,
     directories: BTreeSet<String>,
+    /// Everything else.
+    others: BTreeSet<String>,
     entries: u32,
 }
 
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum There {
+    Nothing,
+    Directory,
+    Other,
+}
+
 impl Archive {
+    /// What an archive that is unpacked so far has there.
+    pub(crate) fn there(&self, path: &str) -> There {
+        let path = path.trim_matches('/');
+        match (self.directories.contains(path), self.others.contains(path)) {
+            (true, _) => There::Directory,
+            (_, true) => There::Other,
+            _ => There::Nothing,
+        }
+    }
+
+    /// A directory with permissions of its own; one that is there keeps what it has.
+    pub(crate) fn directory_with(&mut self, path: &str, permissions: u32) -> io::Result<()> {
+        self.parent(path)?;
+        let path = path.trim_matches('/');
+        match self.directories.insert(path.to_owned()) {
+            true => self.entry(path, DIRECTORY_TYPE | permissions, (0, 0), &[]),
+            false => Ok(()),
+        }
+    }
+
     /// A directory, with those above it.
     pub(crate) fn directory(&mut self, path: &str) -> io::Result<()> {
         let path = path.trim_matches('/');
@@ -64,6 +97,9 @@ impl Archive {
 
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), content: &[u8]) -> io::Result<()> {
         self.entries += 1;
+        if mode & FILE_TYPE != DIRECTORY_TYPE {
+            self.others.insert(path.trim_matches('/').to_owned());
+        }
         let size = u32::try_from(content.len()).map_err(|_| {
             io::Error::new(io::ErrorKind::FileTooLarge, format!("{path} is over cpio's limit of 4 GiB"))
         })?;

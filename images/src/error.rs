@@ -258,6 +258,16 @@ pub enum Error {
         /// Names that are there.
         known: String,
     },
+    /// A tree for the guest that cannot be added to it.
+    #[error("overlay {}: {problem}; {remedy}", path.display())]
+    UnfitOverlay {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        remedy: String,
+    },
     /// A file that a program or kernel tool wrote is not as we know it.
     #[error("{what} cannot be read: {problem}; {remedy}")]
     Unreadable {

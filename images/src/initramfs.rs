@@ -11,6 +11,7 @@ use crate::key::{Inputs, Key};
 use crate::manifest::Kind;
 use crate::module_graph::{Before, ModuleGraph, Needed, name_of};
 use crate::module_info;
+use crate::overlay::Overlay;
 use crate::recipe::{self, InitramfsRecipe};
 use crate::report::Reporter;
 use crate::sandbox::Bind;
@@ -46,6 +47,8 @@ pub struct InitramfsSpec {
     pub programs: Vec<String>,
     /// More files.
     pub files: Vec<ExtraFile>,
+    /// A tree of the user's, above everything else.
+    pub overlay: Option<Overlay>,
 }
 
 impl InitramfsSpec {
@@ -54,8 +57,13 @@ impl InitramfsSpec {
         BTreeSet::from_iter(self.programs.iter().cloned()).into_iter().collect()
     }
 
-    fn file_paths(&self) -> Vec<String> {
-        self.files.iter().map(|file| file.path.clone()).collect()
+    /// Whatever is made later under the same name makes this one stale.
+    fn series(&self, kernel: &Kernel) -> String {
+        let mut names = vec![kernel.id().to_string()];
+        names.extend(self.extras());
+        names.extend(self.files.iter().map(|file| file.path.clone()));
+        names.extend(self.overlay.iter().map(|overlay| overlay.dir().display().to_string()));
+        names.join("+")
     }
 }
 
@@ -117,7 +125,7 @@ impl Store {
         let plan = Plan {
             kind: Kind::Initramfs,
             title: "initramfs".to_owned(),
-            series: [vec![kernel.id().to_string()], spec.extras(), spec.file_paths()].concat().join("+"),
+            series: spec.series(kernel),
             parents: vec![root.id().clone(), kernel.id().clone()],
             inputs: &inputs,
         };
@@ -166,6 +174,9 @@ fn inputs(
     for file in &spec.files {
         inputs.bytes(&format!("file {} {:o}", file.path, file.permissions), &file.content);
     }
+    if let Some(overlay) = &spec.overlay {
+        inputs.value("overlay", overlay.hash());
+    }
     Ok(inputs)
 }
 
@@ -207,7 +218,11 @@ impl Content<'_> {
         build.reporter.step("initramfs: packing");
         let modules = self.modules(&graph, needed)?;
         let path = build.dir.join(FILE);
-        let archive = self.pack(&files, &ko, &modules).map_err(Error::io("pack", &path))?;
+        let mut archive = self.pack(&files, &ko, &modules).map_err(Error::io("pack", &path))?;
+        if let Some(overlay) = &self.spec.overlay {
+            overlay.add_to(&mut archive)?;
+        }
+        let archive = archive.finish().map_err(Error::io("pack", &path))?;
         fs::write(&path, archive).map_err(Error::io("write", &path))?;
         crate::tree::remove(&files)?;
         crate::tree::remove(&ko)?;
@@ -259,7 +274,7 @@ impl Content<'_> {
         Ok(modules)
     }
 
-    fn pack(&self, files: &Path, ko: &Path, modules: &[Loadable]) -> std::io::Result<Vec<u8>> {
+    fn pack(&self, files: &Path, ko: &Path, modules: &[Loadable]) -> std::io::Result<Archive> {
         let mut archive = Archive::default();
         for directory in DIRECTORIES {
             archive.directory(directory)?;
@@ -282,7 +297,7 @@ impl Content<'_> {
         for file in &self.spec.files {
             archive.file(&file.path, file.permissions, &file.content)?;
         }
-        archive.finish()
+        Ok(archive)
     }
 }
 

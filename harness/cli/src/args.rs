@@ -4,8 +4,11 @@
 use crate::formats::Output;
 use crate::kernel_choice::{self, KernelChoice};
 use crate::vm::accel::Wish;
+use crate::vm::additions;
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use longpin_proto::filesystem::{self, FileSystem};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,11 +18,12 @@ Exit codes:
   0  every outcome is pass, xfail or skip; with --allow-flaky also flaky
   1  a case failed, or passed where a failure was expected (xpass), or was flaky
   2  an error of the harness or the guest, an interruption, or a case that never reported
-  3  wrong usage, a fault in a scenario file, or a kernel (--kernel) that cannot be used
+  3  wrong usage, a fault in a scenario file, or a kernel, overlay or device program that cannot be used
   4  every case was skipped
 
 Environment:
   LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
+  LONGPIN_DEVICE   the accelerator's daemon, as --device-program names it
   TMPDIR           where sockets and disk images lie while a guest runs
   NO_COLOR         no colours, as --color never";
 
@@ -62,7 +66,7 @@ pub enum Command {
     #[command(after_help = RUN_EXIT_CODES)]
     Run(Box<RunArgs>),
     /// Boot a guest, carry out a scenario if one is named, and give a shell in it
-    Shell(ShellArgs),
+    Shell(Box<ShellArgs>),
 }
 
 /// Subcommands of `image`.
@@ -242,6 +246,31 @@ pub struct MachineArgs {
     /// Guest CPUs
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub cpus: u32,
+    /// What is the user's own in it
+    #[command(flatten)]
+    pub own: OwnArgs,
+}
+
+/// What the user adds to a guest, or puts in the place of something of ours.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OwnArgs {
+    /// More words for the guest kernel's command line, behind longpin's own; may be given again
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true, value_parser = additions::kernel_words)]
+    pub append: Vec<String>,
+    /// One more argument for QEMU, behind longpin's own; may be given again, as often as there are arguments
+    #[arg(
+        long,
+        value_name = "ARG",
+        allow_hyphen_values = true,
+        value_parser = OsStringValueParser::new().try_map(additions::qemu_arg)
+    )]
+    pub qemu_arg: Vec<OsString>,
+    /// Directory whose content lies in the guest's root too: programs, firmware
+    #[arg(long, value_name = "DIR")]
+    pub overlay: Option<PathBuf>,
+    /// The accelerator's daemon instead of longpin-device [env: LONGPIN_DEVICE=]
+    #[arg(long, value_name = "PATH", env = "LONGPIN_DEVICE", hide_env = true)]
+    pub device_program: Option<PathBuf>,
 }
 
 impl MachineArgs {
@@ -256,6 +285,7 @@ impl MachineArgs {
             keep_disks: false,
             memory: 1024,
             cpus: 2,
+            own: OwnArgs::default(),
         }
     }
 }

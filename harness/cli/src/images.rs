@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::kernel_choice::KernelChoice;
 use anyhow::Context as _;
 use longpin_core::machine::Lacks;
-use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Reporter, Store, ToolRoot, report};
+use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Overlay, Reporter, Store, ToolRoot, report};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -20,6 +20,13 @@ pub enum Driver {
     Missing(String),
 }
 
+/// What the user brings into a guest beside a kernel.
+#[derive(Default)]
+pub struct Brought {
+    /// A tree for its root.
+    pub overlay: Option<Overlay>,
+}
+
 /// A complete set, kept from removal as long as this lives.
 pub struct Images {
     store: Store,
@@ -29,6 +36,8 @@ pub struct Images {
     pub kernel: Kernel,
     /// Driver for that kernel.
     pub driver: Driver,
+    /// What the user brought.
+    pub brought: Brought,
     /// What guests boot into, by the programs that they have beside the usual ones.
     initramfs: BTreeMap<BTreeSet<String>, Initramfs>,
 }
@@ -37,15 +46,16 @@ impl Images {
     /// Take what is there, build the rest; an initramfs for each set of extra programs. Progress goes to standard
     /// error. `anew`: a name of the archive is looked up again.
     ///
-    /// Errors: `Usage` if the kernel that the user names cannot be used.
+    /// Errors: `Usage` if something that the user names cannot be used.
     pub fn ensure(
         kernel: &KernelChoice,
+        brought: Brought,
         anew: bool,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
     ) -> Result<Self> {
         match kernel {
             KernelChoice::Stock => {
-                let images = Self::stock(Store::kernel, programs)?;
+                let images = Self::stock(Store::kernel, brought, programs)?;
                 images.keep()?;
                 Ok(images)
             }
@@ -61,11 +71,10 @@ impl Images {
                     }
                     None => base.own_driver(&kernel)?,
                 };
-                base.finish(kernel, driver, programs).map_err(|error| match error.downcast() {
+                base.finish(kernel, driver, brought, programs).map_err(|error| match error {
                     // What the kernel lacks shows when its modules are looked for.
-                    Ok(error @ longpin_images::Error::NoSuchModule { .. }) => unusable(error),
-                    Ok(error) => Error::Infra(error.into()),
-                    Err(error) => Error::Infra(error),
+                    longpin_images::Error::NoSuchModule { .. } => unusable(error),
+                    error => unfinished(error),
                 })
             }
         }
@@ -74,7 +83,11 @@ impl Images {
     /// The same without extra programs, with the newest kernel that the distribution has now. It is used by others only
     /// after [`Self::keep`].
     pub fn newest() -> anyhow::Result<Self> {
-        Self::stock(Store::refresh_kernel, [BTreeSet::new()])
+        match Self::stock(Store::refresh_kernel, Brought::default(), [BTreeSet::new()]) {
+            Ok(images) => Ok(images),
+            Err(Error::Infra(error)) => Err(error),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// This kernel works: it is the one to use from now on.
@@ -102,12 +115,13 @@ impl Images {
 
     fn stock(
         kernel: impl FnOnce(&Store, &ToolRoot, &dyn Reporter) -> longpin_images::Result<Kernel>,
+        brought: Brought,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
-    ) -> anyhow::Result<Self> {
+    ) -> Result<Self> {
         let base = Base::open()?;
-        let kernel = kernel(&base.store, &base.tool_root, &*base.reporter)?;
-        let module = base.store.module(&base.tool_root, &kernel, None, &*base.reporter)?;
-        base.finish(kernel, Driver::Module(Box::new(module)), programs)
+        let kernel = kernel(&base.store, &base.tool_root, &*base.reporter).map_err(infra)?;
+        let module = base.store.module(&base.tool_root, &kernel, None, &*base.reporter).map_err(infra)?;
+        base.finish(kernel, Driver::Module(Box::new(module)), brought, programs).map_err(unfinished)
     }
 }
 
@@ -148,8 +162,9 @@ impl Base {
         self,
         kernel: Kernel,
         driver: Driver,
+        brought: Brought,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
-    ) -> anyhow::Result<Images> {
+    ) -> longpin_images::Result<Images> {
         let Self { store, reporter, tool_root } = self;
         let module = match &driver {
             Driver::Module(module) => Some(module.path().to_owned()),
@@ -161,11 +176,24 @@ impl Base {
                 agent: AGENT.to_vec(),
                 modules: module.iter().cloned().collect(),
                 programs: programs.iter().cloned().collect(),
+                overlay: brought.overlay.clone(),
                 ..InitramfsSpec::default()
             };
             initramfs.insert(programs, store.initramfs(&tool_root, &kernel, &spec, &*reporter)?);
         }
-        Ok(Images { store, tool_root: Arc::new(tool_root), kernel, driver, initramfs })
+        Ok(Images { store, tool_root: Arc::new(tool_root), kernel, driver, brought, initramfs })
+    }
+}
+
+fn infra(error: longpin_images::Error) -> Error {
+    Error::Infra(error.into())
+}
+
+/// What the user added may not go together with what the guest has.
+fn unfinished(error: longpin_images::Error) -> Error {
+    match error {
+        longpin_images::Error::UnfitOverlay { .. } => Error::Usage(error.to_string()),
+        error => infra(error),
     }
 }
 

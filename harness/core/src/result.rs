@@ -34,6 +34,9 @@ pub struct Environment {
     /// The device daemon.
     #[serde(default)]
     pub device: ProgramInfo,
+    /// What the user added.
+    #[serde(default)]
+    pub additions: AdditionsInfo,
     /// Seed of everything that is random.
     pub seed: u64,
     /// This machine.
@@ -95,6 +98,28 @@ pub struct ProgramInfo {
     /// `0.1.0`.
     pub version: String,
     /// BLAKE3 of the file, hex.
+    pub hash: String,
+}
+
+/// What the user added to a guest, or put in the place of something of ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdditionsInfo {
+    /// Words for the kernel's command line (`--append`), as they were given.
+    pub append: Vec<String>,
+    /// Arguments for QEMU (`--qemu-arg`).
+    pub qemu_args: Vec<String>,
+    /// Tree in the guest's root (`--overlay`), or null.
+    pub overlay: Option<OverlayInfo>,
+    /// Path of the accelerator's daemon (`--device-program`); null: longpin-device.
+    pub device_program: Option<String>,
+}
+
+/// A tree in the guest's root.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverlayInfo {
+    /// Directory on the host.
+    pub path: String,
+    /// BLAKE3 of paths, permissions and content, hex.
     pub hash: String,
 }
 

@@ -4,8 +4,8 @@
 
 use longpin_core::dmesg::Class;
 use longpin_core::report::{
-    BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo,
-    RESULT_SCHEMA, RunResult, Summary,
+    AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo,
+    OverlayInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
 };
 use longpin_core::verdict::{
     Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, LogLine, Observation, Outcome,
@@ -73,6 +73,12 @@ fn full() -> RunResult {
         tool_root_packages: text(),
         longpin: program(),
         device: program(),
+        additions: AdditionsInfo {
+            append: vec![text()],
+            qemu_args: vec![text()],
+            overlay: Some(OverlayInfo { path: text(), hash: text() }),
+            device_program: Some(text()),
+        },
         seed: 1,
         host: HostInfo { kernel: text(), cpu: text(), cpus: 1, memory_kib: 1 },
     };

@@ -2,12 +2,14 @@
 //! `longpin image build|list|gc`.
 
 use crate::args::{Format, ImageCommand, MachineArgs};
+use crate::device::Program;
 use crate::error::{Error, Result};
 use crate::guest::{BootError, Guest};
-use crate::images::{Driver, Images};
+use crate::images::{Brought, Driver, Images};
 use crate::kernel_choice::KernelChoice;
 use crate::output;
 use crate::run::{self, Prepared};
+use crate::vm::additions::Additions;
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::scenario::MachineNeeds;
@@ -33,7 +35,7 @@ fn build(refresh: bool, kernel: &KernelChoice) -> Result<ExitCode> {
                 "--refresh asks the distribution's archive, from which this kernel is not".into(),
             ));
         }
-        _ => Images::ensure(kernel, refresh, [usual.clone()])?,
+        _ => Images::ensure(kernel, Brought::default(), refresh, [usual.clone()])?,
     };
     let module = match &images.driver {
         Driver::Module(module) => module.path().display().to_string(),
@@ -52,7 +54,9 @@ fn build(refresh: bool, kernel: &KernelChoice) -> Result<ExitCode> {
 
 /// The newest kernel, once a guest has booted it and loaded the driver.
 fn newest() -> Result<Images> {
-    let Prepared { machine, notice, interrupt } = run::machine(&MachineArgs::usual(), Images::newest()?)?;
+    let (images, device) = (Images::newest()?, Program::open()?);
+    let Prepared { machine, notice, interrupt } =
+        run::machine(&MachineArgs::usual(), images, device, Additions::default())?;
     notice.iter().for_each(|text| output::note(text));
     output::note(&format!("booting kernel {} once", machine.images.kernel.release()));
     let dir = tempfile::Builder::new().prefix("longpin-image-").tempdir().context("no directory for logs")?;

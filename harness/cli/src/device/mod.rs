@@ -92,7 +92,7 @@ impl Device {
     ///
     /// Errors: what the daemon said before it ended, if it did.
     pub fn start(program: &Program, paths: &Paths) -> anyhow::Result<Self> {
-        let mut child = Child::spawn("longpin-device", command(program, paths), &paths.log)?;
+        let mut child = Child::spawn(&program.name(), command(program, paths), &paths.log)?;
         let connected = Deadline::after(START_TIMEOUT).poll(|| match UnixStream::connect(&paths.control) {
             Ok(stream) => Some(Ok(stream)),
             Err(_) if child.ended().is_some() => Some(Err(child.obituary_by(complaint))),
@@ -101,7 +101,12 @@ impl Device {
         let stream = match connected {
             Some(Ok(stream)) => stream,
             Some(Err(obituary)) => bail!(obituary),
-            None => bail!("longpin-device does not serve {} in time", paths.control.display()),
+            None => bail!(
+                "{} and does not serve --control {} within {} s",
+                child.obituary_by(complaint),
+                paths.control.display(),
+                START_TIMEOUT.as_secs()
+            ),
         };
         let ledger = LedgerReader::new(&paths.ledger);
         let mut device = Self { child, control: Control::new(stream)?, ledger, version: String::new() };
@@ -112,7 +117,7 @@ impl Device {
             }
             // It serves the control socket first: its end is the reason, the broken connection only shows it.
             Err(_) if device.ends_by(Deadline::after(GOODBYE)) => Err(anyhow::anyhow!(device.obituary())),
-            Err(error) => Err(error),
+            Err(error) => Err(error.context(device.obituary())),
         }
     }
 

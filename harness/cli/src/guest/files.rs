@@ -97,10 +97,11 @@ impl Files {
             cpus: machine.cpus,
             kernel: images.kernel.vmlinuz().to_owned(),
             initramfs: images.initramfs(&needs.programs)?.path(),
-            kernel_args: needs.kernel_args.clone(),
+            kernel_args: [needs.kernel_args.as_slice(), &machine.additions.kernel_words].concat(),
             disks: self.disks(machine.disk),
             sockets: Sockets { shell: self.sockets.shell.clone().filter(|_| shell), ..self.sockets.clone() },
             console_log: self.console_log.clone(),
+            qemu_args: machine.additions.qemu_args.clone(),
         };
         let read_only = [spec.kernel.as_path(), spec.initramfs.as_path()];
         let read_write = [self.dir.as_path(), self.scratch.sockets.path(), self.scratch.disks.path()];

@@ -14,6 +14,7 @@ use crate::fsck;
 use crate::images::Images;
 use crate::interrupt::Interrupt;
 use crate::link::{AgentLink, Lifelines, LinkError, Reply};
+use crate::vm::additions::Additions;
 use crate::vm::console;
 use crate::vm::qemu::Qemu;
 use crate::vm::qmp::Qmp;
@@ -68,6 +69,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// CPUs.
     pub cpus: u32,
+    /// What the user adds to both command lines.
+    pub additions: Additions,
 }
 
 /// Why there is no guest.

@@ -4,7 +4,10 @@
 use crate::guest::{Guest, Machine};
 use crate::images::Driver;
 use anyhow::Context as _;
-use longpin_core::report::{Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo};
+use longpin_core::report::{
+    AdditionsInfo, Environment, HostInfo, KernelInfo, ModuleInfo, OverlayInfo, ProgramInfo, QemuInfo,
+};
+use std::path::Path;
 
 /// What is known before the first boot.
 pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
@@ -27,9 +30,22 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
         tool_root_packages: images.tool_root.packages_hash()?.to_owned(),
         longpin: ProgramInfo { version: env!("CARGO_PKG_VERSION").to_owned(), hash: own_hash()? },
         device: ProgramInfo { version: String::new(), hash: machine.device.hash()? },
+        additions: additions(machine),
         seed: u64::from(seed),
         host: host(),
     })
+}
+
+fn additions(machine: &Machine) -> AdditionsInfo {
+    let text = |path: &Path| path.display().to_string();
+    let overlay = machine.images.brought.overlay.as_ref();
+    AdditionsInfo {
+        append: machine.additions.kernel_words.clone(),
+        qemu_args: machine.additions.qemu_args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
+        overlay: overlay
+            .map(|overlay| OverlayInfo { path: text(overlay.dir()), hash: overlay.hash().to_owned() }),
+        device_program: machine.device.given().map(text),
+    }
 }
 
 fn module_info(driver: &Driver) -> anyhow::Result<ModuleInfo> {

@@ -10,17 +10,18 @@ pub mod result_dir;
 mod screen;
 mod story;
 
-use crate::args::{MachineArgs, RunArgs};
+use crate::args::{MachineArgs, OwnArgs, RunArgs};
 use crate::device::Program;
 use crate::error::{Error, Result};
 use crate::formats::{self, Form, Output};
 use crate::guest::Machine;
-use crate::images::{Driver, Images};
+use crate::images::{Brought, Driver, Images};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
 use crate::output;
 use crate::terminal;
 use crate::vm::accel;
+use crate::vm::additions::Additions;
 use crate::vm::qemu::Qemu;
 use anyhow::Context as _;
 use case::Limits;
@@ -30,6 +31,7 @@ use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::Case;
 use longpin_core::report::{RunResult, TableStyle};
 use longpin_core::scenario::MachineNeeds;
+use longpin_images::Overlay;
 use result_dir::ResultDir;
 use screen::Screen;
 use std::collections::BTreeSet;
@@ -149,8 +151,37 @@ pub fn prepare<'a>(
     args: &MachineArgs,
     needs: impl IntoIterator<Item = &'a MachineNeeds>,
 ) -> Result<Prepared> {
+    let needs: Vec<&MachineNeeds> = needs.into_iter().collect();
+    let own = Own::open(&args.own, args.memory)?;
+    for needs in &needs {
+        own.additions.check(&needs.kernel_args).map_err(Error::Usage)?;
+    }
     let programs: BTreeSet<_> = needs.into_iter().map(|needs| needs.programs.clone()).collect();
-    machine(args, Images::ensure(&args.kernel, false, programs)?)
+    let images = Images::ensure(&args.kernel, own.brought, false, programs)?;
+    machine(args, images, own.device, own.additions)
+}
+
+/// What the user brings, looked at before anything is built.
+struct Own {
+    brought: Brought,
+    device: Program,
+    additions: Additions,
+}
+
+impl Own {
+    fn open(args: &OwnArgs, memory_mib: u32) -> Result<Self> {
+        let OwnArgs { append, qemu_arg, overlay, device_program } = args;
+        let device = match device_program {
+            Some(path) => Program::open_given(path).map_err(|error| Error::Usage(format!("{error:#}")))?,
+            None => Program::open()?,
+        };
+        // Archive and files are in memory together when the kernel unpacks them.
+        let most_bytes = u64::from(memory_mib) << 20 >> 2;
+        let overlay = overlay.as_deref().map(|dir| Overlay::read(dir, most_bytes)).transpose();
+        let overlay = overlay.map_err(|error| Error::Usage(error.to_string()))?;
+        let additions = Additions { kernel_words: append.clone(), qemu_args: qemu_arg.clone() };
+        Ok(Self { brought: Brought { overlay }, device, additions })
+    }
 }
 
 /// A kernel without driver is of use to cases that need none. Errors: `Usage` if there is no such case.
@@ -164,7 +195,12 @@ fn with_cases_to_run(prepared: Prepared, cases: &[Case]) -> Result<Prepared> {
 }
 
 /// The rest of [`prepare`], where the images are there.
-pub fn machine(args: &MachineArgs, images: Images) -> Result<Prepared> {
+pub fn machine(
+    args: &MachineArgs,
+    images: Images,
+    device: Program,
+    additions: Additions,
+) -> Result<Prepared> {
     let interrupt = Interrupt::install()?;
     let qemu = Qemu::choose(args.qemu.as_deref(), &images.tool_root)?;
     let scratch = tempfile::tempdir().context("no scratch directory")?;
@@ -172,9 +208,9 @@ pub fn machine(args: &MachineArgs, images: Images) -> Result<Prepared> {
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
     let MachineArgs { disk, memory: memory_mib, cpus, keep_disks, ref disk_dir, .. } = *args;
     let disk_dir = disk_dir.clone().unwrap_or_else(std::env::temp_dir);
-    let device = Program::open()?;
     let accel = choice.accel;
-    let machine = Machine { images, qemu, device, accel, disk, disk_dir, keep_disks, memory_mib, cpus };
+    let machine =
+        Machine { images, qemu, device, accel, disk, disk_dir, keep_disks, memory_mib, cpus, additions };
     Ok(Prepared { machine, notice, interrupt })
 }
 

@@ -2,7 +2,7 @@
 //! How a run is repeated: the command line that a person types again, and `repeat.sh`, which needs nothing but the result
 //! directory and the program: the scenarios are beside it, as they were.
 
-use crate::args::{Color, LibraryArgs, MachineArgs, RunArgs};
+use crate::args::{Color, LibraryArgs, MachineArgs, OwnArgs, RunArgs};
 use crate::formats::{self, Form};
 use crate::quote;
 use clap::ValueEnum;
@@ -60,7 +60,8 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         seed: _,
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
-    let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus } = machine;
+    let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus, own } = machine;
+    let OwnArgs { append, qemu_arg, overlay, device_program } = own;
     let usual = MachineArgs::usual();
     let mut words = Vec::new();
     let mut say = |name: &str, value: Option<OsString>| {
@@ -83,6 +84,10 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--disk-dir", disk_dir.as_deref().map(&path));
     say("--memory", unless(memory, &usual.memory, |n| n.to_string().into()));
     say("--cpus", unless(cpus, &usual.cpus, |n| n.to_string().into()));
+    append.iter().for_each(|words| say("--append", Some(words.into())));
+    qemu_arg.iter().for_each(|arg| say("--qemu-arg", Some(arg.clone())));
+    say("--overlay", overlay.as_deref().map(&path));
+    say("--device-program", device_program.as_deref().map(&path));
     say("--repeat", unless(repeat, &1, |n| n.to_string().into()));
     say("--retries", unless(retries, &0, |n| n.to_string().into()));
     say("--max-fail", max_fail.map(|n| n.to_string().into()));
@@ -178,6 +183,18 @@ mod tests {
             "512",
             "--cpus",
             "1",
+            "--append",
+            "slab_nomerge",
+            "--append",
+            "page_poison=1",
+            "--qemu-arg",
+            "-rtc",
+            "--qemu-arg",
+            "base=localtime",
+            "--overlay",
+            "/o",
+            "--device-program",
+            "/d/accel",
             "--repeat",
             "3",
             "--max-fail",
@@ -204,13 +221,21 @@ mod tests {
 
     #[test]
     fn the_script_names_the_program_its_own_scenarios_and_absolute_paths() {
-        let args = run(&["./mine.toml", "--disk-dir", "disks", "--kernel", "b,modules=m"]);
+        let args = run(&[
+            "./mine.toml",
+            "--disk-dir",
+            "disks",
+            "--kernel",
+            "b,modules=m",
+            "--overlay=o",
+            "--device-program=d",
+        ]);
         let script = script(Path::new("/opt/long pin/longpin"), &args, &["mine".into()], 7);
         let here = std::env::current_dir().unwrap();
         let here = here.display();
         let command = format!(
             "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" mine --kernel {here}/b,modules={here}/m \
-             --disk-dir {here}/disks --seed 7 \"$@\"\n"
+             --disk-dir {here}/disks --overlay {here}/o --device-program {here}/d --seed 7 \"$@\"\n"
         );
         assert!(script.ends_with(&command), "{script}");
     }

@@ -28,7 +28,7 @@ pub const SHELL_PORT: &str = "longpin.shell";
 ///   included. The agent reports an overrun all the same, and the case is then unproven;
 /// * `printk.devkmsg=on` lifts the rate limit of /dev/kmsg for the agent's own marks;
 /// * `oops=panic` is absent on purpose: an oops is evidence that the run wants to report and survive.
-const KERNEL_ARGS: [&str; 6] =
+pub const KERNEL_ARGS: [&str; 6] =
     ["console=ttyS0", "panic=-1", "no_timer_check", "loglevel=5", "log_buf_len=4M", "printk.devkmsg=on"];
 
 /// Everything after the name of the program.
@@ -62,7 +62,13 @@ pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
             Disk::VhostUser { socket } => vhost_user(&mut line, index, socket, spec.cpus),
         }
     }
+    line.0.extend(spec.qemu_args.iter().cloned());
     line.0
+}
+
+/// The kernel's command line with these words behind ours.
+pub fn kernel_line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
+    KERNEL_ARGS.iter().copied().chain(words).collect::<Vec<_>>().join(" ")
 }
 
 fn accel(accel: Accel) -> &'static str {
@@ -82,12 +88,7 @@ fn cpu(accel: Accel) -> &'static str {
 }
 
 fn append(spec: &VmSpec) -> String {
-    KERNEL_ARGS
-        .iter()
-        .copied()
-        .chain(spec.kernel_args.iter().map(String::as_str))
-        .collect::<Vec<_>>()
-        .join(" ")
+    kernel_line(spec.kernel_args.iter().map(String::as_str))
 }
 
 fn port(line: &mut Line, id: &str, socket: &Path, name: &str) {
@@ -172,6 +173,7 @@ mod tests {
                 accelerator: Some("/s/accel".into()),
             },
             console_log: "/r/console.log".into(),
+            qemu_args: vec!["-rtc".into(), "base=localtime".into()],
         }
     }
 
@@ -206,7 +208,8 @@ mod tests {
 -blockdev driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.discard=unmap,file.cache.direct=off,file.filename=/s/a,,b.img
 -device virtio-blk-pci,drive=disk0,serial=case
 -chardev socket,id=disk1,path=/s/c,,d
--device vhost-user-blk-pci,chardev=disk1,num-queues=2,queue-size=256";
+-device vhost-user-blk-pci,chardev=disk1,num-queues=2,queue-size=256
+-rtc base=localtime";
         let mut lines: Vec<String> = Vec::new();
         for arg in text(&spec()) {
             match lines.last_mut() {

@@ -3,6 +3,7 @@
 //! scenario.
 
 pub mod accel;
+pub mod additions;
 pub mod command_line;
 pub mod console;
 pub mod qemu;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a virtual machine consists of, in plain values. Knows no scenario and starts nothing.
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -80,4 +81,6 @@ pub struct VmSpec {
     pub sockets: Sockets,
     /// Where QEMU writes what the kernel says on ttyS0.
     pub console_log: PathBuf,
+    /// Arguments behind all others.
+    pub qemu_args: Vec<OsString>,
 }

@@ -9,7 +9,8 @@ pub mod timeline;
 pub mod trace;
 
 pub use crate::result::{
-    BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo, ProgramInfo, QemuInfo,
+    AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo,
+    OverlayInfo, ProgramInfo, QemuInfo,
 };
 pub use document::{RESULT_SCHEMA, RunResult, Summary};
 pub use table::{TableStyle, table};

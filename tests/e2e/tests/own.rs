@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! What users add to a guest, or put in the place of something of ours.
+
+use longpin_e2e::{Lab, only_case};
+use serde_json::json;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+
+fn script(path: &Path, text: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("the place is writable");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+/// The daemon that was built with this test.
+fn daemon() -> std::path::PathBuf {
+    let test = std::env::current_exe().expect("a test knows its own path");
+    test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join("longpin-device")
+}
+
+#[test]
+fn words_files_and_devices_of_the_user_are_in_the_guest() {
+    let lab = Lab::new();
+    let tree = lab.path("tree");
+    std::fs::create_dir_all(tree.join("usr/local/bin")).expect("the place is new");
+    script(&tree.join("usr/local/bin/hello"), "echo hello from $0");
+    symlink("hello", tree.join("usr/local/bin/alias")).expect("the place is new");
+    std::fs::create_dir_all(tree.join("lib/firmware")).expect("the place is new");
+    std::fs::write(tree.join("lib/firmware/vendor.bin"), "blob").expect("the place is writable");
+    let look = "cat /proc/cmdline; /usr/local/bin/alias; cat /lib/firmware/vendor.bin; \
+                grep -l 0x1234 /sys/bus/pci/devices/*/vendor";
+    let args = ["shell", "--append", "slab_nomerge longpin_words=\"a b\"", "--overlay", text(&tree)];
+    let more = ["--qemu-arg", "-device", "--qemu-arg", "edu", "--", "sh", "-c", look];
+    let ended = lab.start(&[&args[..], &more].concat()).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for part in [
+        " slab_nomerge longpin_words=\"a b\"",
+        "hello from /usr/local/bin/alias",
+        "blob",
+        // QEMU's teaching device.
+        "/vendor",
+    ] {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_run_records_what_was_added_and_repeats_it() {
+    let lab = Lab::new();
+    let tree = lab.path("tree");
+    std::fs::create_dir_all(tree.join("opt")).expect("the place is new");
+    std::fs::write(tree.join("opt/file"), "x").expect("the place is writable");
+    let daemon = daemon();
+    let device = lab.path("accel");
+    // Another daemon as vendors have them: a script that starts the real one.
+    script(&device, &format!("echo started >> {}; exec {} \"$@\"", text(&lab.path("log")), text(&daemon)));
+    let args = ["lost-update", "--fs", "tmpfs", "--pin", "pin", "--append", "slab_nomerge"];
+    let more =
+        ["--overlay", text(&tree), "--device-program", text(&device), "--qemu-arg=-device", "--qemu-arg=edu"];
+    let ended = lab.run(&[&args[..], &more].concat());
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    let added = &result["environment"]["additions"];
+    assert_eq!(added["append"], json!(["slab_nomerge"]), "{added}");
+    assert_eq!(added["qemu_args"], json!(["-device", "edu"]), "{added}");
+    assert_eq!(added["overlay"]["path"], text(&tree), "{added}");
+    assert_eq!(added["overlay"]["hash"].as_str().map(str::len), Some(64), "{added}");
+    assert_eq!(added["device_program"], text(&device), "{added}");
+    assert_eq!(std::fs::read_to_string(lab.path("log")).expect("it ran"), "started\n");
+    let repeat = std::fs::read_to_string(lab.out().join("repeat.sh")).expect("it was written");
+    let words = format!(
+        "--append slab_nomerge --qemu-arg -device --qemu-arg edu --overlay {} --device-program {}",
+        tree.display(),
+        device.display()
+    );
+    assert!(repeat.contains(&words), "{repeat}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_daemon_that_dies_is_an_infrastructure_error_with_its_last_words() {
+    let lab = Lab::new();
+    let device = lab.path("accel");
+    script(&device, "echo no such board >&2; exit 4");
+    let args = ["lost-update", "--fs", "tmpfs", "--pin", "pin", "--device-program", text(&device)];
+    let ended = lab.run(&args);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    let result = lab.result();
+    let case = only_case(&result);
+    assert_eq!(case["error"]["cause"], "infra", "{case}");
+    let reason = case["reason"].as_str().expect("a sentence");
+    assert!(reason.contains("accel exited with code 4: no such board"), "{reason}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn what_cannot_be_added_is_told_before_anything_boots() {
+    let lab = Lab::without_images();
+    let file = lab.path("file");
+    std::fs::write(&file, "x").expect("the place is writable");
+    let tree = lab.path("tree");
+    std::fs::create_dir(&tree).expect("the place is new");
+    std::fs::write(tree.join("init"), "x").expect("the place is writable");
+    let long = "x".repeat(2000);
+    for (option, value, expected) in [
+        ("--append", "console=ttyS1", "`console` is longpin's to set: longpin reads the console on ttyS0"),
+        ("--append", &long, "the kernel reads 2047"),
+        ("--qemu-arg", "-kernel", "name the kernel with --kernel"),
+        ("--overlay", text(&lab.path("absent")), "there is no such directory; give the directory"),
+        ("--overlay", text(&file), "it is no directory"),
+        ("--overlay", text(&tree), "/init is longpin's own in the guest; leave it out"),
+        ("--device-program", text(&lab.path("absent")), "is missing; name the accelerator's daemon"),
+        ("--device-program", text(&file), "chmod +x it"),
+    ] {
+        let ended = lab.run(&["lost-update", "--fs", "tmpfs", option, value]);
+        assert_eq!(ended.code, Some(3), "{option} {value}: {}", ended.stderr);
+        assert!(ended.stderr.contains(expected), "{option} {value}: {}", ended.stderr);
+        assert!(!lab.out().exists(), "{option}: a result directory for a run that never began");
+    }
+}
