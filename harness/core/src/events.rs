@@ -2,8 +2,10 @@
 //! The story of a run, event by event. Everything that people and machines see of a run (progress, table, JSON) is a
 //! view of these events; a new format is one more view and no other change.
 
+use crate::race::Race;
 use crate::result::{BootResult, CaseResult, Environment};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,9 @@ pub enum EventKind {
         /// A flaky case does not make the run fail.
         #[serde(default)]
         allow_flaky: bool,
+        /// What its scenarios declare of races, by the id of the case.
+        #[serde(default)]
+        races: BTreeMap<String, Race>,
     },
     /// More is known of the environment (the guest told its kernel).
     EnvironmentKnown {

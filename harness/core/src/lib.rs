@@ -18,6 +18,7 @@
 #[macro_use]
 mod vocabulary;
 
+pub mod aggregate;
 pub mod attempts;
 pub mod controls;
 pub mod dmesg;
@@ -28,6 +29,7 @@ pub mod machine;
 mod matrix;
 mod operations;
 pub mod plan;
+pub mod race;
 pub mod record;
 mod replay;
 pub mod report;

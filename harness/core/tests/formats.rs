@@ -59,6 +59,7 @@ fn run(cases: Vec<CaseResult>, missing: &[&str], interrupted: bool) -> RunResult
         started: "2027-01-01T00:00:00Z".into(),
         command: "longpin run a --seed 7".into(),
         allow_flaky: false,
+        races: BTreeMap::new(),
     };
     let finished = cases.into_iter().map(|case| EventKind::CaseFinished(Box::new(case)));
     let stop = interrupted.then_some(EventKind::Interrupted);

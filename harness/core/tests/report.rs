@@ -4,6 +4,7 @@
 use longpin_core::events::{EventKind, RunEvent};
 use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::{self, Case, Filter};
+use longpin_core::race::Race;
 use longpin_core::report::{
     BootResult, CaseResult, Environment, RESULT_SCHEMA, RunResult, TableStyle, table,
 };
@@ -14,6 +15,7 @@ use longpin_core::verdict::{
 };
 use longpin_proto::disk::{Author, Change, HoldEnd, Span};
 use longpin_proto::filesystem::Structure;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const SCENARIO: &str = r#"
@@ -66,6 +68,7 @@ fn story(last: impl Fn(&Case) -> Option<EventKind>) -> Vec<RunEvent> {
         started: "2027-01-01T00:00:00Z".into(),
         command: "longpin run lost-update".into(),
         allow_flaky: false,
+        races: BTreeMap::new(),
     };
     let boot =
         BootResult { boot: 1, seconds_to_agent: Some(6.0), seconds: 12.0, cases: 2, ended: "done".into() };
@@ -164,6 +167,75 @@ fn a_case_that_is_never_as_expected_is_as_bad_as_its_gravest_attempt() {
         assert_eq!((run.cases.len(), case.attempts.len()), (2, outcomes.len()));
         let code = if wanted == Error { ExitCode::Error } else { ExitCode::Bad };
         assert_eq!(run.exit_code(false), code, "{outcomes:?}");
+    }
+}
+
+/// Runs of one case; of a race, `lost` comes at least once in `within`.
+fn repeated(outcomes: &[(Outcome, Observation)], within: Option<u32>) -> RunResult {
+    let case = cases().remove(0);
+    let races = within.map(|within| (case.id.clone(), Race { observe: [Observation::Lost].into(), within }));
+    let case = |attempt| Case { attempt, ..case.clone() };
+    let started = EventKind::RunStarted {
+        environment: Box::default(),
+        cases: (1..).zip(outcomes).map(|(attempt, _)| case(attempt).label()).collect(),
+        started: String::new(),
+        command: String::new(),
+        allow_flaky: false,
+        races: races.into_iter().collect(),
+    };
+    let runs = (1..).zip(outcomes).map(|(attempt, (outcome, word))| {
+        let observations = if *outcome == Outcome::Error { [].into() } else { [*word].into() };
+        let seen = Observed { observations, reason: format!("saw {word}"), ..Observed::default() };
+        let cause = (*outcome == Outcome::Error).then_some(Cause::Unproven);
+        event(1000, finished(&case(attempt), &seen, *outcome, cause))
+    });
+    RunResult::from_events(&std::iter::once(event(0, started)).chain(runs).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_runs_of_a_case_are_counted_together() {
+    use Observation::{Intact, Lost};
+    let mut runs = vec![(Outcome::Xfail, Lost); 3];
+    runs.extend([(Outcome::Xpass, Intact), (Outcome::Error, Lost)]);
+    let run = repeated(&runs, None);
+    let [aggregate] = &run.aggregates[..] else { panic!("{:?}", run.aggregates) };
+    assert_eq!((aggregate.runs, aggregate.unproven, aggregate.as_expected.runs), (4, 1, 3));
+    let seen: Vec<_> = aggregate.seen.iter().map(|it| (it.observations.first(), it.share.runs)).collect();
+    assert_eq!(seen, [(Some(&Lost), 3), (Some(&Intact), 1)]);
+    let text = table(&run, TableStyle { color: false, width: None });
+    let wanted = "3 of 4, and 1 that prove nothing   30-95 %   lost 3 (30-95 %), intact 1 (5-70 %)";
+    assert!(text.contains(wanted), "{text}");
+    let page = longpin_core::report::formats::markdown(&run);
+    assert!(
+        page.contains("\n| lost-update/ext4/pin/clean | 3 of 4, and 1 that prove nothing | 30-95 % | lost 3")
+    );
+    assert!(RunResult::from_events(&story(intact)).aggregates.is_empty(), "nothing ran twice");
+}
+
+#[test]
+fn a_race_that_is_never_won_in_as_many_runs_as_it_needs_is_an_xpass() {
+    use Observation::{Intact, Lost};
+    let (good, won) = ((Outcome::Pass, Intact), (Outcome::Xfail, Lost));
+    for (runs, within, wanted) in [
+        (vec![good, good, good], Some(3), Some(Outcome::Xpass)),
+        (vec![good, good], Some(3), None),
+        (vec![good, won, good], Some(3), None),
+        (vec![good, good, good], None, None),
+        // A run that proves nothing is none.
+        (vec![good, good, (Outcome::Error, Intact)], Some(3), None),
+    ] {
+        let run = repeated(&runs, within);
+        let last = &run.cases[runs.len() - 1];
+        let (outcome, xpass) = (wanted.unwrap_or(runs[runs.len() - 1].0), usize::from(wanted.is_some()));
+        assert_eq!((last.outcome, run.summary.xpass), (outcome, xpass), "{runs:?} {within:?}");
+        if wanted.is_some() {
+            assert_eq!(run.exit_code(false), ExitCode::Bad);
+            assert!(
+                last.reason.starts_with("a race: lost never came in 3 runs, expected"),
+                "{}",
+                last.reason
+            );
+        }
     }
 }
 
@@ -343,7 +415,7 @@ fn a_document_from_before_the_audit_still_reads() {
     }
     json["summary"].as_object_mut().expect("an object").remove("flaky");
     let document = json.as_object_mut().expect("an object");
-    document.retain(|key, _| !["stopped", "allow_flaky"].contains(&key.as_str()));
+    document.retain(|key, _| !["stopped", "allow_flaky", "aggregates"].contains(&key.as_str()));
     let again: RunResult = serde_json::from_value(json).expect("an old document");
     assert_eq!(again, run);
 }

@@ -2,7 +2,9 @@
 //! `docs/result.schema.json` describes the document: all of its fields, and no field that it has not.
 #![expect(clippy::disallowed_methods, reason = "the test reads the files that the core is given as text")]
 
+use longpin_core::aggregate::{Aggregate, Seen, Share};
 use longpin_core::dmesg::Class;
+use longpin_core::race::Race;
 use longpin_core::report::{
     AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo,
     OverlayInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
@@ -169,6 +171,17 @@ fn full() -> RunResult {
         environment,
         boots: vec![boot],
         cases: vec![case.clone()],
+        aggregates: vec![Aggregate {
+            id: text(),
+            runs: 1,
+            unproven: 1,
+            as_expected: Share { runs: 1, low: 0.2065, high: 1.0 },
+            seen: vec![Seen {
+                observations: [Observation::Lost].into(),
+                share: Share { runs: 1, low: 0.2065, high: 1.0 },
+            }],
+            race: Some(Race { observe: [Observation::Lost].into(), within: 1 }),
+        }],
         controls: vec![case],
         missing: vec![text()],
         interrupted: false,

@@ -75,6 +75,7 @@ fn case_document(case: &Case) -> Value {
         "release": case.point.release,
         "variant": case.point.variant,
         "expected": expected.map(|row| &row.observe),
+        "race": expected.and_then(|row| row.race.as_ref()),
         "errno": expected.and_then(|row| row.errno.as_ref()),
         "why": expected.map(|row| &row.reason),
     })

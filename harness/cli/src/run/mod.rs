@@ -107,6 +107,7 @@ fn tell(
         started: jiff::Timestamp::now().to_string(),
         command,
         allow_flaky: args.allow_flaky,
+        races: cases.iter().filter_map(|case| Some((case.id.clone(), case.expectation()?.race()?))).collect(),
     })?;
     for text in notice.into_iter().chain(kernel_notices(machine)) {
         story.tell(EventKind::Notice { text })?;

@@ -2,13 +2,14 @@
 //! `result.json`: the document of a run, which `--format json` prints as well. `docs/result-schema.md` describes it;
 //! a field is only ever added while [`RESULT_SCHEMA`] stays.
 
+use crate::aggregate::{self, Aggregate};
 use crate::attempts;
 use crate::events::{EventKind, RunEvent};
 use crate::exit_code::{ExitCode, Rules, exit_code};
 use crate::result::{BootResult, CaseResult, Environment};
 use crate::words::Outcome;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Version of the document. 2: `detected` means an errno, `warned` a line of the kernel log, and neither hides what became
 /// of the bytes.
@@ -29,6 +30,9 @@ pub struct RunResult {
     pub boots: Vec<BootResult>,
     /// Cases that reported, in the order in which they finished, controls left out.
     pub cases: Vec<CaseResult>,
+    /// Of each case that ran more than once, what its runs come to together.
+    #[serde(default)]
+    pub aggregates: Vec<Aggregate>,
     /// Controls of all boots.
     pub controls: Vec<CaseResult>,
     /// Labels of cases that were planned and never reported.
@@ -76,11 +80,19 @@ impl RunResult {
     pub fn from_events<'e>(events: impl IntoIterator<Item = &'e RunEvent>) -> Self {
         let mut run = Self { schema: RESULT_SCHEMA, ..Self::default() };
         let (mut ready_ms, mut verdict_ms, mut end_ms) = (None, 0, 0);
-        let (mut retries, mut verdicts) = (BTreeSet::new(), 0);
+        let (mut retries, mut verdicts, mut races) = (BTreeSet::new(), 0, &BTreeMap::new());
         for event in events {
             end_ms = end_ms.max(event.at_ms);
             match &event.kind {
-                EventKind::RunStarted { environment, cases, started, command, allow_flaky } => {
+                EventKind::RunStarted {
+                    environment,
+                    cases,
+                    started,
+                    command,
+                    allow_flaky,
+                    races: of_run,
+                } => {
+                    races = of_run;
                     run.allow_flaky = *allow_flaky;
                     run.environment = (**environment).clone();
                     run.missing = cases.clone();
@@ -110,6 +122,8 @@ impl RunResult {
                 | EventKind::RunFinished => {}
             }
         }
+        run.aggregates = aggregate::aggregates(&run.cases, races);
+        aggregate::blame_last_runs(&mut run.cases, &run.aggregates);
         run.summary.count(&run.cases, run.missing.len());
         run.summary.seconds = seconds(end_ms);
         run.summary.cases_per_minute = rate(verdicts, ready_ms.unwrap_or_default(), verdict_ms);

@@ -2,6 +2,7 @@
 //! The table for people. Colour and width are the caller's decision: it knows the terminal and NO_COLOR.
 
 use super::document::{RunResult, Summary};
+use crate::aggregate::Aggregate;
 use crate::result::CaseResult;
 use crate::verdict::{Observation, Outcome};
 use comfy_table::TableComponent::{
@@ -22,19 +23,7 @@ pub struct TableStyle {
 
 /// The verdict table, the reasons of what did not pass, and the line of numbers.
 pub fn table(run: &RunResult, style: TableStyle) -> String {
-    let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
-    // A line between any two rows doubles the length and says nothing.
-    for line in [HorizontalLines, MiddleIntersections, LeftBorderIntersections, RightBorderIntersections] {
-        table.remove_style(line);
-    }
-    if let Some(width) = style.width {
-        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    match style.color {
-        true => table.enforce_styling(),
-        false => table.force_no_tty(),
-    };
+    let mut table = empty(style);
     let mut header = vec!["scenario", "fs", "pin", "release", "observed", "outcome", "device/guest/host"];
     // Most runs have none, and a column of zeros says less than its absence.
     let with_hits = run.cases.iter().any(|case| hits(case) > 0);
@@ -48,10 +37,63 @@ pub fn table(run: &RunResult, style: TableStyle) -> String {
         row.extend(with_attempts.then(|| Cell::new(attempts(case))));
         table.add_row(row);
     }
-    let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
     let stopped = run.stopped.iter().map(|why| format!("{why}: {} cases never ran\n", run.missing.len()));
     let stopped: String = stopped.collect();
-    format!("{}\n{}{stopped}{}\n", lines.join("\n"), reasons(run, style.width), numbers(&run.summary))
+    let (cases, repeated) = (text(&table), repeated(run, style));
+    format!("{cases}{repeated}{}{stopped}{}\n", reasons(run, style.width), numbers(&run.summary))
+}
+
+fn empty(style: TableStyle) -> Table {
+    let mut table = Table::new();
+    table.load_preset(UTF8_HORIZONTAL_ONLY);
+    // A line between any two rows doubles the length and says nothing.
+    for line in [HorizontalLines, MiddleIntersections, LeftBorderIntersections, RightBorderIntersections] {
+        table.remove_style(line);
+    }
+    if let Some(width) = style.width {
+        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    match style.color {
+        true => table.enforce_styling(),
+        false => table.force_no_tty(),
+    };
+    table
+}
+
+fn text(table: &Table) -> String {
+    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// A row for each case that ran more than once; nothing if none did.
+fn repeated(run: &RunResult, style: TableStyle) -> String {
+    if run.aggregates.is_empty() {
+        return String::new();
+    }
+    let mut table = empty(style);
+    table.set_header(["case", "as expected", "95 %", "seen, each with its 95 %"]);
+    for aggregate in &run.aggregates {
+        let [expected, bounds, seen] = together(aggregate);
+        let never = if aggregate.is_never_won() { " (never won)" } else { "" };
+        table.add_row([aggregate.id.clone(), expected, bounds, format!("{seen}{never}")]);
+    }
+    text(&table)
+}
+
+/// `15 of 16`, `72-99 %`, `lost 15 (72-99 %), intact 1 (1-28 %)`.
+pub(super) fn together(aggregate: &Aggregate) -> [String; 3] {
+    let unproven = match aggregate.unproven {
+        0 => String::new(),
+        n => format!(", and {n} that prove nothing"),
+    };
+    let seen = aggregate.seen.iter().map(|seen| {
+        let words = seen.observations.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" ");
+        format!("{words} {} ({})", seen.share.runs, seen.share.bounds())
+    });
+    [
+        format!("{} of {}{unproven}", aggregate.as_expected.runs, aggregate.runs),
+        aggregate.as_expected.bounds(),
+        seen.collect::<Vec<_>>().join(", "),
+    ]
 }
 
 /// Pages that DMA changed in flight.

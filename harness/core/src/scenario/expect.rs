@@ -2,6 +2,7 @@
 //! What a scenario expects of a case, and why.
 
 use crate::matrix::Condition;
+use crate::race::Race;
 use crate::words::Observation;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -20,11 +21,34 @@ pub struct Expectation {
     /// The exact set of jobs that `settle` finds asleep.
     #[serde(default)]
     pub blocked: BTreeSet<String>,
+    /// Who wins is not certain; none: the case shows the same in every run.
+    #[serde(default)]
+    pub race: Option<RaceRow>,
     /// The kernel's mechanism, with its functions.
     pub reason: String,
 }
 
+/// Of a race: [`Expectation::observe`] is the set that comes at least once in so many runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RaceRow {
+    /// In how many.
+    pub within: u32,
+    /// Other sets, any of which may come.
+    pub or: Vec<BTreeSet<Observation>>,
+}
+
 impl Expectation {
+    /// A run that shows this is as expected.
+    pub fn accepts(&self, seen: &BTreeSet<Observation>) -> bool {
+        *seen == self.observe || self.race.as_ref().is_some_and(|race| race.or.contains(seen))
+    }
+
+    /// What the runs of this case must come to together, if it is a race.
+    pub fn race(&self) -> Option<Race> {
+        let RaceRow { within, .. } = self.race.as_ref()?;
+        Some(Race { observe: self.observe.clone(), within: *within })
+    }
+
     /// The kernel is known to do harm here: the set holds a word worse than `refused`.
     pub fn is_known_bad(&self) -> bool {
         self.observe.iter().any(|word| word.is_bad())

@@ -12,7 +12,7 @@ mod tests;
 pub use crate::fields::Fault;
 pub use crate::matrix::{Condition, Flavour, Matrix, Pin, Point, Release};
 pub use crate::steps::Step;
-pub use expect::Expectation;
+pub use expect::{Expectation, RaceRow};
 pub use machine::MachineNeeds;
 
 /// Version of the format, the file's `schema`.

@@ -2,13 +2,14 @@
 //! Syntax of a scenario file: TOML to [`Scenario`]. Faults of steps and rows are collected, so that one look at the
 //! messages mends the whole file.
 
-use super::{Expectation, MachineNeeds, SCHEMA, Scenario};
+use super::{Expectation, MachineNeeds, RaceRow, SCHEMA, Scenario};
 use crate::fields::{At, Fault, Fields, Source};
 use crate::matrix::{Flavour, Matrix, Pin, Release, condition};
 use crate::steps::Step;
 use crate::words::Observation;
 use longpin_proto::filesystem::FileSystem;
 use longpin_wire::{dma, stamp};
+use std::collections::BTreeSet;
 use toml::de::{DeTable, DeValue};
 
 /// Pages of a file that says nothing else: large enough for several folios, small enough to read in a case.
@@ -180,12 +181,53 @@ fn expectation(fields: &mut Fields<'_, '_>) -> Result<Expectation, Fault> {
             Observation::list()
         )));
     }
+    let observe = observe.into_iter().collect();
     Ok(Expectation {
         line: fields.line,
         when: condition(fields)?,
-        observe: observe.into_iter().collect(),
+        race: race(fields, &observe)?,
+        observe,
         errno: fields.str("errno")?.map(|at| at.value.to_owned()),
         blocked: fields.strings("blocked")?.into_iter().map(|at| at.value).collect(),
         reason: fields.need_str("reason")?.value.trim().to_owned(),
     })
+}
+
+/// Runs that `--repeat` can make.
+const MOST_RUNS: u32 = 10_000;
+
+/// `race = true`, with `within` and `or`, in a row that expects `observe`.
+fn race(fields: &mut Fields<'_, '_>, observe: &BTreeSet<Observation>) -> Result<Option<RaceRow>, Fault> {
+    let is_race = fields.flag_or("race", false)?;
+    let within = fields.small("within")?;
+    let others = fields.strings("or")?;
+    if !is_race {
+        return match within.is_some() || !others.is_empty() {
+            true => {
+                Err(fields.fault("`within` and `or` are of a race; add `race = true`, or take them away"))
+            }
+            false => Ok(None),
+        };
+    }
+    let Some(within) = within.filter(|within| (1..=MOST_RUNS).contains(within)) else {
+        return Err(fields.fault(format!(
+            "race does not say in how many runs `observe` comes at least once; add `within = N`, 1 to {MOST_RUNS}"
+        )));
+    };
+    let mut or = Vec::new();
+    for At { value, line } in others {
+        let words = value.split_whitespace().map(|word| {
+            Observation::parse(word).ok_or_else(|| {
+                let known = Observation::list();
+                fields.fault_at(line, format!("observation `{word}` is unknown; use one of {known}"))
+            })
+        });
+        or.push(words.collect::<Result<BTreeSet<_>, Fault>>()?);
+    }
+    match or.iter().any(|set| set.is_empty() || set == observe) || or.is_empty() {
+        true => {
+            Err(fields.fault("race has no other end; add `or = [\"intact\"]`, each entry a set of words"))
+        }
+        false => Ok(Some(RaceRow { within, or })),
+    }
 }

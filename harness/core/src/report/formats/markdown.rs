@@ -3,6 +3,7 @@
 
 use super::{Entry, environment, gravest_first, labels, one_line, unexpected};
 use crate::report::RunResult;
+use crate::report::table::together;
 use std::fmt::Write as _;
 
 /// Rows of unexpected results; GitHub takes a megabyte.
@@ -30,11 +31,33 @@ pub fn markdown(run: &RunResult) -> String {
             let _ = writeln!(page, "\n{more} more reasons are not shown.");
         }
     }
+    page.push_str(&repeated(run));
     page.push_str("\n### Where it ran\n\n| | |\n|---|---|\n");
     for (name, value) in environment(run) {
         let _ = writeln!(page, "| {name} | {} |", escaped(&value));
     }
     page
+}
+
+/// What the runs of each case come to together, where there was more than one.
+fn repeated(run: &RunResult) -> String {
+    if run.aggregates.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "\n### Repeated\n\n| case | as expected | 95 % | seen, each with its 95 % |\n|---|---|---|---|\n",
+    );
+    for aggregate in run.aggregates.iter().take(MOST) {
+        let [expected, bounds, seen] = together(aggregate);
+        let cells = [aggregate.id.clone(), expected, bounds, seen].map(|cell| escaped(&cell));
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+    let more = run.aggregates.len().saturating_sub(MOST);
+    if more > 0 {
+        let _ = writeln!(text, "\n{more} more cases are not shown.");
+    }
+    text
 }
 
 fn numbers(run: &RunResult) -> String {

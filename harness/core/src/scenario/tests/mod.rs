@@ -6,6 +6,8 @@ mod jobs;
 mod needs;
 
 use super::{Pin, Release, Scenario, Step, parse};
+use crate::words::Observation;
+use std::collections::BTreeSet;
 
 const HEAD: &str = "schema = 1\nname = \"story\"\ntitle = \"t\"\nmechanism = \"m\"\n";
 const MATRIX: &str = "matrix.fs = [\"ext4\"]\nmatrix.pin = [\"pin\"]\nmatrix.release = [\"clean\"]\n";
@@ -231,4 +233,32 @@ fn a_flavour_is_a_file_system_with_options() {
     assert_eq!(points[0].fs.options, "data=journal");
     assert_eq!(scenario.steps_of(&points[0]).count(), 1);
     assert_eq!(scenario.steps_of(&points[1]).count(), 0);
+}
+
+#[test]
+fn a_race_says_how_often_it_must_be_won_and_what_else_may_come() {
+    let row = |more: &str| {
+        format!(
+            "{HEAD}{MATRIX}step = [\"mkfs\", \"mount\", \"create\", \"map\", \"pin\", \"release\"]\n\
+                 [[expect]]\nobserve = \"lost\"\nreason = \"r\"\n{more}"
+        )
+    };
+    let text = row("race = true\nwithin = 20\nor = [\"intact\", \"lost warned\"]\n");
+    let scenario = Scenario::parse("story.toml", &text).expect("valid");
+    let race = scenario.expect[0].race.as_ref().expect("a race");
+    let words = |words: &[Observation]| words.iter().copied().collect::<BTreeSet<_>>();
+    assert_eq!(race.within, 20);
+    assert_eq!(race.or, [words(&[Observation::Intact]), words(&[Observation::Lost, Observation::Warned])]);
+    for (more, part) in [
+        ("within = 3\n", "add `race = true`"),
+        ("or = [\"intact\"]\n", "add `race = true`"),
+        ("race = true\nor = [\"intact\"]\n", "add `within = N`"),
+        ("race = true\nwithin = 0\nor = [\"intact\"]\n", "add `within = N`"),
+        ("race = true\nwithin = 3\n", "no other end"),
+        ("race = true\nwithin = 3\nor = [\"lost\"]\n", "no other end"),
+        ("race = true\nwithin = 3\nor = [\"intact fine\"]\n", "observation `fine` is unknown"),
+    ] {
+        let faults = faults(&row(more));
+        assert!(faults.len() == 1 && faults[0].contains(part), "{more}: {faults:?}");
+    }
 }

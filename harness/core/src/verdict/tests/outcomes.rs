@@ -4,7 +4,7 @@
 use super::super::{Cause, Observation, Observed, Outcome, Problem, judge, observe, spoils_boot};
 use super::tale::{Tale, by_dma};
 use crate::record::{CaseRecord, Evidence, Role, Trouble};
-use crate::scenario::{Condition, Expectation};
+use crate::scenario::{Condition, Expectation, RaceRow};
 use longpin_proto::agent::{Outcome as StepOutcome, Step};
 use std::collections::BTreeSet;
 
@@ -17,6 +17,7 @@ pub fn expected(words: &[Observation]) -> Expectation {
         observe: words.iter().copied().collect(),
         errno: None,
         blocked: BTreeSet::new(),
+        race: None,
         reason: "because of folio_mkclean()".into(),
     }
 }
@@ -43,6 +44,32 @@ fn the_table_of_outcomes() {
         assert_eq!(judgement.outcome, outcome, "{got:?} against {wanted:?}: {}", judgement.reason);
         assert_eq!(judgement.cause, None);
     }
+}
+
+#[test]
+fn a_run_of_a_race_is_as_expected_if_it_shows_one_of_the_declared_sets() {
+    let or = vec![[Intact].into(), [Lost, Detected].into()];
+    let row = Expectation {
+        race: Some(RaceRow { within: 20, or }),
+        errno: Some("EIO".into()),
+        ..expected(&[Lost, Splat])
+    };
+    for (got, errno, outcome) in [
+        (&[Lost, Splat][..], Some("EIO"), Outcome::Xfail),
+        (&[Lost, Splat], None, Outcome::Fail),
+        (&[Intact], None, Outcome::Pass),
+        (&[Lost, Detected], None, Outcome::Xfail),
+        (&[Lost], None, Outcome::Fail),
+        (&[Refused], None, Outcome::Xpass),
+    ] {
+        let judgement = judge(&Observed { errno: errno.map(Into::into), ..seen(got) }, &row);
+        assert_eq!(judgement.outcome, outcome, "{got:?}: {}", judgement.reason);
+    }
+    let judgement = judge(&seen(&[Lost]), &row);
+    assert_eq!(
+        judgement.reason,
+        "seen; expected lost + splat or intact or lost + detected: because of folio_mkclean()"
+    );
 }
 
 #[test]
