@@ -180,7 +180,7 @@ fn a_run_until_failure_ends_with_the_first_one_and_skips_the_rest() {
 #[test]
 fn a_case_that_fails_beside_its_neighbour_is_flaky_as_it_passes_in_a_boot_of_its_own() {
     let lab = Lab::new();
-    let mark = "{ do = \"exec\", argv = [\"touch\", \"/mark\"] }";
+    let mark = "{ do = \"exec\", argv = [\"touch\", \"/mark\"], verifies = true }";
     let look = "{ do = \"exec\", argv = [\"sh\", \"-c\", \"test ! -e /mark\"], verifies = true }";
     let before = scenario::write(&lab.path(""), "a-before", &["\"mkfs\"", mark], "intact");
     let after = scenario::write(&lab.path(""), "b-after", &["\"mkfs\"", look], "intact");
