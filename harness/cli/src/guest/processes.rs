@@ -16,6 +16,9 @@ use std::time::Duration;
 /// When a channel breaks, QEMU's own end and last word follow at once.
 const AFTERMATH: Duration = Duration::from_secs(5);
 
+/// QEMU's monitor answers at once, whatever the guest does; on a busy host somewhat later.
+const MONITOR_ANSWER: Duration = Duration::from_secs(20);
+
 /// Fields drop in this order: QEMU before the daemon, so that the daemon sees an orderly end of its front end.
 pub struct Processes {
     pub qmp: Qmp,
@@ -102,9 +105,18 @@ impl Processes {
 
     fn of_silence(&mut self, error: &LinkError) -> Trouble {
         let console = console::evidence(&self.console_log, self.console_before);
-        match console::panic_line(&self.console_log) {
-            Some(_) => Trouble::Panic { console },
-            None => Trouble::Hang { waited: error.to_string(), console },
+        if console::panic_line(&self.console_log).is_some() {
+            return Trouble::Panic { console };
+        }
+        // A guest whose emulator stands still itself is silent too.
+        match self.qmp.execute("query-status", Deadline::after(MONITOR_ANSWER)) {
+            Err(_) if self.qemu.ended().is_none() => Trouble::Other {
+                message: format!(
+                    "QEMU does not answer on its monitor within {} s: it was stopped, or the host keeps it from running; {error}",
+                    MONITOR_ANSWER.as_secs()
+                ),
+            },
+            _ => Trouble::Hang { waited: error.to_string(), console },
         }
     }
 
