@@ -27,6 +27,18 @@ Environment:
   TMPDIR           where sockets and disk images lie while a guest runs
   NO_COLOR         no colours, as --color never";
 
+/// What `selftest` tells the shell.
+const SELFTEST_EXIT_CODES: &str = "\
+Exit codes:
+  0  every kind got its verdict, exit code and reason, and left nothing behind
+  1  a kind did not; the directory of its run is kept
+  2  a kind could not be tried, or the selftest was interrupted
+  3  wrong usage
+
+Environment:
+  LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
+  TMPDIR           where the runs are, and what is kept of them";
+
 /// What `image build` takes from the environment.
 const PACKAGE_SOURCES: &str = "\
 Environment:
@@ -65,6 +77,9 @@ pub enum Command {
     /// Run cases and judge them
     #[command(after_help = RUN_EXIT_CODES)]
     Run(Box<RunArgs>),
+    /// Show that this host gets the right word for what can go wrong: each kind of trouble is provoked, and checked
+    #[command(after_help = SELFTEST_EXIT_CODES)]
+    Selftest(SelftestArgs),
     /// Boot a guest, carry out a scenario if one is named, and give a shell in it
     Shell(Box<ShellArgs>),
 }
@@ -371,6 +386,23 @@ pub enum Color {
     Always,
     /// Never
     Never,
+}
+
+/// Options of `selftest`.
+#[derive(Debug, Args)]
+pub struct SelftestArgs {
+    /// Only these kinds; none: all
+    #[arg(value_name = "KIND")]
+    pub kinds: Vec<String>,
+    /// Say which kinds there are, and try none
+    #[arg(long)]
+    pub list: bool,
+    /// KVM, or QEMU's translator
+    #[arg(long, value_enum, default_value_t = Wish::Auto)]
+    pub accel: Wish,
+    /// Form of the output
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
 }
 
 /// Options of `shell`.

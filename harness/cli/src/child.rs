@@ -84,7 +84,8 @@ impl Child {
         self.wait(Deadline::after(Duration::from_secs(10)));
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Send a signal to the whole group.
+    pub fn signal(&self, signal: Signal) {
         if let Some(group) = i32::try_from(self.inner.id()).ok().and_then(Pid::from_raw) {
             // ESRCH: it ended in between, which is what was wanted.
             let _ = rustix::process::kill_process_group(group, signal);

@@ -25,6 +25,7 @@ mod output;
 mod quote;
 mod run;
 mod scratch;
+mod selftest;
 mod terminal;
 mod vm;
 
@@ -56,6 +57,7 @@ fn dispatch(command: Command) -> u8 {
         Command::List(args) => commands::list::list(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),
+        Command::Selftest(args) => selftest::selftest(&args),
         Command::Shell(args) if args.command.is_empty() => commands::shell::shell(&args),
         // All codes may be the command's own; ours must not be taken for one of them.
         Command::Shell(args) => {

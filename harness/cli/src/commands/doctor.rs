@@ -62,7 +62,11 @@ pub fn doctor() -> Result<ExitCode> {
     ];
     let missing = checks.iter().filter(|(_, finding)| matches!(finding, Required { .. })).count();
     let (verdict, code) = match missing {
-        0 => ("this host can run longpin".to_owned(), ExitCode::Good),
+        0 => (
+            "this host can run longpin; `longpin selftest` shows that crashes, hangs and kills get the right word here"
+                .to_owned(),
+            ExitCode::Good,
+        ),
         1 => ("one required thing is missing".to_owned(), ExitCode::Error),
         n => (format!("{n} required things are missing"), ExitCode::Error),
     };
