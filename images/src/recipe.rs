@@ -209,7 +209,10 @@ mod tests {
         let recipe = initramfs().unwrap();
         assert_eq!(recipe.extra("fio").unwrap().programs, ["/usr/bin/fio"]);
         let error = recipe.extra("emacs").unwrap_err().to_string();
-        assert!(error.starts_with("the guest has no program `emacs` on demand; there are: fio, "), "{error}");
+        assert!(
+            error.starts_with("the guest has no program `emacs` on demand; there are: chrt, "),
+            "{error}"
+        );
     }
 
     #[test]
