@@ -3,7 +3,7 @@
 //!
 //! A builder takes the artifact's lock exclusively, works in `NAME.partial` beside the final place, writes the manifest
 //! as the last file and renames the directory to `NAME`. So `NAME` is always complete. Whoever dies on the way leaves a
-//! `.partial` that the next holder of the lock removes. A user keeps the lock shared, so that `gc` does not take the
+//! `.partial` that the next holder of the lock removes, or where it goes on if the build can. A user keeps the lock shared, so that `gc` does not take the
 //! artifact away from a running machine.
 
 use crate::durable;
@@ -37,6 +37,15 @@ pub(crate) struct Plan<'a> {
     pub inputs: &'a Inputs,
 }
 
+/// What a build finds in its directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    /// Nothing.
+    Empty,
+    /// What an earlier one left.
+    Left,
+}
+
 /// A build under way.
 pub(crate) struct Build<'a> {
     /// Where the artifact's files go.
@@ -63,6 +72,27 @@ impl Store {
         reporter: &dyn Reporter,
         build: impl FnOnce(&mut Build<'_>) -> Result<()>,
     ) -> Result<Artifact> {
+        self.ensure_from(Start::Empty, plan, reporter, build)
+    }
+
+    /// As [`ensure`](Self::ensure), for a build of many minutes: it finds in its directory what an earlier one, which was
+    /// interrupted or failed, has left there, and must tell by itself what of that is whole.
+    pub(crate) fn ensure_resumable(
+        &self,
+        plan: &Plan<'_>,
+        reporter: &dyn Reporter,
+        build: impl FnOnce(&mut Build<'_>) -> Result<()>,
+    ) -> Result<Artifact> {
+        self.ensure_from(Start::Left, plan, reporter, build)
+    }
+
+    fn ensure_from(
+        &self,
+        start: Start,
+        plan: &Plan<'_>,
+        reporter: &dyn Reporter,
+        build: impl FnOnce(&mut Build<'_>) -> Result<()>,
+    ) -> Result<Artifact> {
         let mut build = Some(build);
         loop {
             if let Some(found) = self.find(plan, reporter)? {
@@ -71,7 +101,7 @@ impl Store {
             let lock = self.lock(plan, Mode::Exclusive, reporter)?;
             if !self.is_finished(plan)? {
                 let Some(build) = build.take() else { return Err(self.vanished(plan)) };
-                self.build(plan, reporter, build)?;
+                self.build(start, plan, reporter, build)?;
             }
             drop(lock);
         }
@@ -98,7 +128,7 @@ impl Store {
         }
         let lock = self.lock(plan, Mode::Exclusive, reporter)?;
         if !Manifest::read(&self.dir(&plan.id()))?.is_some_and(|manifest| young(&manifest)) {
-            self.build(plan, reporter, build)?;
+            self.build(Start::Empty, plan, reporter, build)?;
         }
         drop(lock);
         self.find(plan, reporter)?.ok_or_else(|| self.vanished(plan))
@@ -128,14 +158,17 @@ impl Store {
     /// With the lock held exclusively.
     fn build(
         &self,
+        start: Start,
         plan: &Plan<'_>,
         reporter: &dyn Reporter,
         build: impl FnOnce(&mut Build<'_>) -> Result<()>,
     ) -> Result<()> {
         let id = plan.id();
         let partial = self.partial_dir(&id);
-        tree::remove(&partial)?;
-        std::fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
+        if start == Start::Empty {
+            tree::remove(&partial)?;
+        }
+        std::fs::create_dir_all(&partial).map_err(Error::io("create", &partial))?;
         let began = Instant::now();
         let log = Log::create(&self.log_path(&id))?;
         let mut work =
@@ -144,7 +177,9 @@ impl Store {
         let Build { versions, facts, .. } = work;
         if let Err(error) = built {
             // The first error is the one to tell; what cannot be removed now, the next build removes.
-            let _ = tree::remove(&partial);
+            if start == Start::Empty {
+                let _ = tree::remove(&partial);
+            }
             return Err(error);
         }
         let took = began.elapsed();
@@ -268,6 +303,24 @@ mod tests {
         let made = store.ensure(&plan, &Silent, |build| write(build, "whole")).unwrap();
         assert!(!made.dir.join("leftover").exists());
         assert!(!partial.exists());
+    }
+
+    #[test]
+    fn a_build_that_can_goes_on_from_what_was_left_and_is_published_whole() {
+        let (_dir, store) = store();
+        let inputs = inputs("a");
+        let plan = plan(&inputs);
+        let failed = store.ensure_resumable(&plan, &Silent, |build| {
+            fs::write(build.dir.join("done"), "half").unwrap();
+            build.log.run("fail", &mut std::process::Command::new("/bin/false"), Duration::from_secs(60))
+        });
+        assert!(failed.is_err() && store.find(&plan, &Silent).unwrap().is_none());
+        let made = store.ensure_resumable(&plan, &Silent, |build| {
+            assert_eq!(fs::read_to_string(build.dir.join("done")).unwrap(), "half");
+            write(build, "whole")
+        });
+        assert_eq!(fs::read_to_string(made.unwrap().dir.join("file")).unwrap(), "whole");
+        assert!(!store.partial_dir(&plan.id()).exists());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::report::Reporter;
 use crate::sandbox::Bind;
 use crate::source_files;
 use crate::store::Store;
-use crate::tool_root::ToolRoot;
+use crate::tool_root::{CLANG, ToolRoot};
 use std::borrow::Cow;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -181,7 +181,10 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources
     if let Some(localversion) = kernel.manifest().facts.get("localversion") {
         command.arg(format!("LOCALVERSION={localversion}"));
     }
-    command.arg("modules");
+    // With the compiler of the kernel: their options differ.
+    let clang =
+        kernel.config().is_some_and(|config| config.lines().any(|line| line == "CONFIG_CC_IS_CLANG=y"));
+    command.args(clang.then_some(CLANG)).arg("modules");
     let watch = Watch { line: &mut |_| {}, tick: &mut || {} };
     build.log.run_watched("build of the driver module", &mut command, MAKE_LIMIT, watch)?;
     let made = find_module(&source.join(DRIVER))?;

@@ -9,6 +9,7 @@ use crate::kconfig::{self, Need};
 use crate::kernel::{CONFIG, Kernel};
 use crate::kernel_build::VMLINUZ;
 use crate::key::Inputs;
+use crate::lab_kernel::LabKernel;
 use crate::manifest::Kind;
 use crate::module_graph;
 use crate::report::Reporter;
@@ -39,6 +40,8 @@ pub enum OwnKernel {
     Packages(Vec<PathBuf>),
     /// A package of the distribution's archive.
     Archive(ArchiveKernel),
+    /// Built from the stock kernel's source.
+    Lab(LabKernel),
 }
 
 /// A module file: from where, and its place below the modules directory.
@@ -82,6 +85,7 @@ impl Store {
             }
             OwnKernel::Packages(debs) => return self.deb_kernel(root, debs, reporter),
             OwnKernel::Archive(wanted) => return self.archive_kernel(root, wanted, anew, reporter),
+            OwnKernel::Lab(wanted) => return self.lab_kernel(root, wanted, reporter),
         };
         let mut inputs = inputs(root, &files)?;
         if let Some(dir) = &build_dir {
@@ -246,6 +250,11 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, files: &Files) -> Result<()> {
     let order = modules.join("modules.order");
     fs::write(&order, &files.order).map_err(Error::io("write", &order))?;
     depmod(build, root, &files.release)
+}
+
+/// Takes image and modules out of a directory where a kernel was built.
+pub(crate) fn take(build: &mut Build<'_>, root: &ToolRoot, dir: &Path) -> Result<()> {
+    make(build, root, &of_build_dir(dir)?)
 }
 
 /// The lists of what each module needs; the last step of a kernel's artifact.

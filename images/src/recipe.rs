@@ -14,6 +14,10 @@ const TOOL_ROOT: &str = include_str!("../recipes/tool-root.toml");
 const KERNEL: &str = include_str!("../recipes/kernel.toml");
 const INITRAMFS: &str = include_str!("../recipes/initramfs.toml");
 const ARCHIVE: &str = include_str!("../recipes/archive.toml");
+const LAB: &str = include_str!("../recipes/lab.toml");
+/// Patches that the kernels of lab.toml name.
+const PATCHES: [(&str, &str); 1] =
+    [("lab-permissive.patch", include_str!("../recipes/lab-permissive.patch"))];
 const KCONFIG: &str = include_str!("../recipes/kconfig.toml");
 /// mmdebstrap's customize hook.
 pub(crate) const BACKPORTS_HOOK: &str = include_str!("../recipes/backports-hook.sh");
@@ -84,6 +88,40 @@ pub(crate) struct Extra {
     pub programs: Vec<String>,
 }
 
+/// `lab.toml`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LabRecipe {
+    pub common: Vec<String>,
+    pub kernel: Vec<LabKernelRecipe>,
+}
+
+/// One kernel of it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LabKernelRecipe {
+    pub name: String,
+    /// For people.
+    pub about: String,
+    #[serde(default)]
+    pub clang: bool,
+    pub patch: Option<String>,
+    pub options: Vec<String>,
+}
+
+impl LabKernelRecipe {
+    /// Text of its patch; empty without one.
+    pub(crate) fn patch(&self) -> Result<&'static str> {
+        let Some(name) = &self.patch else { return Ok("") };
+        let known = PATCHES.iter().find(|(known, _)| known == name);
+        known.map(|(_, text)| *text).ok_or_else(|| Error::Unreadable {
+            what: "lab.toml".to_owned(),
+            problem: format!("there is no patch `{name}`"),
+            remedy: "this binary was built from a broken tree: build it again",
+        })
+    }
+}
+
 /// With the packages of the file systems.
 pub(crate) fn tool_root() -> Result<ToolRootRecipe> {
     let mut recipe: ToolRootRecipe = parse("tool-root.toml", TOOL_ROOT)?;
@@ -109,6 +147,10 @@ fn of_file_systems(words: fn(&'static FileSystem) -> Vec<&'static str>) -> impl 
 
 pub(crate) fn archive() -> Result<ArchiveRecipe> {
     parse("archive.toml", ARCHIVE)
+}
+
+pub(crate) fn lab() -> Result<LabRecipe> {
+    parse("lab.toml", LAB)
 }
 
 /// With the options of the file systems.

@@ -23,6 +23,8 @@ use std::time::Duration;
 const BUILD_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// For a program that only prints.
 const QUERY_LIMIT: Duration = Duration::from_secs(60);
+/// Makes a kernel by the root's clang, and modules for one that was made so: GNU's linker and assembler serve both.
+pub(crate) const CLANG: &str = "CC=clang-19";
 const ROOT: &str = "root";
 /// mmdebstrap's modes.
 const ROOT_MODE: &str = "root";

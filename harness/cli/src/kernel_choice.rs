@@ -2,7 +2,7 @@
 //! The word of `--kernel`: which kernel guests boot. Only what was typed: whether it is there and fit, `longpin-images`
 //! finds out before anything boots.
 
-use longpin_images::{ArchiveKernel, OwnKernel};
+use longpin_images::{ArchiveKernel, LabKernel, OwnKernel};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// The distribution's kernel, on which the library's expectations were measured.
 const STOCK: &str = "stock";
 const ARCHIVE: &[u8] = b"debian:";
+const LAB: &[u8] = b"lab:";
 const MODULES: &[u8] = b"modules=";
 const MODULE: &[u8] = b"module=";
 
@@ -29,7 +30,7 @@ pub enum KernelChoice {
 }
 
 impl KernelChoice {
-    /// `stock`, `debian:VERSION[/SUITE]`, `DIR`, `BZIMAGE,modules=DIR` or `DEB[,DEB...]`, all but the first with
+    /// `stock`, `debian:VERSION[/SUITE]`, `lab:NAME`, `DIR`, `BZIMAGE,modules=DIR` or `DEB[,DEB...]`, all but the first with
     /// `,module=FILE` behind.
     pub fn parse(text: &OsStr) -> Result<Self, String> {
         let mut parts = text.as_bytes().split(|byte| *byte == b',');
@@ -62,9 +63,10 @@ impl KernelChoice {
             (word, _) if word == STOCK.as_bytes() => {
                 return Err(format!("the stock kernel comes with its own modules; {USAGE}"));
             }
-            (_, Some(_)) if !debs.is_empty() || first.starts_with(ARCHIVE) => {
-                return Err(format!("a package comes with its own modules; {USAGE}"));
+            (_, Some(_)) if !debs.is_empty() || first.starts_with(ARCHIVE) || first.starts_with(LAB) => {
+                return Err(format!("that kernel comes with its own modules; {USAGE}"));
             }
+            (word, None) if word.starts_with(LAB) => lab(&word[LAB.len()..])?,
             (word, None) if word.starts_with(ARCHIVE) => archive(&word[ARCHIVE.len()..])?,
             (_, None) if !debs.is_empty() => OwnKernel::Packages(debs),
             (image, Some(modules)) => OwnKernel::Files { image: path_of(image), modules },
@@ -84,6 +86,7 @@ impl KernelChoice {
         let (mut text, modules) = match kernel {
             OwnKernel::BuildDir(dir) => (path(dir), None),
             OwnKernel::Archive(kernel) => (kernel.name().into(), None),
+            OwnKernel::Lab(kernel) => (kernel.title().into(), None),
             OwnKernel::Packages(debs) => {
                 let debs: Vec<OsString> = debs.iter().map(|deb| path(deb)).collect();
                 (debs.join(OsStr::new(",")), None)
@@ -101,7 +104,7 @@ impl KernelChoice {
     }
 }
 
-const USAGE: &str = "use stock, debian:VERSION[/SUITE], DIR (where a kernel was built), BZIMAGE,modules=DIR or a linux-image \
+const USAGE: &str = "use stock, debian:VERSION[/SUITE], lab:NAME, DIR (where a kernel was built), BZIMAGE,modules=DIR or a linux-image \
                      .deb, and ,module=FILE behind all but the first for a longpin.ko that was built for it";
 
 fn is_deb(part: &[u8]) -> bool {
@@ -118,6 +121,14 @@ fn archive(name: &[u8]) -> Result<OwnKernel, String> {
             Ok(OwnKernel::Archive(ArchiveKernel { version: version.to_owned(), suite }))
         }
         _ => Err(format!("`{}` is no version of a package; {USAGE}", String::from_utf8_lossy(name))),
+    }
+}
+
+/// A name; which there are is known where they are made.
+fn lab(name: &[u8]) -> Result<OwnKernel, String> {
+    match std::str::from_utf8(name) {
+        Ok(name) if !name.is_empty() => Ok(OwnKernel::Lab(LabKernel { name: name.to_owned() })),
+        _ => Err(format!("`lab:` has no name behind it; {USAGE}")),
     }
 }
 
@@ -171,6 +182,8 @@ mod tests {
         };
         assert_eq!(same("debian:6.1"), of(None));
         assert_eq!(same("debian:6.1/bookworm-backports"), of(Some("bookworm-backports")));
+        let lab = OwnKernel::Lab(LabKernel { name: "debug".into() });
+        assert_eq!(same("lab:debug"), KernelChoice::Own { kernel: lab, module: None });
         let debs = OwnKernel::Packages(vec!["a.deb".into(), "/b/c.deb".into()]);
         assert_eq!(same("a.deb,/b/c.deb"), KernelChoice::Own { kernel: debs, module: None });
     }
@@ -181,6 +194,8 @@ mod tests {
             "debian:",
             "debian:6.1 x",
             "debian:6.1,modules=m",
+            "lab:",
+            "lab:debug,modules=m",
             "a.deb,modules=m",
             "d,b.deb",
             "",
