@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line: only what was typed. Names are checked against the scenario library later.
 
-use crate::formats::Output;
+use crate::formats::{CompareForm, Output};
 use crate::kernel_choice::{self, KernelChoice};
 use crate::vm::accel::Wish;
 use crate::vm::additions;
@@ -39,6 +39,18 @@ Environment:
   LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
   TMPDIR           where the runs are, and what is kept of them";
 
+/// What `compare` tells the shell.
+const COMPARE_EXIT_CODES: &str = "\
+Exit codes:
+  0  every case that could be compared is the same
+  1  a case differs
+  2  no difference was seen, but a run has errors or cases that never reported; or a run could not be made
+  3  wrong usage, or a directory that holds no result
+  4  no case could be compared
+
+Example:
+  longpin compare debian:6.1 stock -- late-dirty reflink-bleed --pin dio";
+
 /// What `image build` takes from the environment.
 const PACKAGE_SOURCES: &str = "\
 Environment:
@@ -60,6 +72,9 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Put runs side by side: where two kernels, drivers or devices did not do the same
+    #[command(after_help = COMPARE_EXIT_CODES)]
+    Compare(CompareArgs),
     /// Say what this host lacks, and the command that mends it
     Doctor,
     /// Build, list or remove tool root, kernel, driver module and initramfs
@@ -171,6 +186,26 @@ impl LibraryArgs {
             variant: none(),
         }
     }
+}
+
+/// Options of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Result directories, or kernels as `run --kernel` takes them: their cases are run first
+    #[arg(value_name = "RUN", required = true, num_args = 2..)]
+    pub runs: Vec<OsString>,
+    /// The cases that are the same, too
+    #[arg(long)]
+    pub all: bool,
+    /// Forms: table, json, markdown, html, each with =FILE or for standard output, where at most one goes [default: table]
+    #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',')]
+    pub format: Vec<Output<CompareForm>>,
+    /// Colours in the table
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// What `run` is given for each kernel: scenarios and options
+    #[arg(last = true, value_name = "RUN-OPTION")]
+    pub run: Vec<OsString>,
 }
 
 /// Options of `kconfig`.

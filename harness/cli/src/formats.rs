@@ -31,30 +31,41 @@ pub enum Form {
     Markdown,
 }
 
-impl Form {
-    /// Word on the command line.
-    pub fn word(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
+/// A form of a comparison of runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CompareForm {
+    /// For people
+    Table,
+    /// The document
+    Json,
+    /// A page
+    Markdown,
+    /// A page for a browser
+    Html,
+}
+
+/// Word on the command line.
+pub fn word(form: &impl ValueEnum) -> String {
+    form.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// One form, and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
+pub struct Output<F = Form> {
     /// In which form.
-    pub form: Form,
+    pub form: F,
     /// None: standard output.
     pub file: Option<PathBuf>,
 }
 
-impl std::str::FromStr for Output {
+impl<F: ValueEnum> std::str::FromStr for Output<F> {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let (word, file) = text.split_once('=').map_or((text, "-"), |(word, file)| (word, file));
-        let known = || Form::value_variants().iter().map(|form| form.word()).collect::<Vec<_>>().join(", ");
-        let form = Form::from_str(word, false)
-            .map_err(|_| format!("`{word}` is no format; use one of {}", known()))?;
+        let known = || F::value_variants().iter().map(self::word).collect::<Vec<_>>().join(", ");
+        let form =
+            F::from_str(word, false).map_err(|_| format!("`{word}` is no format; use one of {}", known()))?;
         match file {
             "" => Err(format!("`{text}` names no file; write {word}=FILE, or {word} for standard output")),
             "-" => Ok(Self { form, file: None }),
@@ -64,14 +75,14 @@ impl std::str::FromStr for Output {
 }
 
 /// The form that goes to standard output, if one does.
-pub fn to_stdout(outputs: &[Output]) -> Option<Form> {
+pub fn to_stdout<F: Copy>(outputs: &[Output<F>]) -> Option<F> {
     outputs.iter().find(|output| output.file.is_none()).map(|output| output.form)
 }
 
 /// Whether all of them can be had.
 ///
 /// Errors: `Usage`, if two go to the same place.
-pub fn check(outputs: &[Output]) -> Result<()> {
+pub fn check<F>(outputs: &[Output<F>]) -> Result<()> {
     let mut taken = BTreeSet::new();
     for output in outputs {
         if !taken.insert(&output.file) {
@@ -91,8 +102,8 @@ pub fn check(outputs: &[Output]) -> Result<()> {
 /// killed must not be taken for that one.
 ///
 /// Errors: `Usage` with the file.
-pub fn make_ready(outputs: &[Output]) -> Result<()> {
-    let files = outputs.iter().filter_map(|output| Some((output.form, output.file.as_ref()?)));
+pub fn make_ready<F: ValueEnum>(outputs: &[Output<F>]) -> Result<()> {
+    let files = outputs.iter().filter_map(|output| Some((&output.form, output.file.as_ref()?)));
     for (form, file) in files {
         let ready = || -> io::Result<()> {
             match fs::metadata(file) {
@@ -110,7 +121,7 @@ pub fn make_ready(outputs: &[Output]) -> Result<()> {
         ready().map_err(|error| {
             Error::Usage(format!(
                 "--format {}={}: the file cannot be written: {error}",
-                form.word(),
+                word(form),
                 file.display()
             ))
         })?;
@@ -161,7 +172,7 @@ impl Content<'_> {
 }
 
 /// It is there whole or not at all, unless it is a pipe, a device or a link to something.
-fn write_file(file: &Path, text: &str) -> io::Result<()> {
+pub fn write_file(file: &Path, text: &str) -> io::Result<()> {
     if !is_replaced(file) {
         return fs::OpenOptions::new().write(true).truncate(true).open(file)?.write_all(text.as_bytes());
     }
@@ -251,12 +262,12 @@ mod tests {
         let mut outputs =
             outputs(&[&format!("table={}", bad.display()), &format!("ktap={}", link.display())]);
         for form in Form::value_variants() {
-            outputs.push(Output { form: *form, file: Some(dir.path().join(form.word())) });
+            outputs.push(Output { form: *form, file: Some(dir.path().join(word(form))) });
         }
         let error = content.write(&outputs).unwrap_err();
         assert!(format!("{error:#}").starts_with(&bad.display().to_string()), "{error:#}");
         for form in Form::value_variants() {
-            assert!(!fs::read_to_string(dir.path().join(form.word())).unwrap().is_empty(), "{form:?}");
+            assert!(!fs::read_to_string(dir.path().join(word(form))).unwrap().is_empty(), "{form:?}");
         }
         assert!(link.is_symlink(), "what a link names is written, the link stays");
         assert_eq!(fs::read_to_string(aim).unwrap(), fs::read_to_string(dir.path().join("ktap")).unwrap());

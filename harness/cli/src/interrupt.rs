@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Handle on the wish to stop. Clones watch the same wish.
 #[derive(Debug, Clone)]
@@ -19,8 +19,17 @@ pub struct Interrupt {
 }
 
 impl Interrupt {
-    /// Install the handlers. Once per process.
+    /// Install the handlers, if that was not done before: two runs of one process watch the same wish.
     pub fn install() -> anyhow::Result<Self> {
+        static INSTALLED: Mutex<Option<Interrupt>> = Mutex::new(None);
+        let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*installed {
+            Some(interrupt) => Ok(interrupt.clone()),
+            None => Ok(installed.insert(Self::handlers()?).clone()),
+        }
+    }
+
+    fn handlers() -> anyhow::Result<Self> {
         let mut wanted = vec![SIGINT, SIGTERM];
         // nohup(1): the run outlives its terminal.
         wanted.extend(Some(SIGHUP).filter(|signal| !is_ignored(*signal)));

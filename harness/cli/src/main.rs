@@ -51,6 +51,7 @@ fn main() -> std::process::ExitCode {
 
 fn dispatch(command: Command) -> u8 {
     let result = match command {
+        Command::Compare(args) => commands::compare::compare(&args),
         Command::Doctor => commands::doctor::doctor(),
         Command::Image { command } => commands::image::image(command),
         Command::Kconfig(args) => commands::kconfig::kconfig(&args),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! One file per subcommand; `run` has a module of its own.
 
+pub mod compare;
 pub mod doctor;
 pub mod image;
 pub mod kconfig;

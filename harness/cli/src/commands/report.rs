@@ -77,7 +77,7 @@ fn forms(args: &ReportArgs, run: &RunResult) -> Result<ExitCode> {
 }
 
 /// `result.json`; where a run was cut off before it wrote one, the events that it left.
-fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
+pub(super) fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
     let path = dir.join("result.json");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,

@@ -35,6 +35,7 @@ use longpin_images::Overlay;
 use result_dir::ResultDir;
 use screen::Screen;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
@@ -45,6 +46,32 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.dry_run {
         return dry(&args.format, &cases);
     }
+    let done = carry_out(args, &library, cases)?;
+    let printed = print(args, &library, &done.result);
+    output::note(&format!("results: {}", done.dir.display()));
+    output::note(&format!("repeat:  {}", done.result.command));
+    done.written.and(printed)?;
+    Ok(done.result.exit_code(args.strict))
+}
+
+/// A run that is over.
+struct Done {
+    result: RunResult,
+    dir: PathBuf,
+    /// Whether the run, and the writing of its result, came to their end.
+    written: anyhow::Result<()>,
+}
+
+/// Run, and print nothing: the result, and where it lies.
+pub fn run_silently(args: &RunArgs) -> Result<(RunResult, PathBuf)> {
+    let library = Library::load(&args.library)?;
+    let cases = planned(args, &library)?;
+    let done = carry_out(args, &library, cases)?;
+    done.written?;
+    Ok((done.result, done.dir))
+}
+
+fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>) -> Result<Done> {
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
     let Prepared { machine, notice, interrupt } = match formats::make_ready(&args.format)
@@ -58,7 +85,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
         }
     };
     out.announce()?;
-    record_scenarios(&library, &out)?;
+    record_scenarios(library, &out)?;
     let script =
         repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
     out.write("repeat.sh", script.as_bytes())?;
@@ -67,11 +94,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
-    let printed = print(args, &library, &result);
-    output::note(&format!("results: {}", out.path().display()));
-    output::note(&format!("repeat:  {}", result.command));
-    written.and(printed)?;
-    Ok(result.exit_code(args.strict))
+    Ok(Done { result, dir: out.path().to_owned(), written })
 }
 
 /// What the run knows of its cases stays with it: how they are done, what is expected and why.

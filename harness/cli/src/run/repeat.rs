@@ -95,7 +95,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--timeout", unless(&timeout.as_secs(), &180, |n| n.to_string().into()));
     // Files stay those of the first run, as its result directory does.
     let printed = formats::to_stdout(format).filter(|form| *form != Form::Table);
-    say("--format", printed.map(|form| form.word().into()));
+    say("--format", printed.map(|form| formats::word(&form).into()));
     say("--color", unless(color, &Color::Auto, word_of));
     for (name, given) in [
         ("--keep-disks", keep_disks),

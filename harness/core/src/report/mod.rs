@@ -4,6 +4,7 @@
 
 mod document;
 pub mod formats;
+pub(crate) mod html;
 mod table;
 pub mod timeline;
 pub mod trace;

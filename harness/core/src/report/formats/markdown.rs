@@ -86,7 +86,7 @@ fn row(group: &[Entry<'_>]) -> String {
 }
 
 /// Text that is text: no cell ends, nothing is emphasised, linked, or a tag.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut out = String::new();
     for c in one_line(text, usize::MAX).chars() {
         match c {

@@ -10,6 +10,7 @@ mod markdown;
 pub use github::{Place, github};
 pub use junit::junit;
 pub use ktap::ktap;
+pub(crate) use markdown::escaped;
 pub use markdown::markdown;
 
 use super::{CaseResult, RunResult};

@@ -6,13 +6,11 @@
 //! cannot end its script element, and the script makes text nodes only.
 
 use super::Story;
+use crate::report::html::{STYLE, content_policy};
 use crate::report::{BootResult, CaseResult, RunResult};
 use crate::verdict::{Observation, Outcome};
 use askama::Template;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Attempts of one case with the same verdict that are drawn; of others the row stays.
@@ -20,7 +18,6 @@ pub const MAX_ATTEMPTS: usize = 3;
 /// Bytes of drawings in one file; later ones are left out, cases that passed first.
 pub const MAX_DATA_BYTES: usize = 8 << 20;
 
-const STYLE: &str = include_str!("../../../templates/report.css");
 const SCRIPT: &str = include_str!("../../../templates/report.js");
 
 /// What a scenario says of itself.
@@ -137,7 +134,7 @@ pub fn html(report: &Report<'_>) -> Result<String, askama::Error> {
     }
     let file_systems: BTreeSet<&str> = report.cases.iter().map(|case| case.result.fs.as_str()).collect();
     let page = Page {
-        policy: policy(),
+        policy: content_policy(&[STYLE], &[SCRIPT]),
         style: STYLE,
         script: SCRIPT,
         started: minute(&run.started),
@@ -155,16 +152,6 @@ pub fn html(report: &Report<'_>) -> Result<String, askama::Error> {
         shared: json(&shared),
     };
     page.render()
-}
-
-/// Nothing is loaded, and no script or style runs but our own: named by their hashes.
-fn policy() -> String {
-    let hash = |text: &str| STANDARD.encode(Sha256::digest(text.as_bytes()));
-    format!(
-        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
-        hash(STYLE),
-        hash(SCRIPT)
-    )
 }
 
 /// JSON that can stand in a script element: no `<` begins an end tag or a comment.
