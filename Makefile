@@ -2,6 +2,7 @@
 # make demo    from nothing to a table of verdicts
 # make check   formatting, clippy and every test that boots nothing: minutes, for each commit
 # make test    the whole check, the same on a laptop and in CI
+# make test-long  what takes longer: kernels of the laboratory, built and tested (half an hour and more, after make test)
 # make bench   speed, side by side with what one would use otherwise: tables of ratios
 # make build   target/release/longpin and target/release/longpin-device
 # make clean   what cargo built; `target/release/longpin image gc --all` removes the images
@@ -13,7 +14,7 @@ CARGO ?= scripts/cargo
 PROFILE := --release --locked
 LONGPIN := target/release/longpin
 
-.PHONY: all setup build demo check test bench lint clean
+.PHONY: all setup build demo check test test-long bench lint clean
 
 all: build
 
@@ -41,6 +42,11 @@ test: check build
 	@scripts/setup --test
 	$(LONGPIN) image build
 	$(CARGO) test $(PROFILE) --package longpin-e2e --no-fail-fast
+
+# One at a time: each takes all CPUs.
+test-long: build
+	$(LONGPIN) image build
+	$(CARGO) test $(PROFILE) --package longpin-e2e --no-fail-fast -- --ignored --test-threads=1
 
 # Disk against qemu-storage-daemon, DMA engine against memcpy, what the audit's looks cost. Best on an idle machine.
 bench: build

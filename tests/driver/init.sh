@@ -22,6 +22,12 @@ mount -t ext4 /dev/vda /mnt
 umount /mnt
 # Nobody has the device open any more, so the module can go, and its end unbinds.
 rmmod longpin || echo "driver-test: rmmod failed" >/dev/kmsg
+# Where the kernel looks for memory that nobody refers to: what it finds twice is lost.
+if [ -e /sys/kernel/debug/kmemleak ]; then
+    echo scan >/sys/kernel/debug/kmemleak
+    echo scan >/sys/kernel/debug/kmemleak
+    while read -r line; do echo "kmemleak: $line" >/dev/kmsg; done </sys/kernel/debug/kmemleak
+fi
 echo "driver-test: over" >/dev/kmsg
 echo o >/proc/sysrq-trigger
 sleep 1000

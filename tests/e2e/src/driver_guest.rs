@@ -3,7 +3,9 @@
 //! tells TAP on a serial line of its own, and asks there for what only the host can do to the device.
 
 use crate::{images, program, wait_for};
-use longpin_images::{Bind, ExtraFile, Initramfs, InitramfsSpec, Kernel, Store, ToolRoot, report};
+use longpin_images::{
+    Bind, ExtraFile, Initramfs, InitramfsSpec, Kernel, LabKernel, OwnKernel, Store, ToolRoot, report,
+};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
@@ -22,8 +24,10 @@ const BOOT_DEADLINE: Duration = Duration::from_secs(600);
 const TESTS_DEADLINE: Duration = Duration::from_secs(1800);
 /// From the last test to the end of the machine.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(180);
-/// The largest region is 1 GiB, and its owner is killed on the way to a second one.
+/// The largest region is 1 GiB, and its owner is killed on the way to a second one. A kernel that watches its memory takes
+/// an eighth of it and more.
 const MEMORY_MIB: u32 = 1792;
+const LAB_MEMORY_MIB: u32 = 4096;
 /// For the file system of the test `file`.
 const IMAGE_BYTES: u64 = 64 << 20;
 
@@ -74,9 +78,22 @@ pub struct Told {
 ///
 /// If anything but a test goes wrong, or takes too long.
 pub fn run(tests: &[&str], module_parameters: &[&str]) -> Told {
+    run_on(None, tests, module_parameters)
+}
+
+/// The same on a kernel of the laboratory, which is built first.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_on_lab(name: &str, tests: &[&str], module_parameters: &[&str]) -> Told {
+    run_on(Some(&LabKernel { name: name.to_owned() }), tests, module_parameters)
+}
+
+fn run_on(lab: Option<&LabKernel>, tests: &[&str], module_parameters: &[&str]) -> Told {
     images();
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
-    let parts = Parts::prepare(dir.path());
+    let parts = Parts::prepare(dir.path(), lab);
     let mut guest = Guest::boot(dir.path(), &parts, tests, module_parameters);
     let tap = guest.listen();
     println!("{}", tap.join("\n"));
@@ -109,11 +126,15 @@ struct Parts {
 }
 
 impl Parts {
-    fn prepare(dir: &Path) -> Self {
+    fn prepare(dir: &Path, lab: Option<&LabKernel>) -> Self {
         let store = Store::open_default().expect("the image store can be opened");
         let reporter = report::for_stderr();
         let root = store.tool_root(&*reporter).expect("the tool root was built");
-        let kernel = store.kernel(&root, &*reporter).expect("the kernel was built");
+        let kernel = match lab {
+            None => store.kernel(&root, &*reporter),
+            Some(lab) => store.own_kernel(&root, &OwnKernel::Lab(lab.clone()), false, &*reporter),
+        };
+        let kernel = kernel.expect("the kernel can be built");
         let module = store.module(&root, &kernel, None, &*reporter).expect("the driver was built");
         let compiled = |name: &str, flags: &[&str], sources: &[&str]| ExtraFile {
             path: format!("/usr/bin/{name}"),
@@ -184,7 +205,8 @@ impl<'a> Guest<'a> {
         let (kernel, initramfs) = (parts.kernel.vmlinuz(), &parts.initramfs.path());
         let binds = [Bind::read_only(kernel), Bind::read_only(initramfs), Bind::read_write(dir)];
         let mut qemu = parts.root.command("qemu-system-x86_64", &binds);
-        qemu.args(machine(dir)).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
+        let memory_mib = if parts.kernel.is_brought() { LAB_MEMORY_MIB } else { MEMORY_MIB };
+        qemu.args(machine(dir, memory_mib)).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
         qemu.arg("-append").arg(format!(
             "console=ttyS0 panic=-1 no_timer_check loglevel=5 printk.devkmsg=on tests={} module={}",
             tests.join(","),
@@ -278,14 +300,14 @@ impl<'a> Guest<'a> {
 }
 
 /// A machine as `longpin run` has it, with the accelerator in a slot of its own, so that it can be unplugged.
-fn machine(dir: &Path) -> Vec<String> {
+fn machine(dir: &Path, memory_mib: u32) -> Vec<String> {
     let socket = |name: &str| format!("unix:{},server=on,wait=off", dir.join(name).display());
     let options = [
         ("-machine", "q35,memory-backend=mem".to_owned()),
-        ("-object", format!("memory-backend-memfd,id=mem,size={MEMORY_MIB}M,share=on")),
+        ("-object", format!("memory-backend-memfd,id=mem,size={memory_mib}M,share=on")),
         ("-accel", "tcg,thread=multi".to_owned()),
         ("-cpu", "qemu64,+rdrand,+rdseed".to_owned()),
-        ("-m", format!("{MEMORY_MIB}M")),
+        ("-m", format!("{memory_mib}M")),
         ("-smp", "2".to_owned()),
         ("-display", "none".to_owned()),
         ("-serial", format!("file:{}", dir.join("console").display())),

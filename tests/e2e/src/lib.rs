@@ -5,6 +5,7 @@
 
 pub mod block;
 pub mod browser;
+pub mod driver_check;
 pub mod driver_guest;
 pub mod kunit;
 pub mod processes;

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Kernels of the laboratory: the driver under everything that the kernel has to watch itself, and what a kernel does that
+//! takes long-term pins of file pages. Each kernel is built first, which takes minutes: `make test-long`.
+
+use longpin_e2e::Lab;
+use longpin_e2e::driver_check::{INTERFACE_TESTS, all_are_ok};
+use longpin_e2e::driver_guest;
+use serde_json::Value;
+
+/// What these kernels cannot do: run a 32-bit program.
+const NOT_THERE: &str = "compat";
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn the_driver_keeps_every_promise_while_the_kernel_watches_itself() {
+    let tests: Vec<&str> = INTERFACE_TESTS.into_iter().filter(|name| *name != NOT_THERE).collect();
+    let told = driver_guest::run_on_lab("debug", &tests, &[]);
+    all_are_ok(&told, &tests);
+    assert!(!told.console.contains("unreferenced object"), "{}", told.console);
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn each_allocation_of_the_driver_may_fail() {
+    let told = driver_guest::run_on_lab("debug", &["failing-allocations"], &[]);
+    all_are_ok(&told, &["failing-allocations"]);
+    assert!(!told.console.contains("unreferenced object"), "{}", told.console);
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn pages_come_back_from_a_bad_device_while_the_kernel_watches_itself() {
+    for tests in [
+        &["silent-device", "anonymous"][..],
+        &["lying-device", "slow-device"],
+        &["pulled-out"],
+        &["hot-removal"],
+    ] {
+        let told = driver_guest::run_on_lab("debug", tests, &["device_timeout_ms=10000"]);
+        all_are_ok(&told, tests);
+    }
+}
+
+/// What the refusal of Linux 6.5 keeps away.
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn a_permissive_kernel_takes_long_term_pins_and_loses_what_the_refusal_saves() {
+    let lab = Lab::new();
+    let args = ["lost-update", "late-dirty", "inflight-change", "reflink-bleed", "--pin", "longterm"];
+    lab.run(&[&args[..], &["--kernel", "lab:permissive"]].concat());
+    let result = lab.result();
+    let cases = result["cases"].as_array().expect("cases is a list");
+    assert!(cases.len() >= 20, "{result}");
+    let refused: Vec<&Value> = cases.iter().filter(|case| case["headline"] == "refused").collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let lost = |case: &&Value| case["scenario"] == "lost-update" && case["fs"] != "tmpfs";
+    for case in cases.iter().filter(lost) {
+        assert_eq!(case["headline"], "lost", "{case}");
+    }
+    lab.assert_tidy();
+}
