@@ -93,7 +93,7 @@ impl Processes {
         }
         let console = console::evidence(&self.console_log, self.console_before);
         if console::panic_line(&self.console_log).is_some() {
-            return Evidence::Trouble(Trouble::Panic { console });
+            return Evidence::Trouble(self.of_panic(console));
         }
         // Where the guest did power off, it is QEMU that does not end: nothing that the kernel could do anything for.
         if self.qemu.ended().is_none() && self.qmp.shutdown().is_none() {
@@ -103,10 +103,18 @@ impl Processes {
         Evidence::PowerOff { console }
     }
 
+    /// A kernel that panics since the agent died did nothing wrong.
+    fn of_panic(&self, console: Vec<String>) -> Trouble {
+        match console::lost_init(&self.console_log) {
+            Some(line) => Trouble::AgentLost { message: format!("it died: {line}") },
+            None => Trouble::Panic { console },
+        }
+    }
+
     fn of_silence(&mut self, error: &LinkError) -> Trouble {
         let console = console::evidence(&self.console_log, self.console_before);
         if console::panic_line(&self.console_log).is_some() {
-            return Trouble::Panic { console };
+            return self.of_panic(console);
         }
         // A guest whose emulator stands still itself is silent too.
         match self.qmp.execute("query-status", Deadline::after(MONITOR_ANSWER)) {
@@ -125,7 +133,7 @@ impl Processes {
         self.qemu.wait(Deadline::after(AFTERMATH));
         let console = console::evidence(&self.console_log, self.console_before);
         if console::panic_line(&self.console_log).is_some() {
-            return Trouble::Panic { console };
+            return self.of_panic(console);
         }
         if self.device.died() {
             return Trouble::DeviceLost { message: self.device.obituary() };

@@ -17,12 +17,19 @@ const TAIL_LINES: usize = 120;
 const TELLING_LINES: usize = 1000;
 /// First words of `panic()`.
 const PANIC: &str = "Kernel panic - not syncing";
+/// Of `do_exit()`, kernel/exit.c.
+const LOST_INIT: &str = "Attempted to kill init!";
 /// First word of `die()`: the running task is killed, or the machine panics.
 const OOPS: &str = "Oops: ";
 
 /// The line in which the guest says that it panicked.
 pub fn panic_line(log: &Path) -> Option<String> {
     window(log, 0, WINDOW_BYTES).lines().find(|line| line.contains(PANIC)).map(without_time)
+}
+
+/// The same line, if what panicked it is that its init, the agent, died, and not by an oops: no fault of the kernel.
+pub fn lost_init(log: &Path) -> Option<String> {
+    panic_line(log).filter(|line| line.contains(LOST_INIT) && !has_oops(log))
 }
 
 /// The guest says that it oopsed.
@@ -109,6 +116,18 @@ mod tests {
         assert_eq!(
             panic_line(file.path()).as_deref(),
             Some("Kernel panic - not syncing: sysrq triggered crash")
+        );
+    }
+
+    #[test]
+    fn an_agent_that_dies_is_told_from_a_kernel_that_kills_it() {
+        let panic = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b";
+        let lost = |before: &str| lost_init(log(&format!("{before}[    2.0] {panic}\n")).path());
+        assert_eq!(lost("").as_deref(), Some(panic));
+        assert_eq!(lost("[    1.9] Oops: Oops: 0002 [#1] SMP NOPTI\n"), None);
+        assert_eq!(
+            lost_init(log("[    2.0] Kernel panic - not syncing: sysrq triggered crash\n").path()),
+            None
         );
     }
 
