@@ -43,6 +43,18 @@ struct Cpu {
     eflags: u32,
 }
 
+impl Cpu {
+    fn is_in_kernel(&self) -> bool {
+        self.rip & KERNEL != 0
+    }
+}
+
+/// A CPU that was led to a place where it spins, and where it was before.
+pub struct Spinning {
+    cpu: Cpu,
+    place: u64,
+}
+
 impl DebugStub {
     /// Connect, which stops the guest.
     pub fn connect(socket: &Path) -> anyhow::Result<Self> {
@@ -59,22 +71,69 @@ impl DebugStub {
     /// Have every CPU spin in the kernel with interrupts off, and let go of the guest. Waits until all are in the kernel: the
     /// memory of a program may go.
     pub fn spin_without_interrupts(mut self, deadline: Deadline) -> anyhow::Result<()> {
-        let cpus = loop {
-            let cpus = self.cpus()?;
-            if cpus.iter().all(|cpu| cpu.rip & KERNEL != 0) {
-                break cpus;
-            }
-            ensure!(!deadline.passed(), "the CPUs of the guest were never in the kernel together");
-            self.let_run()?;
-        };
+        let cpus =
+            self.cpus_when(deadline, "the CPUs of the guest were never in the kernel together", |cpus| {
+                cpus.iter().all(Cpu::is_in_kernel)
+            })?;
         let near = cpus.first().context("the guest has no CPU")?.rip;
         let place = self.place_to_spin(near)?;
         for cpu in cpus {
-            self.expect_ok(&format!("Hg{}", cpu.id))?;
-            self.expect_ok(&format!("P{RIP:x}={}", hex(&place.to_le_bytes())))?;
+            self.select(&cpu.id)?;
+            self.jump(place)?;
             self.expect_ok(&format!("P{EFLAGS:x}={}", hex(&(cpu.eflags & !INTERRUPTS).to_le_bytes())))?;
         }
         self.expect_ok("D")
+    }
+
+    /// Have the last CPU spin in the kernel with interrupts on, and let go of the guest. While a CPU waits for one (`hlt` in
+    /// the idle task) it may not be taken for another task, so nothing else runs on it.
+    pub fn spin_one(mut self, deadline: Deadline) -> anyhow::Result<Spinning> {
+        let cpus = self.cpus_when(deadline, "the last CPU of the guest was never in the kernel", |cpus| {
+            cpus.last().is_some_and(|cpu| cpu.is_in_kernel() && cpu.eflags & INTERRUPTS != 0)
+        })?;
+        let cpu = cpus.into_iter().next_back().context("the guest has no CPU")?;
+        let place = self.place_to_spin(cpu.rip)?;
+        self.select(&cpu.id)?;
+        self.jump(place)?;
+        self.expect_ok("D")?;
+        Ok(Spinning { cpu, place })
+    }
+
+    /// Have that CPU go on where it was: the jump changes nothing but the instruction pointer, which is put right while it is
+    /// in no interrupt.
+    pub fn release(mut self, spinning: &Spinning, deadline: Deadline) -> anyhow::Result<()> {
+        let Spinning { cpu, place } = spinning;
+        self.cpus_when(deadline, "the CPU does not spin any more", |cpus| {
+            cpus.iter().any(|now| now.id == cpu.id && now.rip == *place)
+        })?;
+        self.select(&cpu.id)?;
+        self.jump(cpu.rip)?;
+        self.expect_ok("D")
+    }
+
+    fn select(&mut self, cpu: &str) -> anyhow::Result<()> {
+        self.expect_ok(&format!("Hg{cpu}"))
+    }
+
+    fn jump(&mut self, place: u64) -> anyhow::Result<()> {
+        self.expect_ok(&format!("P{RIP:x}={}", hex(&place.to_le_bytes())))
+    }
+
+    /// The CPUs at a moment at which they are as wanted; between two looks the guest runs.
+    fn cpus_when(
+        &mut self,
+        deadline: Deadline,
+        problem: &'static str,
+        wanted: impl Fn(&[Cpu]) -> bool,
+    ) -> anyhow::Result<Vec<Cpu>> {
+        loop {
+            let cpus = self.cpus()?;
+            if wanted(&cpus) {
+                return Ok(cpus);
+            }
+            ensure!(!deadline.passed(), problem);
+            self.let_run()?;
+        }
     }
 
     /// Where each CPU is.
@@ -89,7 +148,7 @@ impl DebugStub {
     }
 
     fn cpu(&mut self, id: String) -> anyhow::Result<Cpu> {
-        self.expect_ok(&format!("Hg{id}"))?;
+        self.select(&id)?;
         let mut rip = [0; 8];
         self.register(RIP, &mut rip)?;
         let mut eflags = [0; 4];
@@ -194,7 +253,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     /// A stub with two CPUs, the second of which is in a program at the first look. Returns what it was told.
-    fn serve(listener: &UnixListener) -> Vec<String> {
+    fn serve(listener: &UnixListener, spinning: std::ops::Range<u32>) -> Vec<String> {
         let (stream, _) = listener.accept().unwrap();
         let mut peer = DebugStub { stream };
         let (mut told, mut looks, mut cpu, mut listed) = (Vec::new(), 0, 0, false);
@@ -213,6 +272,9 @@ mod tests {
                 "Hg01" | "Hg02" => {
                     cpu = if command == "Hg01" { 0 } else { 1 };
                     "OK".to_owned()
+                }
+                "p10" if cpu == 1 && spinning.contains(&looks) => {
+                    hex(&0xffff_ffff_8100_2002_u64.to_le_bytes())
                 }
                 "p10" if looks == 1 && cpu == 1 => hex(&0x40_1000_u64.to_le_bytes()),
                 "p10" => hex(&0xffff_ffff_8100_0123_u64.to_le_bytes()),
@@ -242,7 +304,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("gdb");
         let listener = UnixListener::bind(&socket).unwrap();
-        let peer = std::thread::spawn(move || serve(&listener));
+        let peer = std::thread::spawn(move || serve(&listener, 0..0));
         let stub = DebugStub::connect(&socket).unwrap();
         stub.spin_without_interrupts(Deadline::after(Duration::from_secs(30))).unwrap();
         let told = peer.join().unwrap();
@@ -250,6 +312,21 @@ mod tests {
         let flags = hex(&0x46_u32.to_le_bytes());
         let expected = [0, 1].map(|cpu| [format!("{cpu}: P10={place}"), format!("{cpu}: P11={flags}")]);
         assert_eq!(told, expected.concat());
+    }
+
+    #[test]
+    fn one_cpu_spins_with_interrupts_on_and_goes_on_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("gdb");
+        let listener = UnixListener::bind(&socket).unwrap();
+        // It comes back to the jump at the third look of the second debugger.
+        let peer = std::thread::spawn(move || [serve(&listener, 0..0), serve(&listener, 3..4)]);
+        let deadline = Deadline::after(Duration::from_secs(30));
+        let spinning = DebugStub::connect(&socket).unwrap().spin_one(deadline).unwrap();
+        DebugStub::connect(&socket).unwrap().release(&spinning, deadline).unwrap();
+        let [led, released] = peer.join().unwrap();
+        assert_eq!(led, [format!("1: P10={}", hex(&0xffff_ffff_8100_2002_u64.to_le_bytes()))]);
+        assert_eq!(released, [format!("1: P10={}", hex(&0xffff_ffff_8100_0123_u64.to_le_bytes()))]);
     }
 
     #[test]

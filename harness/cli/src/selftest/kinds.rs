@@ -51,6 +51,10 @@ pub enum Given {
     ForeignModule,
     /// A kernel image that is none.
     NoKernelImage,
+    /// The result directory is a disk of so many bytes.
+    SmallResultDisk(u64),
+    /// The disks of the guest are on one of so many bytes.
+    SmallScratchDisk(u64),
 }
 
 /// What is done to a run that stands in the marked step.
@@ -64,6 +68,10 @@ pub enum Act {
     SignalRun(Signal),
     /// Every CPU of the guest spins with interrupts off.
     SpinWithoutInterrupts,
+    /// One CPU of the guest spins in its idle task, until the kernel says so.
+    SpinUntilSoftLockup,
+    /// Something that is no message comes out of the agent's channel.
+    Garble,
 }
 
 /// What must come of a run.
@@ -163,6 +171,38 @@ pub const KINDS: &[Kind] = &[
         },
     },
     Kind {
+        name: "soft-lockup",
+        provoked: "a CPU of the guest spins in the kernel until the watchdog says so",
+        scenario: scenario!("selftest-lockup.toml"),
+        given: Given::DebugStub,
+        act: Act::SpinUntilSoftLockup,
+        due: Due { code: 1, case: Reported::Outcome("fail", Some("splat")), words: &["soft lockup"] },
+    },
+    Kind {
+        name: "agent-killed",
+        provoked: "the agent crashes in the guest, and with it the guest loses its init",
+        scenario: scenario!("selftest-agent.toml"),
+        given: NO_OPTIONS,
+        act: Act::Nothing,
+        due: Due {
+            code: 2,
+            case: Reported::Error("infra"),
+            words: &["the agent is lost", "Attempted to kill init!"],
+        },
+    },
+    Kind {
+        name: "agent-garbled",
+        provoked: "garbage comes out of the agent's channel",
+        scenario: scenario!("selftest-waiting.toml"),
+        given: NO_OPTIONS,
+        act: Act::Garble,
+        due: Due {
+            code: 2,
+            case: Reported::Error("infra"),
+            words: &["the agent is lost: agent broke the protocol", "selftest garbage"],
+        },
+    },
+    Kind {
         name: "qemu-killed",
         provoked: "QEMU is killed while the disk holds a write",
         scenario: scenario!("selftest-holding.toml"),
@@ -213,6 +253,22 @@ pub const KINDS: &[Kind] = &[
         given: Given::NoKernelImage,
         act: Act::Nothing,
         due: Due { code: 3, case: Reported::Nothing, words: &["--kernel:", "it is not a bzImage"] },
+    },
+    Kind {
+        name: "result-disk-full",
+        provoked: "no space left for the results",
+        scenario: scenario!("selftest-pass.toml"),
+        given: Given::SmallResultDisk(200 << 10),
+        act: Act::Nothing,
+        due: Due { code: 2, case: Reported::Nothing, words: &["No space left on device"] },
+    },
+    Kind {
+        name: "scratch-disk-full",
+        provoked: "no space left for the guest's disk",
+        scenario: scenario!("selftest-filling.toml"),
+        given: Given::SmallScratchDisk(32 << 20),
+        act: Act::Nothing,
+        due: Due { code: 2, case: Reported::Error("infra"), words: &["No space left on device"] },
     },
 ];
 

@@ -12,10 +12,12 @@ use crate::images::{Driver, Images};
 use crate::interrupt::Interrupt;
 use anyhow::{Context as _, bail};
 use crossbeam_channel::select;
-use rustix::process::{Pid, kill_process};
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, kill_process, pidfd_getfd, pidfd_open};
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -95,7 +97,7 @@ impl Trial<'_> {
         let file = places.dir.join(kind.scenario.file);
         fs::write(&file, kind.scenario.text)
             .with_context(|| format!("{} cannot be written", file.display()))?;
-        let mut command = Command::new(&self.program);
+        let mut command = self.program_in(&kind.given, places)?;
         command.arg("run").arg(&file).arg("--out").arg(&places.out).args(["--accel", &self.accel]);
         command.args(self.given(&kind.given, places)?);
         // What is tried is this source state, not a daemon of the user's.
@@ -103,9 +105,26 @@ impl Trial<'_> {
         Ok(command)
     }
 
+    /// This program, where it must be in a world with a small disk.
+    fn program_in(&self, given: &Given, places: &Places<'_>) -> anyhow::Result<Command> {
+        let (place, bytes) = match given {
+            Given::SmallResultDisk(bytes) => (places.out.clone(), bytes),
+            Given::SmallScratchDisk(bytes) => (disks(places), bytes),
+            _ => return Ok(Command::new(&self.program)),
+        };
+        fs::create_dir(&place).with_context(|| format!("{} cannot be made", place.display()))?;
+        let mut command = Command::new("bwrap");
+        command.args(["--die-with-parent", "--dev-bind", "/", "/", "--size", &bytes.to_string(), "--tmpfs"]);
+        command.arg(place).arg("--").arg(&self.program);
+        Ok(command)
+    }
+
     fn given(&self, given: &Given, places: &Places<'_>) -> anyhow::Result<Vec<OsString>> {
         Ok(match given {
             Given::Options(words) => words.iter().map(OsString::from).collect(),
+            // Until it is full.
+            Given::SmallResultDisk(_) => ["--repeat", "1000"].map(OsString::from).to_vec(),
+            Given::SmallScratchDisk(_) => vec!["--disk-dir".into(), disks(places).into()],
             Given::DebugStub => {
                 let mut socket = OsString::from("unix:");
                 socket.push(debug_socket(places));
@@ -202,8 +221,41 @@ fn hit(act: &Act, places: &Places<'_>, run: &Child, deadline: Deadline) -> anyho
         Act::SpinWithoutInterrupts => {
             DebugStub::connect(&debug_socket(places))?.spin_without_interrupts(deadline)?;
         }
+        Act::SpinUntilSoftLockup => {
+            let console = places.out.join("boot-1/console.log");
+            let spinning = DebugStub::connect(&debug_socket(places))?.spin_one(deadline)?;
+            let told = deadline.poll(|| {
+                let bytes = fs::read(&console).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).contains("soft lockup").then_some(())
+            });
+            DebugStub::connect(&debug_socket(places))?.release(&spinning, deadline)?;
+            told.context("the guest's kernel says nothing of a soft lockup")?;
+        }
+        Act::Garble => garble(places)?,
     }
     Ok(())
+}
+
+/// Write something that is no message to the harness in QEMU's name: QEMU's own end of the agent's channel is taken from it.
+fn garble(places: &Places<'_>) -> anyhow::Result<()> {
+    let qemu = leftovers::find(places.dir, "qemu-system-x86_64").context("no QEMU runs")?;
+    let pid = Pid::from_raw(qemu.pid).context("a process number is not 0")?;
+    let process = pidfd_open(pid, PidfdFlags::empty()).context("QEMU cannot be looked into")?;
+    let files = fs::read_dir(format!("/proc/{}/fd", qemu.pid)).context("QEMU's files cannot be listed")?;
+    let numbers = files.flatten().filter_map(|file| file.file_name().to_str()?.parse().ok());
+    let agent = numbers.filter_map(|number| {
+        let file = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()).ok()?;
+        let stream = UnixStream::from(file);
+        let peer = stream.peer_addr().ok()?;
+        peer.as_pathname()?.ends_with("agent").then_some(stream)
+    });
+    let mut agent = agent.take(1).next().context("QEMU has no channel to the agent")?;
+    agent.write_all(b"selftest garbage\n").context("QEMU's channel to the agent takes nothing")
+}
+
+/// Where the disks of the guest are, if they are on a disk of their own.
+fn disks(places: &Places<'_>) -> PathBuf {
+    places.dir.join("disks")
 }
 
 /// In the directory of the boot, which QEMU can reach.

@@ -67,16 +67,17 @@ fn of_interrupted(result: &Value) -> Vec<String> {
 
 fn of_case(due: &Reported, case: &Value) -> Vec<String> {
     let (outcome, headline, cause) = match due {
-        Reported::Outcome(outcome, headline) => (*outcome, *headline, None),
+        Reported::Outcome(outcome, headline) => (*outcome, Some(*headline), None),
+        // What was seen before the error does not count.
         Reported::Error(cause) => ("error", None, Some(*cause)),
         Reported::Interrupted | Reported::Nothing => return Vec::new(),
     };
     let found = [
-        ("outcome", case["outcome"].as_str(), Some(outcome)),
-        ("headline", case["headline"].as_str(), headline),
-        ("cause of the error", case["error"]["cause"].as_str(), cause),
+        Some(("outcome", case["outcome"].as_str(), Some(outcome))),
+        headline.map(|headline| ("headline", case["headline"].as_str(), headline)),
+        Some(("cause of the error", case["error"]["cause"].as_str(), cause)),
     ];
-    let differ = found.into_iter().filter(|(_, found, due)| found != due);
+    let differ = found.into_iter().flatten().filter(|(_, found, due)| found != due);
     let word = |word: Option<&str>| word.unwrap_or("none").to_owned();
     let reason = case["reason"].as_str().unwrap_or_default();
     differ
@@ -120,13 +121,14 @@ mod tests {
 
     #[test]
     fn each_difference_is_told() {
-        let told = differences(&KILLED, &ended(1, killed("hang".into())));
-        assert_eq!(told.len(), 2, "{told:?}");
-        assert!(told[0].starts_with("exit code 1, 2 was due"), "{told:?}");
-        assert!(told[1].starts_with("headline hang, none was due"), "{told:?}");
+        let told = differences(&KILLED, &ended(1, killed("warned".into())));
+        assert_eq!(told, ["exit code 1, 2 was due"]);
+        let lost = Due { code: 0, case: Reported::Outcome("pass", Some("intact")), words: &[] };
+        let case = json!({ "cases": [{ "outcome": "pass", "headline": "refused", "error": null, "reason": "EFAULT" }]});
+        assert_eq!(differences(&lost, &ended(0, case)), ["headline refused, intact was due: EFAULT"]);
         let other =
             json!({ "cases": [{ "outcome": "pass", "headline": "intact", "error": null, "reason": "" }]});
-        assert_eq!(differences(&KILLED, &ended(2, other)).len(), 4, "outcome, headline, cause, reason");
+        assert_eq!(differences(&KILLED, &ended(2, other)).len(), 3, "outcome, cause, reason");
         for cases in [json!([]), json!([{}, {}]), Value::Null] {
             let told = differences(&KILLED, &ended(2, json!({ "cases": cases })));
             assert!(told[0].starts_with("not one case reported"), "{told:?}");
