@@ -237,6 +237,16 @@ pub enum Error {
         /// The kernel's release.
         wanted: String,
     },
+    /// A module has no such parameter.
+    #[error("module {} has no parameter `{param}`; {known}", path.display())]
+    NoSuchParameter {
+        /// The .ko.
+        path: PathBuf,
+        /// Name that was given.
+        param: String,
+        /// Those that it has, as a sentence.
+        known: String,
+    },
     /// The kernel has no such module.
     #[error(
         "kernel {release} has no module `{module}`, neither as a file nor built in; name another one, or boot a kernel that has it"

@@ -255,10 +255,19 @@ impl Content<'_> {
 
     /// Modules of the kernel: the recipe's, the caller's, and what our own need.
     fn needed(&self, graph: &ModuleGraph, absent: &[&str]) -> Result<Vec<Needed>> {
-        let own: Vec<String> =
-            self.own.iter().flat_map(|module| module_info::depends(&module.bytes)).collect();
+        let depends = self.own.iter().flat_map(|module| module_info::depends(&module.bytes));
+        let of_kernel: Vec<String> = depends.filter(|name| !self.is_own(name)).collect();
         let there = self.recipe.modules.iter().filter(|name| !absent.contains(&name.as_str()));
-        graph.closure(there.chain(&self.spec.kernel_modules).chain(&own).map(String::as_str))
+        let names = there.chain(&self.spec.kernel_modules).chain(&of_kernel);
+        let mut needed = graph.closure(names.map(String::as_str))?;
+        // One of ours takes the place of the kernel's.
+        needed.retain(|module| !self.is_own(&module.name));
+        Ok(needed)
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        let name = name_of(name);
+        self.own.iter().any(|module| module.name == name)
     }
 
     /// All modules of the guest, our own last.
@@ -267,8 +276,19 @@ impl Content<'_> {
             needed.into_iter().map(|module| Loadable { name: module.name, before: module.before });
         let mut modules: Vec<_> = of_kernel.collect();
         for module in self.own {
-            let depends = module_info::depends(&module.bytes);
-            let before = graph.before_all(depends.iter().map(String::as_str))?;
+            let mut before: Vec<Before> = Vec::new();
+            for name in module_info::depends(&module.bytes) {
+                let name = name_of(&name);
+                let mut needs = match modules.iter().find(|other| other.name == name && self.is_own(&name)) {
+                    Some(own) => {
+                        let itself = Before { name, soft: false };
+                        own.before.iter().cloned().chain([itself]).collect()
+                    }
+                    None => graph.before_all([name.as_str()])?,
+                };
+                needs.retain(|need| !before.iter().any(|known| known.name == need.name));
+                before.append(&mut needs);
+            }
             modules.push(Loadable { name: module.name.clone(), before });
         }
         Ok(modules)

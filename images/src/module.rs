@@ -4,10 +4,11 @@
 
 use crate::artifact::{Artifact, Build, Plan};
 use crate::error::{Error, Result};
-use crate::job::Watch;
+use crate::job::{Log, Watch};
 use crate::kernel::Kernel;
 use crate::key::{Inputs, Key};
 use crate::manifest::Kind;
+use crate::module_graph::name_of;
 use crate::module_info;
 use crate::report::Reporter;
 use crate::sandbox::Bind;
@@ -40,6 +41,36 @@ impl Module {
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
         check_release(path, &bytes, kernel.release())?;
         Ok(Self { path: path.to_owned(), key: Key::of_bytes(&bytes), _artifact: None })
+    }
+
+    /// Its name in the guest.
+    pub fn name(&self) -> String {
+        name_of(&self.path.to_string_lossy())
+    }
+
+    /// Whether it has the parameters of these `NAME=VALUE`: the kernel would only log that it ignores one.
+    /// Errors: `NoSuchParameter`.
+    pub fn check_params(&self, params: &[String]) -> Result<()> {
+        // Those that every module takes (unknown_module_param_cb()).
+        const OF_ALL: [&str; 2] = ["dyndbg", "async_probe"];
+        let bytes = fs::read(&self.path).map_err(Error::io("read", &self.path))?;
+        let known = module_info::params(&bytes);
+        let names = params.iter().map(|param| param.split('=').next().unwrap_or_default());
+        // The kernel takes both for the same (parameq()).
+        let canonical = |name: &str| name.replace('-', "_");
+        let mut unknown = names
+            .filter(|name| !known.iter().chain(&OF_ALL).any(|known| canonical(known) == canonical(name)));
+        match unknown.next() {
+            None => Ok(()),
+            Some(param) => Err(Error::NoSuchParameter {
+                path: self.path.clone(),
+                param: param.to_owned(),
+                known: match known.is_empty() {
+                    true => "it has none".to_owned(),
+                    false => format!("it has: {}", known.join(", ")),
+                },
+            }),
+        }
     }
 
     /// The .ko, with its debug information.
@@ -89,6 +120,62 @@ impl Store {
         let artifact = self.ensure(&plan, reporter, |build| make(build, root, kernel, &files))?;
         let path = artifact.dir.join(artifact.manifest.fact("file")?);
         Ok(Module { path, key: artifact.manifest.id.key.clone(), _artifact: Some(artifact) })
+    }
+}
+
+/// Where C modules find `longpin_uapi.h`.
+const INCLUDE: &str = "/longpin/include";
+const UAPI: &str = include_str!("../../wire/include/longpin_uapi.h");
+
+impl Store {
+    /// Builds whatever a directory's Kbuild or Makefile has for the kernel, in place. `longpin_uapi.h` is put into
+    /// `include`, which make knows as `LONGPIN_INCLUDE`. Errors: `Unreadable`, `UnfitKernel`, `CommandFailed` with the compiler's words.
+    pub fn build_modules(
+        &self,
+        root: &ToolRoot,
+        kernel: &Kernel,
+        dir: &Path,
+        include: &Path,
+        reporter: &dyn Reporter,
+    ) -> Result<Vec<PathBuf>> {
+        if !["Kbuild", "Makefile"].iter().any(|name| dir.join(name).is_file()) {
+            return Err(Error::Unreadable {
+                what: dir.display().to_string(),
+                problem: "it has neither Kbuild nor Makefile".to_owned(),
+                remedy: "give the directory that has a module's source",
+            });
+        }
+        let dir = dir.canonicalize().map_err(Error::io("open", dir))?;
+        let Some((mut binds, inside)) = kernel.build_binds() else {
+            return Err(Error::UnfitKernel {
+                kernel: kernel.release().to_owned(),
+                problem: "it came without a build directory, so no module can be built for it".to_owned(),
+                remedy: "name the directory where it was built (--kernel DIR)".to_owned(),
+            });
+        };
+        let header = include.join("longpin_uapi.h");
+        fs::write(&header, UAPI).map_err(Error::io("write", &header))?;
+        binds.push(Bind::read_only(include).at(INCLUDE));
+        binds.push(Bind::read_write(&dir).at(INSIDE));
+        let mut command = root.command("make", &binds);
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        command.arg(format!("-j{jobs}")).arg("-C").arg(inside).arg(format!("M={INSIDE}"));
+        command.arg(format!("LONGPIN_INCLUDE={INCLUDE}"));
+        if let Some(localversion) = kernel.manifest().facts.get("localversion") {
+            command.arg(format!("LOCALVERSION={localversion}"));
+        }
+        command.arg("modules");
+        reporter.step(&format!("modules of {}: building for {}", dir.display(), kernel.release()));
+        let mut log = Log::create(&dir.join("longpin-build.log"))?;
+        log.run("build of the modules", &mut command, MAKE_LIMIT)?;
+        let order = dir.join("modules.order");
+        let order = fs::read_to_string(&order).map_err(Error::io("read", &order))?;
+        let built: Vec<PathBuf> = order.lines().map(|line| dir.join(line).with_extension("ko")).collect();
+        for path in &built {
+            let bytes = fs::read(path).map_err(Error::io("read", path))?;
+            check_release(path, &bytes, kernel.release())?;
+        }
+        Ok(built)
     }
 }
 
@@ -220,7 +307,7 @@ fn check_release(path: &Path, bytes: &[u8], release: &str) -> Result<()> {
     let magic = module_info::field(bytes, "vermagic").ok_or_else(|| Error::Unreadable {
         what: path.display().to_string(),
         problem: "it has no vermagic, so it is no kernel module, or a compressed one".to_owned(),
-        remedy: "give the longpin.ko that make modules has made",
+        remedy: "give the .ko that make modules has made",
     })?;
     let found = magic.split(' ').next().unwrap_or_default();
     if found == release {
@@ -285,6 +372,18 @@ mod tests {
         );
         let error = check(b"\x28\xb5\x2f\xfd").unwrap_err().to_string();
         assert!(error.contains("no vermagic") && error.contains("make modules"), "{error}");
+    }
+
+    #[test]
+    fn a_parameter_that_the_module_does_not_have_is_named_with_those_that_it_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vendor-x.ko");
+        fs::write(&path, b"\0parmtype=ports:array of int\0parmtype=a_b:bool\0").unwrap();
+        let module = Module { key: Key::of_bytes(b""), path, _artifact: None };
+        assert_eq!(module.name(), "vendor_x");
+        module.check_params(&["ports=1,2".into(), "a-b=1".into(), "dyndbg=+p".into()]).unwrap();
+        let error = module.check_params(&["port=1".into()]).unwrap_err().to_string();
+        assert!(error.ends_with("has no parameter `port`; it has: ports, a_b"), "{error}");
     }
 
     #[test]

@@ -10,6 +10,13 @@ pub(crate) fn field<'a>(module: &'a [u8], name: &str) -> Option<&'a str> {
     })
 }
 
+/// Names of its parameters, in no order.
+pub(crate) fn params(module: &[u8]) -> Vec<&str> {
+    let strings = module.split(|&byte| byte == 0);
+    let types = strings.filter_map(|string| std::str::from_utf8(string.strip_prefix(b"parmtype=")?).ok());
+    types.filter_map(|text| Some(text.split_once(':')?.0)).collect()
+}
+
 /// Modules that it needs directly, as their names are written in files.
 pub(crate) fn depends(module: &[u8]) -> Vec<String> {
     let names = field(module, "depends").unwrap_or_default();
@@ -28,6 +35,13 @@ mod tests {
         assert_eq!(field(MODULE, "vermagic"), Some("7.3.4 SMP preempt"));
         assert_eq!(field(MODULE, "name"), Some("ext4"));
         assert_eq!(field(MODULE, "magic"), None);
+    }
+
+    #[test]
+    fn parameters_are_those_that_have_a_type() {
+        let module = b"\0parm=ports:which ports\0parmtype=ports:array of int\0parmtype=debug:bool\0";
+        assert_eq!(params(module), ["ports", "debug"]);
+        assert!(params(MODULE).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::formats::{CompareForm, Output};
 use crate::kernel_choice::{self, KernelChoice};
+use crate::module_choice::ModuleChoice;
 use crate::vm::accel::Wish;
 use crate::vm::additions;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
@@ -18,7 +19,8 @@ Exit codes:
   0  every outcome is pass, xfail or skip; with --allow-flaky also flaky
   1  a case failed, or passed where a failure was expected (xpass), or was flaky
   2  an error of the harness or the guest, an interruption, or a case that never reported
-  3  wrong usage, a fault in a scenario file, or a kernel, overlay or device program that cannot be used
+  3  wrong usage, a fault in a scenario file, or a kernel, module, overlay or device program that cannot
+     be used
   4  every case was skipped
 
 Environment:
@@ -109,6 +111,15 @@ pub enum ImageCommand {
         /// loaded the driver
         #[arg(long)]
         refresh: bool,
+        /// For this kernel, as `run --kernel` takes it
+        #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser)]
+        kernel: KernelChoice,
+    },
+    /// Build the modules of a directory (with Kbuild or Makefile) for a guest's kernel, in place, and print their paths
+    BuildModule {
+        /// Where the source is
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
         /// For this kernel, as `run --kernel` takes it
         #[arg(long, value_name = "KERNEL", default_value = "stock", value_parser = kernel_choice::Parser)]
         kernel: KernelChoice,
@@ -318,6 +329,12 @@ pub struct OwnArgs {
     /// Directory whose content lies in the guest's root too: programs, firmware
     #[arg(long, value_name = "DIR")]
     pub overlay: Option<PathBuf>,
+    /// A driver of yours for the accelerator in the place of longpin.ko: it makes /dev/longpin0 with longpin's ioctls
+    #[arg(long, value_name = "FILE[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
+    pub driver: Option<ModuleChoice>,
+    /// One more kernel module, or another make of one that the guest has; loaded before the driver, in the order given
+    #[arg(long, value_name = "FILE[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
+    pub module: Vec<ModuleChoice>,
     /// The accelerator's daemon instead of longpin-device [env: LONGPIN_DEVICE=]
     #[arg(long, value_name = "PATH", env = "LONGPIN_DEVICE", hide_env = true)]
     pub device_program: Option<PathBuf>,

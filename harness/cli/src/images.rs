@@ -3,10 +3,12 @@
 
 use crate::error::{Error, Result};
 use crate::kernel_choice::KernelChoice;
+use crate::module_choice::ModuleChoice;
 use anyhow::Context as _;
 use longpin_core::machine::Lacks;
 use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Overlay, Reporter, Store, ToolRoot, report};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The guest agent of this very source state; `build.rs` makes it.
@@ -25,6 +27,19 @@ pub enum Driver {
 pub struct Brought {
     /// A tree for its root.
     pub overlay: Option<Overlay>,
+    /// In the place of our driver.
+    pub driver: Option<ModuleChoice>,
+    /// Beside it.
+    pub modules: Vec<ModuleChoice>,
+}
+
+/// A module as it is loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Load {
+    /// Name in the guest's list.
+    pub name: String,
+    /// As for finit_module(2).
+    pub params: String,
 }
 
 /// A complete set, kept from removal as long as this lives.
@@ -38,6 +53,8 @@ pub struct Images {
     pub driver: Driver,
     /// What the user brought.
     pub brought: Brought,
+    /// Modules that every guest loads, in order: those of the user, then the driver.
+    pub loads: Vec<Load>,
     /// What guests boot into, by the programs that they have beside the usual ones.
     initramfs: BTreeMap<BTreeSet<String>, Initramfs>,
 }
@@ -53,6 +70,11 @@ impl Images {
         anew: bool,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
     ) -> Result<Self> {
+        if let (KernelChoice::Own { module: Some(_), .. }, Some(_)) = (kernel, &brought.driver) {
+            return Err(Error::Usage(
+                "two drivers are named, by --driver and by module= of --kernel; leave one out".into(),
+            ));
+        }
         match kernel {
             KernelChoice::Stock => {
                 let images = Self::stock(Store::kernel, brought, programs)?;
@@ -65,17 +87,14 @@ impl Images {
                     .store
                     .own_kernel(&base.tool_root, kernel, anew, &*base.reporter)
                     .map_err(unusable)?;
-                let driver = match module {
-                    Some(path) => {
+                let driver = match (module, &brought.driver) {
+                    (Some(path), _) => {
                         Driver::Module(Box::new(Module::prebuilt(path, &kernel).map_err(unusable)?))
                     }
-                    None => base.own_driver(&kernel)?,
+                    (None, Some(choice)) => brought_driver(choice, &kernel)?,
+                    (None, None) => base.own_driver(&kernel)?,
                 };
-                base.finish(kernel, driver, brought, programs).map_err(|error| match error {
-                    // What the kernel lacks shows when its modules are looked for.
-                    longpin_images::Error::NoSuchModule { .. } => unusable(error),
-                    error => unfinished(error),
-                })
+                base.finish(kernel, driver, brought, programs)
             }
         }
     }
@@ -113,6 +132,11 @@ impl Images {
         Lacks { driver, modules }
     }
 
+    /// Builds the modules of a directory for the kernel, in place.
+    pub fn build_modules(&self, dir: &Path, include: &Path) -> longpin_images::Result<Vec<PathBuf>> {
+        self.store.build_modules(&self.tool_root, &self.kernel, dir, include, &*report::for_stderr())
+    }
+
     fn stock(
         kernel: impl FnOnce(&Store, &ToolRoot, &dyn Reporter) -> longpin_images::Result<Kernel>,
         brought: Brought,
@@ -120,8 +144,14 @@ impl Images {
     ) -> Result<Self> {
         let base = Base::open()?;
         let kernel = kernel(&base.store, &base.tool_root, &*base.reporter).map_err(infra)?;
-        let module = base.store.module(&base.tool_root, &kernel, None, &*base.reporter).map_err(infra)?;
-        base.finish(kernel, Driver::Module(Box::new(module)), brought, programs).map_err(unfinished)
+        let driver = match &brought.driver {
+            Some(choice) => brought_driver(choice, &kernel)?,
+            None => {
+                let module = base.store.module(&base.tool_root, &kernel, None, &*base.reporter);
+                Driver::Module(Box::new(module.map_err(infra)?))
+            }
+        };
+        base.finish(kernel, driver, brought, programs)
     }
 }
 
@@ -164,24 +194,53 @@ impl Base {
         driver: Driver,
         brought: Brought,
         programs: impl IntoIterator<Item = BTreeSet<String>>,
-    ) -> longpin_images::Result<Images> {
+    ) -> Result<Images> {
         let Self { store, reporter, tool_root } = self;
-        let module = match &driver {
-            Driver::Module(module) => Some(module.path().to_owned()),
-            Driver::Missing(_) => None,
+        let (mut files, mut loads) = (Vec::new(), Vec::new());
+        for choice in &brought.modules {
+            let module = brought_module("--module", choice, &kernel)?;
+            loads.push(Load { name: module.name(), params: choice.params.join(" ") });
+            files.push(module.path().to_owned());
+        }
+        if let Driver::Module(module) = &driver {
+            let params = brought.driver.as_ref().map(|choice| choice.params.join(" ")).unwrap_or_default();
+            loads.push(Load { name: module.name(), params });
+            files.push(module.path().to_owned());
+        }
+        let names: Vec<&String> = loads.iter().map(|load| &load.name).collect();
+        if let Some(name) =
+            names.iter().enumerate().find_map(|(at, name)| names[..at].contains(name).then_some(name))
+        {
+            return Err(Error::Usage(format!(
+                "--module: two modules are named `{name}`; name another one, or give it with --driver if it is to be the driver"
+            )));
+        }
+        let finished = |error| match error {
+            // What the kernel lacks shows when its modules are looked for.
+            longpin_images::Error::NoSuchModule { .. }
+                if !brought.modules.is_empty() || brought.driver.is_some() =>
+            {
+                Error::Usage(format!(
+                    "--module, --driver: {error}; of two modules name the one first that the other needs"
+                ))
+            }
+            longpin_images::Error::NoSuchModule { .. } if kernel.is_brought() => unusable(error),
+            longpin_images::Error::UnfitOverlay { .. } => Error::Usage(error.to_string()),
+            error => infra(error),
         };
         let mut initramfs = BTreeMap::new();
         for programs in programs {
             let spec = InitramfsSpec {
                 agent: AGENT.to_vec(),
-                modules: module.iter().cloned().collect(),
+                modules: files.clone(),
                 programs: programs.iter().cloned().collect(),
                 overlay: brought.overlay.clone(),
                 ..InitramfsSpec::default()
             };
-            initramfs.insert(programs, store.initramfs(&tool_root, &kernel, &spec, &*reporter)?);
+            let made = store.initramfs(&tool_root, &kernel, &spec, &*reporter).map_err(finished)?;
+            initramfs.insert(programs, made);
         }
-        Ok(Images { store, tool_root: Arc::new(tool_root), kernel, driver, brought, initramfs })
+        Ok(Images { store, tool_root: Arc::new(tool_root), kernel, driver, brought, loads, initramfs })
     }
 }
 
@@ -189,12 +248,14 @@ fn infra(error: longpin_images::Error) -> Error {
     Error::Infra(error.into())
 }
 
-/// What the user added may not go together with what the guest has.
-fn unfinished(error: longpin_images::Error) -> Error {
-    match error {
-        longpin_images::Error::UnfitOverlay { .. } => Error::Usage(error.to_string()),
-        error => infra(error),
-    }
+fn brought_driver(choice: &ModuleChoice, kernel: &Kernel) -> Result<Driver> {
+    Ok(Driver::Module(Box::new(brought_module("--driver", choice, kernel)?)))
+}
+
+fn brought_module(option: &str, choice: &ModuleChoice, kernel: &Kernel) -> Result<Module> {
+    let module = Module::prebuilt(&choice.path, kernel);
+    let checked = module.and_then(|module| module.check_params(&choice.params).map(|()| module));
+    checked.map_err(|error| Error::Usage(format!("{option}: {error}")))
 }
 
 /// The user named it, so it is the user's to change.

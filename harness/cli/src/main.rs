@@ -21,6 +21,7 @@ mod kernel_choice;
 mod ledger;
 mod library;
 mod link;
+mod module_choice;
 mod output;
 mod quote;
 mod run;

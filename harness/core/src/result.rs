@@ -110,8 +110,24 @@ pub struct AdditionsInfo {
     pub qemu_args: Vec<String>,
     /// Tree in the guest's root (`--overlay`), or null.
     pub overlay: Option<OverlayInfo>,
+    /// Modules (`--driver`, `--module`).
+    #[serde(default)]
+    pub modules: Vec<AddedModule>,
     /// Path of the accelerator's daemon (`--device-program`); null: longpin-device.
     pub device_program: Option<String>,
+}
+
+/// A module of the user's.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedModule {
+    /// File on the host.
+    pub path: String,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
+    /// `NAME=VALUE` each.
+    pub params: Vec<String>,
+    /// It is in the place of longpin.ko.
+    pub driver: bool,
 }
 
 /// A tree in the guest's root.

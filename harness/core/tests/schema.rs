@@ -6,8 +6,8 @@ use longpin_core::aggregate::{Aggregate, Seen, Share};
 use longpin_core::dmesg::Class;
 use longpin_core::race::Race;
 use longpin_core::report::{
-    AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo,
-    OverlayInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
+    AddedModule, AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo,
+    ModuleInfo, OverlayInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
 };
 use longpin_core::verdict::{
     Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, LogLine, Observation, Outcome,
@@ -79,6 +79,7 @@ fn full() -> RunResult {
             append: vec![text()],
             qemu_args: vec![text()],
             overlay: Some(OverlayInfo { path: text(), hash: text() }),
+            modules: vec![AddedModule { path: text(), hash: text(), params: vec![text()], driver: true }],
             device_program: Some(text()),
         },
         seed: 1,

@@ -16,11 +16,13 @@ use longpin_core::scenario::MachineNeeds;
 use longpin_images::{Entry, State, Store};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::path::Path;
 
 /// Do it.
 pub fn image(command: ImageCommand) -> Result<ExitCode> {
     match command {
         ImageCommand::Build { refresh, kernel } => build(refresh, &kernel),
+        ImageCommand::BuildModule { dir, kernel } => build_module(&dir, &kernel),
         ImageCommand::List { format } => list(format),
         ImageCommand::Gc { all } => gc(all),
     }
@@ -49,6 +51,19 @@ fn build(refresh: bool, kernel: &KernelChoice) -> Result<ExitCode> {
         module,
         images.initramfs(&usual)?.path().display()
     ))?;
+    Ok(ExitCode::Good)
+}
+
+fn build_module(dir: &Path, kernel: &KernelChoice) -> Result<ExitCode> {
+    let images = Images::ensure(kernel, Brought::default(), false, [])?;
+    let include = tempfile::tempdir().context("no directory for a header")?;
+    let built = images.build_modules(dir, include.path()).map_err(|error| match error {
+        longpin_images::Error::UnfitKernel { .. } | longpin_images::Error::Unreadable { .. } => {
+            Error::Usage(error.to_string())
+        }
+        error => Error::Infra(error.into()),
+    })?;
+    output::text(&built.iter().map(|path| format!("{}\n", path.display())).collect::<String>())?;
     Ok(ExitCode::Good)
 }
 

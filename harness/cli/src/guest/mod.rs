@@ -11,7 +11,7 @@ use crate::deadline::Deadline;
 use crate::device::{Device, Ends, Program};
 use crate::disk;
 use crate::fsck;
-use crate::images::Images;
+use crate::images::{Images, Load};
 use crate::interrupt::Interrupt;
 use crate::link::{AgentLink, Lifelines, LinkError, Reply};
 use crate::vm::additions::Additions;
@@ -42,8 +42,6 @@ pub const DISK_DEVICE: &str = "/dev/vda";
 pub const SECOND_DISK_DEVICE: &str = "/dev/vdb";
 /// A guest under TCG on a busy host boots in well under a minute.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(180);
-/// Name of the driver's module.
-const DRIVER: &str = "longpin";
 /// A module loads in a moment.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// An orderly power-off: nothing is mounted any more. It takes a second or two; longer is a hang.
@@ -92,6 +90,7 @@ pub struct Guest {
     shell: Option<UnixStream>,
     disk_kind: DiskKind,
     lacks: Lacks,
+    loads: Vec<Load>,
     /// Of the first disk.
     disk_image: PathBuf,
     control_socket: PathBuf,
@@ -145,6 +144,7 @@ impl Guest {
             shell: sockets.shell,
             disk_kind: machine.disk,
             lacks: machine.images.lacks(),
+            loads: machine.images.loads.clone(),
             disk_image,
             control_socket: device_paths.control,
             tool_root: Arc::clone(&machine.images.tool_root),
@@ -200,21 +200,23 @@ impl Guest {
         self.link.call(step, timeout, case).map_err(|error| self.processes.diagnose(&error))
     }
 
-    /// Load our driver, if this kernel has one.
+    /// Load what the user added and the driver, if this kernel has one.
     pub fn load_driver(&mut self) -> Result<(), BootError> {
-        match self.lacks.driver {
-            Some(_) => Ok(()),
-            None => self.load_module(DRIVER),
-        }
+        let loads = std::mem::take(&mut self.loads);
+        loads.iter().try_for_each(|load| self.load(&load.name, &load.params))
     }
 
     /// Load a module of the initramfs.
     pub fn load_module(&mut self, name: &str) -> Result<(), BootError> {
-        let step = Step::LoadModule { name: name.to_owned(), params: String::new() };
+        self.load(name, "")
+    }
+
+    fn load(&mut self, name: &str, params: &str) -> Result<(), BootError> {
+        let step = Step::LoadModule { name: name.to_owned(), params: params.to_owned() };
         let message = match self.call(step, LOAD_TIMEOUT, None) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
             Ok(Reply { outcome: Outcome::Refused(errno), .. }) => {
-                format!("{} gave {}", errno.call, errno.name)
+                format!("{} gave {}; the kernel's reason is in console.log", errno.call, errno.name)
             }
             Ok(Reply { outcome: Outcome::Failed { message }, .. }) => message,
             Err(Trouble::Interrupted) => return Err(BootError::Interrupted),

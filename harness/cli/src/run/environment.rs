@@ -2,10 +2,11 @@
 //! Where a run takes place: versions of everything that can change a verdict.
 
 use crate::guest::{Guest, Machine};
-use crate::images::Driver;
+use crate::images::{Brought, Driver};
 use anyhow::Context as _;
 use longpin_core::report::{
-    AdditionsInfo, Environment, HostInfo, KernelInfo, ModuleInfo, OverlayInfo, ProgramInfo, QemuInfo,
+    AddedModule, AdditionsInfo, Environment, HostInfo, KernelInfo, ModuleInfo, OverlayInfo, ProgramInfo,
+    QemuInfo,
 };
 use std::path::Path;
 
@@ -30,22 +31,35 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
         tool_root_packages: images.tool_root.packages_hash()?.to_owned(),
         longpin: ProgramInfo { version: env!("CARGO_PKG_VERSION").to_owned(), hash: own_hash()? },
         device: ProgramInfo { version: String::new(), hash: machine.device.hash()? },
-        additions: additions(machine),
+        additions: additions(machine)?,
         seed: u64::from(seed),
         host: host(),
     })
 }
 
-fn additions(machine: &Machine) -> AdditionsInfo {
+fn additions(machine: &Machine) -> anyhow::Result<AdditionsInfo> {
     let text = |path: &Path| path.display().to_string();
-    let overlay = machine.images.brought.overlay.as_ref();
-    AdditionsInfo {
+    let Brought { overlay, driver, modules } = &machine.images.brought;
+    let overlay = overlay.as_ref();
+    let modules =
+        modules.iter().map(|module| (module, false)).chain(driver.iter().map(|module| (module, true)));
+    let modules = modules.map(|(module, driver)| {
+        let (path, params) = (text(&module.path), module.params.clone());
+        Ok(AddedModule { path, hash: hash_of(&module.path)?, params, driver })
+    });
+    Ok(AdditionsInfo {
+        modules: modules.collect::<anyhow::Result<_>>()?,
         append: machine.additions.kernel_words.clone(),
         qemu_args: machine.additions.qemu_args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect(),
         overlay: overlay
             .map(|overlay| OverlayInfo { path: text(overlay.dir()), hash: overlay.hash().to_owned() }),
         device_program: machine.device.given().map(text),
-    }
+    })
+}
+
+fn hash_of(path: &Path) -> anyhow::Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
 fn module_info(driver: &Driver) -> anyhow::Result<ModuleInfo> {
@@ -55,10 +69,9 @@ fn module_info(driver: &Driver) -> anyhow::Result<ModuleInfo> {
             return Ok(ModuleInfo { missing: Some(why.clone()), ..ModuleInfo::default() });
         }
     };
-    let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
     Ok(ModuleInfo {
         name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        hash: blake3::hash(&bytes).to_hex().to_string(),
+        hash: hash_of(path)?,
         missing: None,
     })
 }

@@ -194,7 +194,7 @@ struct Own {
 
 impl Own {
     fn open(args: &OwnArgs, memory_mib: u32) -> Result<Self> {
-        let OwnArgs { append, qemu_arg, overlay, device_program } = args;
+        let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = args;
         let device = match device_program {
             Some(path) => Program::open_given(path).map_err(|error| Error::Usage(format!("{error:#}")))?,
             None => Program::open()?,
@@ -204,7 +204,8 @@ impl Own {
         let overlay = overlay.as_deref().map(|dir| Overlay::read(dir, most_bytes)).transpose();
         let overlay = overlay.map_err(|error| Error::Usage(error.to_string()))?;
         let additions = Additions { kernel_words: append.clone(), qemu_args: qemu_arg.clone() };
-        Ok(Self { brought: Brought { overlay }, device, additions })
+        let brought = Brought { overlay, driver: driver.clone(), modules: module.clone() };
+        Ok(Self { brought, device, additions })
     }
 }
 

@@ -61,7 +61,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
     let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus, own } = machine;
-    let OwnArgs { append, qemu_arg, overlay, device_program } = own;
+    let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
     let usual = MachineArgs::usual();
     let mut words = Vec::new();
     let mut say = |name: &str, value: Option<OsString>| {
@@ -87,6 +87,8 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     append.iter().for_each(|words| say("--append", Some(words.into())));
     qemu_arg.iter().for_each(|arg| say("--qemu-arg", Some(arg.clone())));
     say("--overlay", overlay.as_deref().map(&path));
+    say("--driver", driver.as_ref().map(|module| module.text(&path)));
+    module.iter().for_each(|module| say("--module", Some(module.text(&path))));
     say("--device-program", device_program.as_deref().map(&path));
     say("--repeat", unless(repeat, &1, |n| n.to_string().into()));
     say("--retries", unless(retries, &0, |n| n.to_string().into()));
@@ -193,6 +195,12 @@ mod tests {
             "base=localtime",
             "--overlay",
             "/o",
+            "--driver",
+            "/v/vendor.ko,debug=1",
+            "--module",
+            "/v/lib.ko",
+            "--module",
+            "/v/more.ko,ports=1,2",
             "--device-program",
             "/d/accel",
             "--repeat",
@@ -228,6 +236,7 @@ mod tests {
             "--kernel",
             "b,modules=m",
             "--overlay=o",
+            "--driver=v.ko,debug=1",
             "--device-program=d",
         ]);
         let script = script(Path::new("/opt/long pin/longpin"), &args, &["mine".into()], 7);
@@ -235,7 +244,8 @@ mod tests {
         let here = here.display();
         let command = format!(
             "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" mine --kernel {here}/b,modules={here}/m \
-             --disk-dir {here}/disks --overlay {here}/o --device-program {here}/d --seed 7 \"$@\"\n"
+             --disk-dir {here}/disks --overlay {here}/o --driver {here}/v.ko,debug=1 \
+             --device-program {here}/d --seed 7 \"$@\"\n"
         );
         assert!(script.ends_with(&command), "{script}");
     }

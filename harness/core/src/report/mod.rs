@@ -10,8 +10,8 @@ pub mod timeline;
 pub mod trace;
 
 pub use crate::result::{
-    AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo, ModuleInfo,
-    OverlayInfo, ProgramInfo, QemuInfo,
+    AddedModule, AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo,
+    ModuleInfo, OverlayInfo, ProgramInfo, QemuInfo,
 };
 pub use document::{RESULT_SCHEMA, RunResult, Summary};
 pub use table::{TableStyle, table};
