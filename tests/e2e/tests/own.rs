@@ -2,6 +2,7 @@
 //! What users add to a guest, or put in the place of something of ours.
 
 use longpin_e2e::{Lab, only_case};
+use longpin_images::{Store, report};
 use serde_json::json;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
@@ -19,6 +20,16 @@ fn text(path: &Path) -> &str {
 fn daemon() -> std::path::PathBuf {
     let test = std::env::current_exe().expect("a test knows its own path");
     test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join("longpin-device")
+}
+
+/// Our driver for the stock kernel.
+fn longpin_module() -> std::path::PathBuf {
+    let store = Store::open_default().expect("the store was opened by the program too");
+    let reporter = report::for_stderr();
+    let root = store.tool_root(&*reporter).expect("the tool root is built");
+    let kernel = store.kernel(&root, &*reporter).expect("the kernel is there");
+    let module = store.module(&root, &kernel, None, &*reporter).expect("the driver is built");
+    module.path().to_owned()
 }
 
 #[test]
@@ -95,6 +106,86 @@ fn a_daemon_that_dies_is_an_infrastructure_error_with_its_last_words() {
     let reason = case["reason"].as_str().expect("a sentence");
     assert!(reason.contains("accel exited with code 4: no such board"), "{reason}");
     lab.assert_tidy();
+}
+
+/// The two makes of docs/sample-driver, built as its page says: the one that dirties, the one that forgets.
+fn sample_modules(lab: &Lab) -> [String; 2] {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sample-driver");
+    let copy = lab.path("sample-driver");
+    std::fs::create_dir(&copy).expect("the place is new");
+    for name in ["Kbuild", "sample_driver.h", "sample_wire.h", "sample_forgets.c", "sample_dirties.c"] {
+        std::fs::copy(source.join(name), copy.join(name)).expect("the example is there");
+    }
+    let built = lab.start(&["image", "build-module", text(&copy)]).end();
+    assert_eq!(built.code, Some(0), "{}", built.stderr);
+    let mut modules: Vec<String> = built.stdout.lines().map(str::to_owned).collect();
+    modules.sort_unstable();
+    modules.try_into().unwrap_or_else(|modules| panic!("not two modules: {modules:?}"))
+}
+
+/// The worked example of docs/own-driver.md: one source, two makes.
+#[test]
+fn a_driver_that_forgets_to_dirty_is_told_from_one_that_does_not() {
+    let lab = Lab::new();
+    let [dirties, forgets] = sample_modules(&lab);
+    for (module, code, observed, outcome) in [(forgets, 1, "lost", "fail"), (dirties, 0, "intact", "pass")] {
+        let lab = Lab::new();
+        let ended = lab.run(&["late-dirty", "--fs", "ext4", "--pin", "pin", "--driver", &module]);
+        assert_eq!(ended.code, Some(code), "{module}: {}", ended.stderr);
+        let result = lab.result();
+        let case = only_case(&result);
+        assert_eq!((&case["headline"], &case["outcome"]), (&json!(observed), &json!(outcome)), "{case}");
+        let environment = &result["environment"];
+        let added = &environment["additions"]["modules"][0];
+        assert_eq!((&added["path"], &added["driver"]), (&json!(module), &json!(true)), "{added}");
+        assert_eq!(added["hash"], environment["module"]["hash"], "{environment}");
+        lab.assert_tidy();
+    }
+}
+
+/// A vendor's module beside ours, with a parameter: it binds the device first, and ours finds none.
+#[test]
+fn a_module_beside_the_driver_is_loaded_before_it_with_its_parameters() {
+    let lab = Lab::new();
+    let [dirties, _] = sample_modules(&lab);
+    let option = format!("{dirties},timeout_ms=4321");
+    let look = "cat /sys/module/sample_dirties/parameters/timeout_ms; cut -d' ' -f1 /proc/modules; \
+                ls /sys/bus/virtio/drivers/sample_dirties";
+    let ended = lab.start(&["shell", "--module", &option, "--", "sh", "-c", look]).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let lines: Vec<&str> = ended.stdout.lines().collect();
+    assert_eq!(lines.first(), Some(&"4321"), "{lines:?}");
+    assert!(lines.contains(&"longpin") && lines.contains(&"sample_dirties"), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("virtio")), "{lines:?}");
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_module_that_does_not_fit_is_told_before_anything_boots() {
+    let lab = Lab::new();
+    let mut bytes = std::fs::read(longpin_module()).expect("the driver is built");
+    let wrong = lab.path("wrong.ko");
+    let at = bytes.windows(9).position(|window| window == b"vermagic=").expect("a module has a vermagic");
+    bytes[at + 9] = b'9';
+    std::fs::write(&wrong, bytes).expect("the place is writable");
+    let wrong = text(&wrong).to_owned();
+    let good = longpin_module();
+    let good = text(&good);
+    let unknown = format!("{good},nonsense=1");
+    for (option, value, expected) in [
+        ("--driver", "/nonexistent/vendor.ko", "No such file"),
+        ("--driver", wrong.as_str(), "is for kernel `9."),
+        ("--module", wrong.as_str(), "build it again, or boot the kernel it was built for"),
+        ("--module", "/bin/sh", "it has no vermagic"),
+        ("--driver", &unknown, "has no parameter `nonsense`; it has: device_timeout_ms"),
+        ("--module", good, "two modules are named `longpin`"),
+        ("--module", "", "use FILE.ko[,PARAM=VALUE...]"),
+    ] {
+        let ended = lab.run(&["lost-update", "--fs", "tmpfs", option, value]);
+        assert_eq!(ended.code, Some(3), "{option} {value}: {}", ended.stderr);
+        assert!(ended.stderr.contains(expected), "{option} {value}: {}", ended.stderr);
+        assert!(!lab.out().exists(), "{option}: a result directory for a run that never began");
+    }
 }
 
 #[test]
