@@ -7,8 +7,10 @@ use crate::module_choice::ModuleChoice;
 use crate::vm::accel::Wish;
 use crate::vm::additions;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use longpin_proto::filesystem::{self, FileSystem};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -69,6 +71,20 @@ pub struct Cli {
     /// What to do
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// What was typed. Errors: it is wrong, or asks for help.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(words)?;
+        let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut Self::command()))?;
+        if let (Command::Run(args), Some(("run", run))) = (&mut cli.command, matches.subcommand()) {
+            let given = [Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)];
+            let ids = run.ids().map(|id| id.as_str());
+            args.given = ids.filter(|id| given.contains(&run.value_source(id))).map(str::to_owned).collect();
+        }
+        Ok(cli)
+    }
 }
 
 /// What to do.
@@ -366,6 +382,11 @@ pub struct RunArgs {
     /// How guests are run
     #[command(flatten)]
     pub machine: MachineArgs,
+    /// Run what failed in this result directory once more: cases that ended in fail, xpass, error or flaky, or never
+    /// reported. Scenarios are those that lie there; kernel, machine, limits and seed are those of that run where they
+    /// are not given again
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["scenarios", "scenario_dir"])]
+    pub rerun_failed: Option<PathBuf>,
     /// Run each case this many times
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pub repeat: u32,
@@ -414,9 +435,46 @@ pub struct RunArgs {
     /// Seed of everything that is random in the run
     #[arg(long, value_name = "N")]
     pub seed: Option<u32>,
+    /// Names of the options that were given, on the command line or by the environment
+    #[arg(skip)]
+    pub given: BTreeSet<String>,
 }
 
 impl RunArgs {
+    /// How guests are run, with which limits and seed: as in an earlier run, but for what was given.
+    pub fn inherit(&mut self, earlier: Self) {
+        fn take<T>(mine: &mut T, given: bool, earlier: T) {
+            if !given {
+                *mine = earlier;
+            }
+        }
+        // All options of the machine are named here, so that a new one does not compile before it stands below.
+        let Self { machine, cases_per_boot, timeout, seed, .. } = earlier;
+        let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus, own } = machine;
+        let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
+        let given = |name: &str| self.given.contains(name);
+        let mine = &mut self.machine;
+        take(&mut mine.kernel, given("kernel"), kernel);
+        take(&mut mine.accel, given("accel"), accel);
+        take(&mut mine.qemu, given("qemu"), qemu);
+        take(&mut mine.disk, given("disk"), disk);
+        // Only one of the two can be.
+        let images_of_disks = given("disk_dir") || given("keep_disks");
+        take(&mut mine.disk_dir, images_of_disks, disk_dir);
+        take(&mut mine.keep_disks, images_of_disks, keep_disks);
+        take(&mut mine.memory, given("memory"), memory);
+        take(&mut mine.cpus, given("cpus"), cpus);
+        take(&mut mine.own.append, given("append"), append);
+        take(&mut mine.own.qemu_arg, given("qemu_arg"), qemu_arg);
+        take(&mut mine.own.overlay, given("overlay"), overlay);
+        take(&mut mine.own.driver, given("driver"), driver);
+        take(&mut mine.own.module, given("module"), module);
+        take(&mut mine.own.device_program, given("device_program"), device_program);
+        take(&mut self.cases_per_boot, given("cases_per_boot"), cases_per_boot);
+        take(&mut self.timeout, given("timeout"), timeout);
+        take(&mut self.seed, given("seed"), seed);
+    }
+
     /// How often each case runs.
     pub fn attempts(&self) -> u32 {
         match (self.until_fail, self.repeat) {
@@ -486,7 +544,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
     use std::collections::BTreeSet;
 
     fn run(line: &[&str]) -> RunArgs {

@@ -10,6 +10,7 @@ mod commands;
 mod deadline;
 mod device;
 mod disk;
+mod earlier;
 mod error;
 mod forced_end;
 mod formats;
@@ -31,7 +32,6 @@ mod terminal;
 mod vm;
 
 use args::{Cli, Command};
-use clap::Parser as _;
 use error::Error;
 use longpin_core::exit_code::ExitCode;
 
@@ -39,7 +39,7 @@ use longpin_core::exit_code::ExitCode;
 const NO_COMMAND: u8 = 125;
 
 fn main() -> std::process::ExitCode {
-    let code = match Cli::try_parse() {
+    let code = match Cli::read(std::env::args_os()) {
         Ok(cli) => dispatch(cli.command),
         Err(error) => {
             // To standard error for mistakes, to standard output for --help and --version.

@@ -223,3 +223,28 @@ fn a_run_that_ends_after_enough_failures_says_what_never_ran() {
     assert!(ended.stdout.contains("(--max-fail): 2 cases never ran"), "{}", ended.stdout);
     lab.assert_tidy();
 }
+
+#[test]
+fn only_what_failed_runs_again_from_the_directory_alone() {
+    let lab = Lab::new();
+    let steps = ["\"mkfs\"", "\"mount\"", "\"create\"", "\"compare\""];
+    let good = scenario::write(&lab.path(""), "good", &steps, "intact");
+    let bad = scenario::write(&lab.path(""), "bad", &steps, "lost");
+    let ended = lab.run(&[&good, &bad, "--seed", "7", "--cpus", "1"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(case(&lab.result(), "bad/tmpfs/none/none")["outcome"], "xpass");
+    for file in [good, bad] {
+        std::fs::remove_file(&file).expect("the file is ours");
+    }
+    let (first, again) = (lab.out(), lab.path("again"));
+    let text = |path: &std::path::Path| path.to_str().expect("temporary paths are UTF-8").to_owned();
+    let ended = lab.start(&["run", "--rerun-failed", &text(&first), "--out", &text(&again)]).end();
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let second = read_json(&again.join("result.json"));
+    assert_eq!(second["cases"].as_array().map(Vec::len), Some(1), "{}", second["cases"]);
+    assert_eq!(case(&second, "bad/tmpfs/none/none")["outcome"], "xpass");
+    assert_eq!(second["environment"]["seed"], 7);
+    let qemu = std::fs::read_to_string(again.join("boot-1/qemu.cmd")).expect("the command line is kept");
+    assert!(qemu.contains("-smp 1 "), "{qemu}");
+    lab.assert_tidy();
+}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! `longpin compare`: results side by side. What is no result directory is taken for a kernel, and run first.
 
-use super::report::read_run;
 use crate::args::{Cli, Command, CompareArgs, RunArgs};
+use crate::earlier::read_run;
 use crate::error::{Error, Result};
 use crate::formats::{self, CompareForm, Output, write_file};
 use crate::output;
@@ -66,8 +66,13 @@ fn operand(word: &OsStr, run: &[OsString]) -> Result<Operand> {
         usage(format!("it is no result directory, and cannot be run as a kernel:\n{error}"))
     })?;
     match parsed.command {
-        Command::Run(args) if args.dry_run || !args.format.is_empty() || args.out.is_some() => {
-            Err(usage("--dry-run, --format and --out of `run` have no sense here".into()))
+        Command::Run(args)
+            if args.dry_run
+                || !args.format.is_empty()
+                || args.out.is_some()
+                || args.rerun_failed.is_some() =>
+        {
+            Err(usage("--dry-run, --format, --out and --rerun-failed of `run` have no sense here".into()))
         }
         Command::Run(args) => Ok(Operand::Kernel(args)),
         _ => unreachable!("the line says run"),

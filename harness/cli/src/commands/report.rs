@@ -2,26 +2,23 @@
 //! `longpin report`: from a result directory to one HTML file and one trace. Reads what a run left behind, of this
 //! version or an older one; boots nothing.
 
-use crate::args::{Color, LibraryArgs, ReportArgs};
+use crate::args::{Color, ReportArgs};
+use crate::earlier::{kept_library, parse, read_run};
 use crate::error::{Error, Result};
 use crate::formats::{self, Content};
-use crate::library::Library;
 use crate::output;
-use crate::run::repeat;
 use crate::run::result_dir::file_name;
 use crate::terminal;
 use anyhow::Context as _;
-use longpin_core::events::RunEvent;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::record::{self, CaseRecord};
 use longpin_core::report::timeline::Story;
 use longpin_core::report::timeline::page::{self, CaseReport, Lore, Report};
 use longpin_core::report::trace::trace;
-use longpin_core::report::{CaseResult, RESULT_SCHEMA, RunResult, TableStyle};
-use serde::de::DeserializeOwned;
+use longpin_core::report::{CaseResult, RunResult, TableStyle};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// Make both files, or the forms that are asked for instead.
@@ -76,66 +73,6 @@ fn forms(args: &ReportArgs, run: &RunResult) -> Result<ExitCode> {
     Ok(ExitCode::Good)
 }
 
-/// `result.json`; where a run was cut off before it wrote one, the events that it left.
-pub(super) fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
-    let path = dir.join("result.json");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return unfinished(dir, notices),
-        Err(error) => return Err(Error::Usage(format!("{}: {error}", path.display()))),
-    };
-    let run: RunResult = parse(&path, &text, RESULT_SCHEMA)?;
-    if run.interrupted {
-        notices.push("the run was interrupted before its end".into());
-    }
-    Ok(run)
-}
-
-fn unfinished(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
-    let path = dir.join("events.jsonl");
-    let Ok(text) = fs::read_to_string(&path) else {
-        return Err(Error::Usage(format!(
-            "{} is no result directory: it has neither result.json nor events.jsonl; name the directory that \
-             `longpin run` printed after `results:`",
-            dir.display()
-        )));
-    };
-    // The last line may be half written.
-    let events: Vec<RunEvent> = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    if events.is_empty() {
-        return Err(Error::Usage(format!(
-            "{} has no event that this version understands, and there is no result.json beside it; run the cases again",
-            path.display()
-        )));
-    }
-    notices.push(
-        "the run did not come to its end: there is no result.json, this is what its events tell".into(),
-    );
-    Ok(RunResult::from_events(&events))
-}
-
-/// A document of ours, of this version or a clear word about which it is.
-fn parse<T: DeserializeOwned>(path: &Path, text: &str, schema: u32) -> Result<T> {
-    let value: serde_json::Value = serde_json::from_str(text)
-        .map_err(|error| Error::Usage(format!("{} is no JSON document: {error}", path.display())))?;
-    match value.get("schema").and_then(serde_json::Value::as_u64) {
-        Some(found) if found > u64::from(schema) => Err(Error::Usage(format!(
-            "{} has schema {found}, this longpin reads up to {schema}; use the longpin that made it, or a newer one",
-            path.display()
-        ))),
-        Some(_) => serde_json::from_value(value).map_err(|error| {
-            Error::Usage(format!(
-                "{} is not what this longpin expects: {error}; run the cases again",
-                path.display()
-            ))
-        }),
-        None => Err(Error::Usage(format!(
-            "{} has no field `schema`: it is no document of longpin",
-            path.display()
-        ))),
-    }
-}
-
 /// The cases that were asked for, by label; all if none.
 fn choose<'r>(run: &'r RunResult, labels: &[String]) -> Result<Vec<&'r CaseResult>> {
     let all = with_attempts(run);
@@ -173,13 +110,6 @@ fn story(dir: &Path, result: &CaseResult) -> std::result::Result<Story, String> 
     let record: CaseRecord =
         parse(Path::new(&name), &text, record::SCHEMA).map_err(|error| format!("no timeline: {error}"))?;
     Ok(Story::of(&record, result))
-}
-
-/// The scenarios of the run. They lie beside its results; the runs of older versions did not keep them, and have the
-/// built-in ones as they are today.
-fn kept_library(dir: &Path) -> Result<Library> {
-    let kept = dir.join(repeat::SCENARIOS);
-    Library::load(&LibraryArgs::whole(Some(kept).filter(|dir| dir.is_dir())))
 }
 
 /// What the scenarios of the run say of themselves, and why they expect what they expect.

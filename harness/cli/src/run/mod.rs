@@ -6,12 +6,14 @@ pub mod case;
 mod environment;
 mod executor;
 pub mod repeat;
+mod rerun;
 pub mod result_dir;
 mod screen;
 mod story;
 
 use crate::args::{MachineArgs, OwnArgs, RunArgs};
 use crate::device::Program;
+use crate::earlier::{SCENARIOS, SCRIPT};
 use crate::error::{Error, Result};
 use crate::formats::{self, Form, Output};
 use crate::guest::Machine;
@@ -32,6 +34,7 @@ use longpin_core::plan::Case;
 use longpin_core::report::{RunResult, TableStyle};
 use longpin_core::scenario::MachineNeeds;
 use longpin_images::Overlay;
+use rerun::Again;
 use result_dir::ResultDir;
 use screen::Screen;
 use std::collections::BTreeSet;
@@ -41,6 +44,17 @@ use story::Story;
 /// Run and report. The exit code is that of the verdicts.
 pub fn run(args: &RunArgs) -> Result<ExitCode> {
     formats::check(&args.format)?;
+    let Some(dir) = &args.rerun_failed else { return run_cases(args) };
+    match rerun::failed(args, dir)? {
+        Again::Cases(args) => run_cases(&args),
+        Again::Nothing(why) => {
+            output::note(&why);
+            Ok(ExitCode::Good)
+        }
+    }
+}
+
+fn run_cases(args: &RunArgs) -> Result<ExitCode> {
     let library = Library::load(&args.library)?;
     let cases = planned(args, &library)?;
     if args.dry_run {
@@ -88,7 +102,7 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>) -> Result<Done
     record_scenarios(library, &out)?;
     let script =
         repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
-    out.write("repeat.sh", script.as_bytes())?;
+    out.write(SCRIPT, script.as_bytes())?;
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live(), args.verbose))?;
     let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
     let result = story.result();
@@ -99,12 +113,10 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>) -> Result<Done
 
 /// What the run knows of its cases stays with it: how they are done, what is expected and why.
 fn record_scenarios(library: &Library, out: &ResultDir) -> anyhow::Result<()> {
-    let dir = out.path().join(repeat::SCENARIOS);
+    let dir = out.path().join(SCENARIOS);
     std::fs::create_dir(&dir).with_context(|| format!("{} cannot be created", dir.display()))?;
     let mut texts = library.texts();
-    texts.try_for_each(|(name, text)| {
-        out.write(&format!("{}/{name}.toml", repeat::SCENARIOS), text.as_bytes())
-    })
+    texts.try_for_each(|(name, text)| out.write(&format!("{SCENARIOS}/{name}.toml"), text.as_bytes()))
 }
 
 /// Everything between the first event and the last.

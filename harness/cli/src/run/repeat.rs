@@ -3,20 +3,24 @@
 //! directory and the program: the scenarios are beside it, as they were.
 
 use crate::args::{Color, LibraryArgs, MachineArgs, OwnArgs, RunArgs};
+use crate::earlier::SCENARIOS;
 use crate::formats::{self, Form};
 use crate::quote;
 use clap::ValueEnum;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// Directory of the scenarios below the result directory.
-pub const SCENARIOS: &str = "scenarios";
-
 /// `longpin run ...`: what was asked for, the seed made explicit, the result directory left out.
 pub fn line(args: &RunArgs, seed: u32) -> String {
     let mut words = vec![OsString::from("longpin"), "run".into()];
-    words.extend(args.library.scenarios.iter().map(OsString::from));
-    words.extend(named("--scenario-dir", args.library.scenario_dir.as_deref()));
+    match &args.rerun_failed {
+        // Its scenarios and cases are that directory's.
+        Some(dir) => words.extend(named("--rerun-failed", Some(dir))),
+        None => {
+            words.extend(args.library.scenarios.iter().map(OsString::from));
+            words.extend(named("--scenario-dir", args.library.scenario_dir.as_deref()));
+        }
+    }
     words.extend(options(args, seed, |path| path.as_os_str().to_owned()));
     join(&words)
 }
@@ -43,6 +47,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     let RunArgs {
         library,
         machine,
+        rerun_failed: _,
         repeat,
         retries,
         allow_flaky,
@@ -58,6 +63,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         format,
         strict,
         seed: _,
+        given: _,
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
     let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus, own } = machine;
@@ -225,6 +231,12 @@ mod tests {
         assert_eq!(line(&run(&words), 9), format!("longpin run {}", words.join(" ")));
         let words = ["a", "--retries", "3", "--allow-flaky", "--seed", "9"];
         assert_eq!(line(&run(&words), 9), format!("longpin run {}", words.join(" ")));
+    }
+
+    #[test]
+    fn what_runs_again_is_named_by_the_directory_that_has_it() {
+        let args = run(&["--rerun-failed", "a b", "--fs", "ext4"]);
+        assert_eq!(line(&args, 7), "longpin run --rerun-failed 'a b' --fs ext4 --seed 7");
     }
 
     #[test]
