@@ -12,7 +12,7 @@ use crate::facts::{
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol, in [`Message::Hello`].
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Name of the virtio-serial port: `/dev/virtio-ports/…`, or `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "longpin.agent";
 /// A heartbeat comes at least this often while a step is running, milliseconds.
