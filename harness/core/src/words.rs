@@ -40,9 +40,11 @@ vocabulary! {
         Splat = "splat",
         /// Pins were not given back: after clean-up the counters of acquired and released pins do not balance.
         Leak = "leak",
-        /// The guest kernel panicked.
+        /// The guest kernel panicked. One whose init, the agent, was killed from outside did not: that is `error
+        /// (infra)`.
         Panic = "panic",
-        /// The guest stopped answering, or a step went on past its deadline.
+        /// The guest stopped answering, or a step went on past its deadline. Where QEMU itself does not answer either,
+        /// the guest was not running: that is `error (infra)`.
         Hang = "hang",
     }
 }
