@@ -22,6 +22,8 @@ const CHUNK: u64 = 1 << 13;
 const CHUNKS: u64 = 64;
 /// `jmp .`: a CPU that is led there does not leave.
 const SPIN: [u8; 2] = [0xeb, 0xfe];
+/// `hlt`
+const HLT: u8 = 0xf4;
 /// Registers by QEMU's numbers (gdb-xml/i386-64bit.xml).
 const RIP: u32 = 16;
 const EFLAGS: u32 = 17;
@@ -85,13 +87,22 @@ impl DebugStub {
         self.expect_ok("D")
     }
 
-    /// Have the last CPU spin in the kernel with interrupts on, and let go of the guest. While a CPU waits for one (`hlt` in
-    /// the idle task) it may not be taken for another task, so nothing else runs on it.
+    /// Have the last CPU spin in the kernel with interrupts on, and let go of the guest. It is led away from `hlt` in the idle
+    /// task, which may not be taken for another one, so nothing else runs on it. In a system call it could be preempted, and
+    /// would not be stuck.
     pub fn spin_one(mut self, deadline: Deadline) -> anyhow::Result<Spinning> {
-        let cpus = self.cpus_when(deadline, "the last CPU of the guest was never in the kernel", |cpus| {
-            cpus.last().is_some_and(|cpu| cpu.is_in_kernel() && cpu.eflags & INTERRUPTS != 0)
-        })?;
-        let cpu = cpus.into_iter().next_back().context("the guest has no CPU")?;
+        let cpu = loop {
+            let cpus =
+                self.cpus_when(deadline, "the last CPU of the guest was never in the kernel", |cpus| {
+                    cpus.last().is_some_and(|cpu| cpu.is_in_kernel() && cpu.eflags & INTERRUPTS != 0)
+                })?;
+            let cpu = cpus.into_iter().next_back().context("the guest has no CPU")?;
+            if self.is_halted(&cpu)? {
+                break cpu;
+            }
+            ensure!(!deadline.passed(), "the last CPU of the guest was never idle");
+            self.let_run()?;
+        };
         let place = self.place_to_spin(cpu.rip)?;
         self.select(&cpu.id)?;
         self.jump(place)?;
@@ -109,6 +120,12 @@ impl DebugStub {
         self.select(&cpu.id)?;
         self.jump(cpu.rip)?;
         self.expect_ok("D")
+    }
+
+    /// Does it wait in `hlt`? Its instruction pointer is behind it then.
+    fn is_halted(&mut self, cpu: &Cpu) -> anyhow::Result<bool> {
+        let before = bytes(&self.ask(&format!("m{:x},1", cpu.rip.wrapping_sub(1)))?);
+        Ok(before.as_deref() == Some(&[HLT]))
     }
 
     fn select(&mut self, cpu: &str) -> anyhow::Result<()> {
@@ -252,7 +269,8 @@ mod tests {
     use super::*;
     use std::os::unix::net::UnixListener;
 
-    /// A stub with two CPUs, the second of which is in a program at the first look. Returns what it was told.
+    /// A stub with two CPUs, the second of which is in a program at the first look, and in a system call at the second.
+    /// Returns what it was told.
     fn serve(listener: &UnixListener, spinning: std::ops::Range<u32>) -> Vec<String> {
         let (stream, _) = listener.accept().unwrap();
         let mut peer = DebugStub { stream };
@@ -277,12 +295,15 @@ mod tests {
                     hex(&0xffff_ffff_8100_2002_u64.to_le_bytes())
                 }
                 "p10" if looks == 1 && cpu == 1 => hex(&0x40_1000_u64.to_le_bytes()),
+                "p10" if looks == 2 && cpu == 1 => hex(&0xffff_ffff_8100_0456_u64.to_le_bytes()),
                 "p10" => hex(&0xffff_ffff_8100_0123_u64.to_le_bytes()),
                 "p11" => hex(&0x246_u32.to_le_bytes()),
                 "c" => {
                     while peer.byte().unwrap() != 3 {}
                     "T02thread:01;".to_owned()
                 }
+                "mffffffff81000122,1" => "f4".to_owned(),
+                "mffffffff81000455,1" => "90".to_owned(),
                 "mffffffff81002000,2000" => hex(&[0x90, 0x0f, 0xeb, 0xfe]),
                 command if command.starts_with('m') => "E14".to_owned(),
                 command if command.starts_with("qXfer") => "m<?xml".to_owned(),
