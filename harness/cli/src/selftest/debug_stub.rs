@@ -22,6 +22,7 @@ const CHUNK: u64 = 1 << 13;
 const CHUNKS: u64 = 64;
 /// `jmp .`: a CPU that is led there does not leave.
 const SPIN: [u8; 2] = [0xeb, 0xfe];
+const NO_PLACE: &str = "no `jmp .` is near any place where the guest's CPUs were found";
 /// `hlt`
 const HLT: u8 = 0xf4;
 /// Registers by QEMU's numbers (gdb-xml/i386-64bit.xml).
@@ -73,12 +74,20 @@ impl DebugStub {
     /// Have every CPU spin in the kernel with interrupts off, and let go of the guest. Waits until all are in the kernel: the
     /// memory of a program may go.
     pub fn spin_without_interrupts(mut self, deadline: Deadline) -> anyhow::Result<()> {
-        let cpus =
-            self.cpus_when(deadline, "the CPUs of the guest were never in the kernel together", |cpus| {
-                cpus.iter().all(Cpu::is_in_kernel)
-            })?;
-        let near = cpus.first().context("the guest has no CPU")?.rip;
-        let place = self.place_to_spin(near)?;
+        let (cpus, place) = loop {
+            let cpus = self.cpus_when(
+                deadline,
+                "the CPUs of the guest were never in the kernel together",
+                |cpus| cpus.iter().all(Cpu::is_in_kernel),
+            )?;
+            let near = cpus.first().context("the guest has no CPU")?.rip;
+            // In a module there is little text around.
+            if let Some(place) = self.place_to_spin(near)? {
+                break (cpus, place);
+            }
+            ensure!(!deadline.passed(), NO_PLACE);
+            self.let_run()?;
+        };
         for cpu in cpus {
             self.select(&cpu.id)?;
             self.jump(place)?;
@@ -103,7 +112,7 @@ impl DebugStub {
             ensure!(!deadline.passed(), "the last CPU of the guest was never idle");
             self.let_run()?;
         };
-        let place = self.place_to_spin(cpu.rip)?;
+        let place = self.place_to_spin(cpu.rip)?.context(NO_PLACE)?;
         self.select(&cpu.id)?;
         self.jump(place)?;
         self.expect_ok("D")?;
@@ -184,18 +193,18 @@ impl DebugStub {
 
     /// Address of a [`SPIN`] in the kernel's text, as near as possible. It need not be an instruction there: a CPU that is led
     /// to it takes it for one.
-    fn place_to_spin(&mut self, near: u64) -> anyhow::Result<u64> {
+    fn place_to_spin(&mut self, near: u64) -> anyhow::Result<Option<u64>> {
         let base = near & !(CHUNK - 1);
         for distance in 0..CHUNKS {
             for start in [base.wrapping_add(distance * CHUNK), base.wrapping_sub(distance * CHUNK)] {
                 // An address that is not mapped is an error of its own.
                 let text = bytes(&self.ask(&format!("m{start:x},{CHUNK:x}"))?).unwrap_or_default();
                 if let Some(at) = text.windows(SPIN.len()).position(|window| window == SPIN) {
-                    return Ok(start + at as u64);
+                    return Ok(Some(start + at as u64));
                 }
             }
         }
-        bail!("no `jmp .` in {} KiB of the guest's kernel", (2 * CHUNKS * CHUNK) >> 10)
+        Ok(None)
     }
 
     /// Let the guest run for a moment.
