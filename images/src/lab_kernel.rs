@@ -240,9 +240,9 @@ impl Work<'_> {
     /// Image, modules and the lists about them into the artifact, as every kernel has them.
     fn take(&self, build: &mut Build<'_>) -> Result<()> {
         own_kernel::take(build, self.root, &self.tree())?;
-        for (name, from) in [("rustc", "rustc"), ("gcc-14", "gcc-14"), ("clang-19", "clang-19")] {
-            let version = self.root.package_version(from).unwrap_or("unknown");
-            build.versions.insert(name.to_owned(), version.to_owned());
+        for package in ["rustc", "gcc-14", "clang-19"] {
+            let version = self.root.package_version(package).unwrap_or("unknown");
+            build.versions.insert(package.to_owned(), version.to_owned());
         }
         build.log.run("removal of what no module needs", &mut self.script(PRUNE), PREPARE_LIMIT)
     }

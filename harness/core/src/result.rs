@@ -291,3 +291,8 @@ impl CaseResult {
         }
     }
 }
+
+/// Of a [label](CaseResult::label), without the attempt.
+pub(crate) fn id_of(label: &str) -> &str {
+    label.split_once('#').map_or(label, |(id, _)| id)
+}

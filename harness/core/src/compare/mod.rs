@@ -14,7 +14,8 @@ pub use table::table;
 
 use crate::exit_code::ExitCode;
 use crate::report::RunResult;
-use crate::result::{CaseResult, Environment};
+use crate::report::formats::gravest_first;
+use crate::result::{CaseResult, Environment, id_of};
 use crate::words::{Observation, Outcome};
 use serde::Serialize;
 use std::cmp::Reverse;
@@ -282,9 +283,8 @@ impl Verdict {
 
     /// The gravest first, and the errno of a refusal.
     fn words(&self) -> String {
-        let mut words: Vec<&str> = self.observations.iter().rev().map(|word| word.as_str()).collect();
-        words.extend(self.errno.as_deref());
-        words.join(" ")
+        let seen = gravest_first(&self.observations);
+        self.errno.iter().fold(seen, |words, errno| format!("{words} {errno}"))
     }
 }
 
@@ -296,11 +296,6 @@ fn ids(runs: &[(String, RunResult)]) -> Vec<&str> {
         run.cases.iter().map(|case| case.id.as_str()).chain(missing)
     });
     all.filter(|id| known.insert(*id)).collect()
-}
-
-/// Of a label, which may name an attempt.
-fn id_of(label: &str) -> &str {
-    label.split_once('#').map_or(label, |(id, _)| id)
 }
 
 /// What differs between the runs beside their kernels.

@@ -2,12 +2,8 @@
 //! The comparison for people at a terminal: what differs, why, and the line of numbers.
 
 use super::{Cell, Comparison, Relation, Row};
-use crate::report::TableStyle;
-use comfy_table::TableComponent::{
-    HorizontalLines, LeftBorderIntersections, MiddleIntersections, RightBorderIntersections,
-};
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell as TableCell, Color, ContentArrangement, Table};
+use crate::report::{TableStyle, empty_table, table_text};
+use comfy_table::{Cell as TableCell, Color};
 
 /// Columns of the reasons where nobody says how many there are.
 const REASON_COLUMNS: usize = 120;
@@ -22,35 +18,18 @@ pub fn table(comparison: &Comparison, all: bool, style: TableStyle) -> String {
     let shown = |row: &&Row| all || row.relation == Relation::Differs;
     let rows: Vec<&Row> = comparison.rows.iter().filter(shown).collect();
     if !rows.is_empty() {
-        let mut table = empty(style);
+        let mut table = empty_table(style);
         let names = comparison.runs.iter().map(|side| side.name.clone());
         table.set_header(std::iter::once("case".to_owned()).chain(names));
         for row in &rows {
             let cells = row.cells.iter().map(|cell| TableCell::new(cell.words()).fg(color_of(cell)));
             table.add_row(std::iter::once(TableCell::new(&row.id)).chain(cells));
         }
-        let lines: Vec<String> = table.to_string().lines().map(|line| line.trim_end().to_owned()).collect();
-        text.push_str(&(lines.join("\n") + "\n"));
+        text.push_str(&table_text(&table));
     }
     let columns = style.width.map_or(REASON_COLUMNS, usize::from);
     text.extend(comparison.rows_that(Relation::Differs).map(|row| reasons(comparison, row, columns)));
     text + &comparison.numbers() + "\n"
-}
-
-fn empty(style: TableStyle) -> Table {
-    let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY);
-    for line in [HorizontalLines, MiddleIntersections, LeftBorderIntersections, RightBorderIntersections] {
-        table.remove_style(line);
-    }
-    if let Some(width) = style.width {
-        table.set_width(width).set_content_arrangement(ContentArrangement::Dynamic);
-    }
-    match style.color {
-        true => table.enforce_styling(),
-        false => table.force_no_tty(),
-    };
-    table
 }
 
 /// What each run says of the case.

@@ -15,3 +15,4 @@ pub use crate::result::{
 };
 pub use document::{RESULT_SCHEMA, RunResult, Summary};
 pub use table::{TableStyle, table};
+pub(crate) use table::{empty_table, table_text};

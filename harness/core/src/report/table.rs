@@ -23,7 +23,7 @@ pub struct TableStyle {
 
 /// The verdict table, the reasons of what did not pass, and the line of numbers.
 pub fn table(run: &RunResult, style: TableStyle) -> String {
-    let mut table = empty(style);
+    let mut table = empty_table(style);
     let mut header = vec!["scenario", "fs", "pin", "release", "observed", "outcome", "device/guest/host"];
     // Most runs have none, and a column of zeros says less than its absence.
     let with_hits = run.cases.iter().any(|case| hits(case) > 0);
@@ -39,11 +39,12 @@ pub fn table(run: &RunResult, style: TableStyle) -> String {
     }
     let stopped = run.stopped.iter().map(|why| format!("{why}: {} cases never ran\n", run.missing.len()));
     let stopped: String = stopped.collect();
-    let (cases, repeated) = (text(&table), repeated(run, style));
+    let (cases, repeated) = (table_text(&table), repeated(run, style));
     format!("{cases}{repeated}{}{stopped}{}\n", reasons(run, style.width), numbers(&run.summary))
 }
 
-fn empty(style: TableStyle) -> Table {
+/// A table as all of ours look.
+pub(crate) fn empty_table(style: TableStyle) -> Table {
     let mut table = Table::new();
     table.load_preset(UTF8_HORIZONTAL_ONLY);
     // A line between any two rows doubles the length and says nothing.
@@ -60,7 +61,8 @@ fn empty(style: TableStyle) -> Table {
     table
 }
 
-fn text(table: &Table) -> String {
+/// Its lines, without blanks at their ends.
+pub(crate) fn table_text(table: &Table) -> String {
     table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
@@ -69,14 +71,14 @@ fn repeated(run: &RunResult, style: TableStyle) -> String {
     if run.aggregates.is_empty() {
         return String::new();
     }
-    let mut table = empty(style);
+    let mut table = empty_table(style);
     table.set_header(["case", "as expected", "95 %", "seen, each with its 95 %"]);
     for aggregate in &run.aggregates {
         let [expected, bounds, seen] = together(aggregate);
         let never = if aggregate.is_never_won() { " (never won)" } else { "" };
         table.add_row([aggregate.id.clone(), expected, bounds, format!("{seen}{never}")]);
     }
-    text(&table)
+    table_text(&table)
 }
 
 /// `15 of 16`, `72-99 %`, `lost 15 (72-99 %), intact 1 (1-28 %)`.

@@ -14,6 +14,7 @@ pub(crate) use markdown::escaped;
 pub use markdown::markdown;
 
 use super::{CaseResult, RunResult};
+use crate::result::id_of;
 use crate::verdict::{Cause, Observation, Outcome};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -57,7 +58,7 @@ impl<'r> Entry<'r> {
 
     /// A case that never reported is an error, whatever the reason.
     fn missing(label: &'r str, run: &'r RunResult) -> Self {
-        let id = label.split_once('#').map_or(label, |(id, _)| id);
+        let id = id_of(label);
         let reason = match (&run.stopped, run.interrupted) {
             (Some(why), false) => why,
             (_, true) => "never reported: the run was interrupted",
@@ -134,7 +135,7 @@ impl<'r> Entry<'r> {
 }
 
 /// `lost warned`.
-fn gravest_first(words: &BTreeSet<Observation>) -> String {
+pub(crate) fn gravest_first(words: &BTreeSet<Observation>) -> String {
     words.iter().rev().map(|word| word.as_str()).collect::<Vec<_>>().join(" ")
 }
 
