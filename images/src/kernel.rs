@@ -100,8 +100,8 @@ impl Kernel {
         &self.artifact.manifest
     }
 
-    /// The build tree as a command in the tool root sees it, and its path there.
-    pub(crate) fn build_binds(&self) -> Option<(Vec<Bind>, &Path)> {
+    /// The build tree as a command in the tool root sees it, and its path there: for modules other than the driver, too.
+    pub fn build_binds(&self) -> Option<(Vec<Bind>, &Path)> {
         let (outside, inside) = self.build_dir.as_ref()?;
         let mut binds = vec![Bind::read_only(outside).at(inside)];
         // A `make O=` directory leads to its source by this link.

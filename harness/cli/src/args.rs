@@ -317,6 +317,11 @@ pub struct MachineArgs {
     /// Keep the images of each boot, beside its logs
     #[arg(long, conflicts_with = "disk_dir")]
     pub keep_disks: bool,
+    /// Keep the memory of guests that do not answer, beside their logs: MIB for all dumps of the run together
+    /// [default where no number is given: 4096]
+    #[arg(long, value_name = "MIB", num_args = 0..=1, require_equals = true, default_missing_value = "4096",
+          value_parser = clap::value_parser!(u32).range(256..))]
+    pub dump: Option<u32>,
     /// Guest memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(256..=65536))]
     pub memory: u32,
@@ -366,6 +371,7 @@ impl MachineArgs {
             disk: DiskKind::Audited,
             disk_dir: None,
             keep_disks: false,
+            dump: None,
             memory: 1024,
             cpus: 2,
             own: OwnArgs::default(),
@@ -450,7 +456,8 @@ impl RunArgs {
         }
         // All options of the machine are named here, so that a new one does not compile before it stands below.
         let Self { machine, cases_per_boot, timeout, seed, .. } = earlier;
-        let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus, own } = machine;
+        let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, dump, memory, cpus, own } =
+            machine;
         let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
         let given = |name: &str| self.given.contains(name);
         let mine = &mut self.machine;
@@ -462,6 +469,7 @@ impl RunArgs {
         let images_of_disks = given("disk_dir") || given("keep_disks");
         take(&mut mine.disk_dir, images_of_disks, disk_dir);
         take(&mut mine.keep_disks, images_of_disks, keep_disks);
+        take(&mut mine.dump, given("dump"), dump);
         take(&mut mine.memory, given("memory"), memory);
         take(&mut mine.cpus, given("cpus"), cpus);
         take(&mut mine.own.append, given("append"), append);

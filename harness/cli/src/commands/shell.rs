@@ -80,10 +80,17 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
         output::note(&format!("carrying out {}", case.id));
         let limits = Limits::new(machine.accel, STAGE_TIMEOUT);
         let staged = case::stage(&mut guest, &case, args.until, limits, &interrupt);
-        let rules = staged.map_err(|trouble| match trouble {
-            Trouble::Interrupted => Error::Interrupted,
-            other => Error::Infra(anyhow::anyhow!("{}: {}", case.id, guest::describe(&other))),
-        })?;
+        let rules = match staged {
+            Ok(rules) => rules,
+            Err(Trouble::Interrupted) => return Err(Error::Interrupted),
+            Err(other) => {
+                drop(guest);
+                // The message may name files in it.
+                let (why, kept) = (guest::describe(&other), dir.keep());
+                let kept = kept.display();
+                return Err(Error::Infra(anyhow::anyhow!("{}: {why}; logs are kept in {kept}", case.id)));
+            }
+        };
         rules.iter().for_each(|rule| output::note(&standing(rule, guest.control_socket())));
     }
     let port = guest.take_shell().context("the guest has no shell port")?;

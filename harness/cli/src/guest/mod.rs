@@ -2,7 +2,9 @@
 //! One booted guest: device daemon, QEMU, agent, and the directory that they leave behind. Dropping a guest ends its
 //! processes.
 
+pub mod dump;
 mod files;
+mod hang;
 mod processes;
 
 use crate::args::DiskKind;
@@ -20,6 +22,7 @@ use crate::vm::qemu::Qemu;
 use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
+use dump::Dumps;
 use files::{Files, Listeners, Streams, Temporary};
 use longpin_core::machine::Lacks;
 use longpin_core::record::{Evidence, FsckReport, Trouble};
@@ -63,6 +66,8 @@ pub struct Machine {
     pub disk_dir: PathBuf,
     /// Images stay, in the boot's own directory.
     pub keep_disks: bool,
+    /// Memory of guests that do not answer is kept.
+    pub dumps: Option<Arc<Dumps>>,
     /// Memory.
     pub memory_mib: u32,
     /// CPUs.
@@ -128,9 +133,18 @@ impl Guest {
             console: files.console_log.clone(),
         };
         let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;
-        let Files { console_log, images, scratch, device: device_paths, .. } = files;
+        let Files { dir, console_log, images, scratch, device: device_paths, .. } = files;
         let disk_image = images.into_iter().next().context("a guest has a disk")?;
-        let mut processes = Processes { qmp, qemu, device, console_log, console_before: 0 };
+        let mut processes = Processes {
+            qmp,
+            qemu,
+            device,
+            dir,
+            console_log,
+            console_before: 0,
+            dumps: machine.dumps.clone(),
+            interrupt: interrupt.signalled().clone(),
+        };
         let hello = match link.hello(Deadline::after(BOOT_TIMEOUT)) {
             Ok(hello) => hello,
             Err(LinkError::Interrupted) => return Err(BootError::Interrupted),

@@ -2,31 +2,37 @@
 //! The processes behind a guest, and who died when it falls silent: a panic of the guest's kernel, a hang, QEMU, the
 //! device daemon, or the agent are different words in a verdict.
 
+use super::dump::Dumps;
+use super::hang::{self, NotTheGuest, PATIENCE, Scene};
 use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::device::{ControlError, Device, Ends, GOODBYE};
 use crate::link::LinkError;
 use crate::vm::console;
 use crate::vm::qmp::{Qmp, Shutdown};
-use crossbeam_channel::select;
+use crossbeam_channel::{Receiver, select};
 use longpin_core::record::{Evidence, Trouble};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// When a channel breaks, QEMU's own end and last word follow at once.
 const AFTERMATH: Duration = Duration::from_secs(5);
-
-/// QEMU's monitor answers at once, whatever the guest does; on a busy host somewhat later.
-const MONITOR_ANSWER: Duration = Duration::from_secs(20);
 
 /// Fields drop in this order: QEMU before the daemon, so that the daemon sees an orderly end of its front end.
 pub struct Processes {
     pub qmp: Qmp,
     pub qemu: Child,
     pub device: Device,
+    /// Where the boot's logs are.
+    pub dir: PathBuf,
     pub console_log: PathBuf,
     /// Bytes of the console log from before the running case: evidence of others.
     pub console_before: u64,
+    /// Memory of a guest that hangs is kept.
+    pub dumps: Option<Arc<Dumps>>,
+    /// Disconnects when we are asked to stop.
+    pub interrupt: Receiver<()>,
 }
 
 impl Processes {
@@ -52,7 +58,9 @@ impl Processes {
             }
             LinkError::Overdue { .. } => match console::panic_line(&self.console_log) {
                 Some(_) => self.of_silence(error),
-                None => Trouble::Other { message: error.to_string() },
+                None => match self.explain(&error.to_string()) {
+                    Ok(message) | Err(NotTheGuest(message)) => Trouble::Other { message },
+                },
             },
             // QEMU's end is the orderly end of a daemon, which may be noticed first.
             LinkError::DeviceGone if !self.device.died() => self.of_closed_port(),
@@ -98,7 +106,7 @@ impl Processes {
         // Where the guest did power off, it is QEMU that does not end: nothing that the kernel could do anything for.
         if self.qemu.ended().is_none() && self.qmp.shutdown().is_none() {
             let waited = format!("the guest did not power off within {} s", timeout.as_secs());
-            return Evidence::Trouble(Trouble::Hang { waited, console });
+            return Evidence::Trouble(self.hang(&waited, console));
         }
         Evidence::PowerOff { console }
     }
@@ -113,19 +121,29 @@ impl Processes {
 
     fn of_silence(&mut self, error: &LinkError) -> Trouble {
         let console = console::evidence(&self.console_log, self.console_before);
-        if console::panic_line(&self.console_log).is_some() {
-            return self.of_panic(console);
+        match console::panic_line(&self.console_log) {
+            Some(_) => self.of_panic(console),
+            None => self.hang(&error.to_string(), console),
         }
-        // A guest whose emulator stands still itself is silent too.
-        match self.qmp.execute("query-status", Deadline::after(MONITOR_ANSWER)) {
-            Err(_) if self.qemu.ended().is_none() => Trouble::Other {
-                message: format!(
-                    "QEMU does not answer on its monitor within {} s: it was stopped, or the host keeps it from running; {error}",
-                    MONITOR_ANSWER.as_secs()
-                ),
-            },
-            _ => Trouble::Hang { waited: error.to_string(), console },
+    }
+
+    /// `console` is from before the kernel is asked: what it says then is an answer and no evidence.
+    fn hang(&mut self, waited: &str, console: Vec<String>) -> Trouble {
+        match self.explain(waited) {
+            Ok(waited) => Trouble::Hang { waited, console },
+            Err(NotTheGuest(message)) => Trouble::Other { message },
         }
+    }
+
+    fn explain(&mut self, waited: &str) -> Result<String, NotTheGuest> {
+        let scene = Scene {
+            dir: &self.dir,
+            console: &self.console_log,
+            interrupt: &self.interrupt,
+            dumps: self.dumps.as_deref(),
+            patience: PATIENCE,
+        };
+        hang::explain(&mut self.qmp, &scene, waited)
     }
 
     /// The port closes when QEMU ends. A daemon that dies can take QEMU with it, so it is asked first.

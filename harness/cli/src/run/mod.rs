@@ -17,6 +17,7 @@ use crate::earlier::{SCENARIOS, SCRIPT};
 use crate::error::{Error, Result};
 use crate::formats::{self, Form, Output};
 use crate::guest::Machine;
+use crate::guest::dump::Dumps;
 use crate::images::{Brought, Driver, Images};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
@@ -39,6 +40,7 @@ use result_dir::ResultDir;
 use screen::Screen;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use story::Story;
 
 /// Run and report. The exit code is that of the verdicts.
@@ -243,11 +245,23 @@ pub fn machine(
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let choice = accel::choose(args.accel, &qemu, scratch.path())?;
     let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
-    let MachineArgs { disk, memory: memory_mib, cpus, keep_disks, ref disk_dir, .. } = *args;
+    let MachineArgs { disk, memory: memory_mib, cpus, keep_disks, ref disk_dir, dump, .. } = *args;
+    let dumps = dump.map(|mib| Arc::new(Dumps::new(mib, memory_mib)));
     let disk_dir = disk_dir.clone().unwrap_or_else(std::env::temp_dir);
     let accel = choice.accel;
-    let machine =
-        Machine { images, qemu, device, accel, disk, disk_dir, keep_disks, memory_mib, cpus, additions };
+    let machine = Machine {
+        images,
+        qemu,
+        device,
+        accel,
+        disk,
+        disk_dir,
+        keep_disks,
+        dumps,
+        memory_mib,
+        cpus,
+        additions,
+    };
     Ok(Prepared { machine, notice, interrupt })
 }
 

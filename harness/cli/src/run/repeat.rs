@@ -66,7 +66,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         given: _,
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
-    let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, memory, cpus, own } = machine;
+    let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, dump, memory, cpus, own } = machine;
     let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
     let usual = MachineArgs::usual();
     let mut words = Vec::new();
@@ -115,6 +115,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     ] {
         words.extend(given.then(|| OsString::from(name)));
     }
+    words.extend(dump.map(|mib| OsString::from(format!("--dump={mib}"))));
     words.extend(["--seed".into(), seed.to_string().into()]);
     words
 }

@@ -18,7 +18,7 @@ pub struct Additions {
 const KERNEL_LINE_BYTES: usize = 2048;
 
 /// Keys of the kernel's command line that are not the user's, and why.
-const KERNEL_KEYS: [(&str, &str); 11] = [
+const KERNEL_KEYS: [(&str, &str); 14] = [
     ("console", "longpin reads the console on ttyS0"),
     ("panic", "a panic must end the guest, or it would count as a hang"),
     ("no_timer_check", "longpin has it there already"),
@@ -26,6 +26,9 @@ const KERNEL_KEYS: [(&str, &str); 11] = [
     ("quiet", "the console is evidence from level 5 on"),
     ("log_buf_len", "longpin gives the log 4 MiB"),
     ("printk.devkmsg", "the agent writes its marks there"),
+    ("sysrq_always_enabled", "longpin has it there already"),
+    ("unknown_nmi_panic", "longpin has it there already"),
+    ("panic_print", "longpin asks for the backtraces of all CPUs"),
     ("init", "the guest's first process is longpin's agent"),
     ("rdinit", "the guest's first process is longpin's agent"),
     ("initrd", "the guest boots into longpin's initramfs; --overlay adds to it"),

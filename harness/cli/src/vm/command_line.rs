@@ -27,9 +27,20 @@ pub const SHELL_PORT: &str = "longpin.shell";
 /// * `log_buf_len=4M` has room for what the kernel says between two readings of the agent, a storm of I/O errors
 ///   included. The agent reports an overrun all the same, and the case is then unproven;
 /// * `printk.devkmsg=on` lifts the rate limit of /dev/kmsg for the agent's own marks;
+/// * `sysrq_always_enabled`, `unknown_nmi_panic` and `panic_print=0x40` (backtraces of the other CPUs, too) let a guest that
+///   hangs be asked where it stands, by its keyboard or by an NMI that only the harness sends;
 /// * `oops=panic` is absent on purpose: an oops is evidence that the run wants to report and survive.
-pub const KERNEL_ARGS: [&str; 6] =
-    ["console=ttyS0", "panic=-1", "no_timer_check", "loglevel=5", "log_buf_len=4M", "printk.devkmsg=on"];
+pub const KERNEL_ARGS: [&str; 9] = [
+    "console=ttyS0",
+    "panic=-1",
+    "no_timer_check",
+    "loglevel=5",
+    "log_buf_len=4M",
+    "printk.devkmsg=on",
+    "sysrq_always_enabled",
+    "unknown_nmi_panic",
+    "panic_print=0x40",
+];
 
 /// Everything after the name of the program.
 pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
@@ -195,7 +206,7 @@ mod tests {
 -no-reboot
 -kernel /k/vmlinuz
 -initrd /k/initramfs
--append console=ttyS0 panic=-1 no_timer_check loglevel=5 log_buf_len=4M printk.devkmsg=on quiet
+-append console=ttyS0 panic=-1 no_timer_check loglevel=5 log_buf_len=4M printk.devkmsg=on sysrq_always_enabled unknown_nmi_panic panic_print=0x40 quiet
 -chardev file,id=console,path=/r/console.log
 -serial chardev:console
 -chardev socket,id=qmp,path=/s/qmp

@@ -79,6 +79,23 @@ pub fn evidence(log: &Path, before: u64) -> Vec<String> {
     telling.chain(tail).map(|line| (*line).to_owned()).collect()
 }
 
+/// The last lines, whatever they mean.
+pub fn last_lines(log: &Path, count: usize) -> Vec<String> {
+    let text = window(log, 0, WINDOW_BYTES);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    lines.iter().skip(lines.len().saturating_sub(count)).map(|line| (*line).to_owned()).collect()
+}
+
+/// What follows the first `before` bytes, at most `limit` bytes of it.
+pub fn after(log: &Path, before: u64, limit: u64) -> String {
+    let mut bytes = Vec::new();
+    if let Ok(mut file) = std::fs::File::open(log) {
+        let _ = file.seek(SeekFrom::Start(before));
+        let _ = file.take(limit).read_to_end(&mut bytes);
+    }
+    String::from_utf8_lossy(&bytes).replace('\r', "")
+}
+
 /// A log that cannot be read has no lines: that the guest died is known without it.
 fn window(log: &Path, before: u64, limit: u64) -> String {
     let mut bytes = Vec::new();

@@ -74,7 +74,24 @@ impl Qmp {
 
     /// Run a command without arguments.
     pub fn execute(&mut self, command: &str, deadline: Deadline) -> anyhow::Result<Value> {
-        line::send(&mut self.writer, &json!({ "execute": command }))
+        self.execute_with(command, json!({}), deadline)
+    }
+
+    /// Run a command of the monitor for people; its answer is text.
+    pub fn human(&mut self, command: &str, deadline: Deadline) -> anyhow::Result<String> {
+        let arguments = json!({ "command-line": command });
+        let answer = self.execute_with("human-monitor-command", arguments, deadline)?;
+        Ok(answer.as_str().unwrap_or_default().replace('\r', ""))
+    }
+
+    /// Run a command. One that got no answer must be the last: its answer would be taken for that of the next.
+    pub fn execute_with(
+        &mut self,
+        command: &str,
+        arguments: Value,
+        deadline: Deadline,
+    ) -> anyhow::Result<Value> {
+        line::send(&mut self.writer, &json!({ "execute": command, "arguments": arguments }))
             .with_context(|| format!("monitor does not take `{command}`"))?;
         loop {
             let answer = self.next(deadline).with_context(|| format!("no answer to `{command}`"))?;

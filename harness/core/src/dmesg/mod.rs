@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a line of the kernel log means. The knowledge is data: `patterns.toml` beside this file.
 
+pub mod places;
+
 use serde::Deserialize;
 use std::sync::LazyLock;
 
