@@ -9,6 +9,7 @@ use crate::vm::additions;
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use longpin_core::bisect::{Fingerprint, HitRate};
 use longpin_proto::filesystem::{self, FileSystem};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -42,6 +43,18 @@ Exit codes:
 Environment:
   LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
   TMPDIR           where the runs are, and what is kept of them";
+
+/// What `bisect-step` tells `git bisect run`.
+const STEP_EXIT_CODES: &str = "\
+Exit codes, for git bisect run:
+  0    good: enough tries were clean (with --reverse: bad)
+  1    bad: enough tries had the fault (with --reverse: good)
+  125  cannot be tested: it does not build or boot, crashes otherwise, or proves nothing
+  128  stop: the laboratory does not work (disk full, QEMU missing, store locked), or was interrupted
+  129  stop: wrong usage
+
+Example:
+  git bisect run longpin bisect-step late-dirty --fs ext4 --pin pin --module-dir . --bad-is lost --seen 8/10";
 
 /// What `compare` tells the shell.
 const COMPARE_EXIT_CODES: &str = "\
@@ -90,6 +103,9 @@ impl Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Try one commit, and say good, bad or neither to `git bisect run`
+    #[command(after_help = STEP_EXIT_CODES)]
+    BisectStep(Box<BisectStepArgs>),
     /// Put runs side by side: where two kernels, drivers or devices did not do the same
     #[command(after_help = COMPARE_EXIT_CODES)]
     Compare(CompareArgs),
@@ -213,6 +229,62 @@ impl LibraryArgs {
             variant: none(),
         }
     }
+}
+
+/// How the tries of a commit are made and judged.
+#[derive(Debug, Clone, Args)]
+pub struct TryArgs {
+    /// What the case shows with the fault: observations (lost, lost+warned), refused:ERRNO, or crash:TITLE
+    #[arg(long, value_name = "SEEN")]
+    pub bad_is: Option<Fingerprint>,
+    /// What it shows without; all else is neither good nor bad
+    #[arg(long, value_name = "SEEN")]
+    pub good_is: Option<Fingerprint>,
+    /// The greatest probability with which a `good` may be wrong
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
+    pub error: f64,
+    /// Tries with the fault that make a commit bad
+    #[arg(long, value_name = "K", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub hits: u32,
+    /// Most tries of one commit
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pub max_tries: u32,
+    /// Tries that share a boot: faster, but what differs from boot to boot is then seen less often
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub tries_per_boot: u32,
+    /// Seconds that one try may take; a translated guest (tcg) gets three times as much
+    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
+    pub timeout: Duration,
+}
+
+/// Options of `bisect-step`.
+#[derive(Debug, Clone, Args)]
+pub struct BisectStepArgs {
+    /// The case: exactly one
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// How guests are run
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Directory of the driver that is bisected (with Kbuild or Makefile): it is built for the kernel as `image build-module`
+    /// does, and takes the place of longpin.ko
+    #[arg(long, value_name = "DIR")]
+    pub module_dir: PathBuf,
+    /// Which of the modules that it makes, and parameters
+    #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
+    pub module_name: Option<ModuleChoice>,
+    /// How tries are made and judged
+    #[command(flatten)]
+    pub tries: TryArgs,
+    /// In how many tries of a bad commit the fault showed: what a clean try is worth follows from it
+    #[arg(long, value_name = "HITS/TRIES", default_value = "1/1")]
+    pub seen: HitRate,
+    /// The fix is looked for: the old commits have the fault
+    #[arg(long)]
+    pub reverse: bool,
+    /// Directory for results, a directory for each step, and the log
+    #[arg(long, value_name = "DIR", default_value = "longpin-bisect")]
+    pub out: PathBuf,
 }
 
 /// Options of `compare`.
@@ -539,6 +611,14 @@ pub struct ShellArgs {
     /// run it in
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+/// Neither certain nor impossible.
+fn probability(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(p) if p > 0.0 && p < 1.0 => Ok(p),
+        _ => Err("use a number between 0 and 1, as 0.05".into()),
+    }
 }
 
 /// A positive number of seconds, up to a day.

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod bisect;
 mod child;
 mod clock;
 mod commands;
@@ -44,7 +45,14 @@ fn main() -> std::process::ExitCode {
         Err(error) => {
             // To standard error for mistakes, to standard output for --help and --version.
             let _ = error.print();
-            if error.use_stderr() { ExitCode::Usage.code() } else { ExitCode::Good.code() }
+            let step = std::env::args_os().nth(1).is_some_and(|word| word == bisect::step::NAME);
+            if error.use_stderr() && step {
+                bisect::step::USAGE
+            } else if error.use_stderr() {
+                ExitCode::Usage.code()
+            } else {
+                ExitCode::Good.code()
+            }
         }
     };
     code.into()
@@ -52,6 +60,8 @@ fn main() -> std::process::ExitCode {
 
 fn dispatch(command: Command) -> u8 {
     let result = match command {
+        // Its codes are those of `git bisect run`.
+        Command::BisectStep(args) => return bisect::step::step(&args),
         Command::Compare(args) => commands::compare::compare(&args),
         Command::Doctor => commands::doctor::doctor(),
         Command::Image { command } => commands::image::image(command),

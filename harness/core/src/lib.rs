@@ -12,7 +12,7 @@
 //! * [`verdict`]: evidence becomes observations, observations become an outcome,
 //! * [`controls`]: the two cases that show that a boot can be believed,
 //! * [`result`]: what came of each case; [`events`]: the story of a run; [`report`] holds the views of it,
-//! * [`compare`]: runs side by side,
+//! * [`compare`]: runs side by side, [`bisect`]: what the tries of one commit come to,
 //! * [`exit_code`]: what the shell is told.
 #![deny(unsafe_code, missing_docs)]
 
@@ -21,6 +21,7 @@ mod vocabulary;
 
 pub mod aggregate;
 pub mod attempts;
+pub mod bisect;
 pub mod compare;
 pub mod controls;
 pub mod dmesg;

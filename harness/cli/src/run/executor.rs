@@ -11,6 +11,7 @@ use crate::guest::{self, BootError, Guest, Machine};
 use crate::interrupt::Interrupt;
 use anyhow::Context as _;
 use longpin_core::attempts::is_unexpected;
+use longpin_core::bisect::NO_GUEST;
 use longpin_core::controls;
 use longpin_core::events::EventKind;
 use longpin_core::plan::Case;
@@ -149,7 +150,7 @@ impl Executor<'_> {
 
     /// No guest to be had: what was to run in one becomes an error that says why.
     fn give_up(&mut self, lost: Vec<Case>, boot: u32, why: &str) -> anyhow::Result<()> {
-        let reason = format!("infra: no guest: {why}");
+        let reason = format!("{NO_GUEST}{why}");
         let judgement = Judgement { outcome: Outcome::Error, cause: Some(Cause::Infra), reason };
         lost.into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
     }
