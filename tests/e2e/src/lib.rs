@@ -222,6 +222,38 @@ impl Lab {
     }
 }
 
+/// Shows what the guests said if the test fails: the place is gone afterwards, and the failure may not come again.
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            consoles(self.dir.path()).iter().for_each(|log| show_end(log));
+        }
+    }
+}
+
+/// The console logs anywhere below a directory.
+fn consoles(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.append(&mut consoles(&path)),
+            Ok(kind) if kind.is_file() && entry.file_name() == "console.log" => found.push(path),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// An oops with its registers and its trace, and what came before it.
+fn show_end(log: &Path) {
+    const LINES: usize = 150;
+    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    println!("---- {}", log.display());
+    lines[lines.len().saturating_sub(LINES)..].iter().for_each(|line| println!("{line}"));
+}
+
 impl Default for Lab {
     fn default() -> Self {
         Self::new()
