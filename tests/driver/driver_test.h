@@ -146,5 +146,9 @@ void test_lying_device(void);
 void test_pulled_out(void);
 void test_hot_removal(void);
 void test_dead_daemon(void);
+void test_kill_storm(void);
+void test_unbind_storm(void);
+void test_module_storm(void);
+void test_plug_storm(void);
 
 #endif

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0 OR MIT
 # /init of the guest: the driver, a file system on the disk, then the tests that the kernel's command line names.
-# Words there: tests=A,B and module=PARAMETER=VALUE,...
+# Words there: tests=A,B, module=PARAMETER=VALUE,... and rounds=N for storms.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -11,6 +11,7 @@ mount -t debugfs debugfs /sys/kernel/debug
 for word in $(cat /proc/cmdline); do
     case $word in
         tests=*) tests=$(echo "${word#tests=}" | tr , ' ') ;;
+        rounds=*) export STORM_ROUNDS="${word#rounds=}" ;;
         module=*) parameters=$(echo "${word#module=}" | tr , ' ') ;;
     esac
 done

@@ -16,7 +16,7 @@
 
 #define EXIT_FAILED 1
 #define EXIT_SKIPPED 4
-/* Longer than any test, shorter than the host's patience. */
+/* Longer than any test but the storms, which have a limit of their own, and shorter than the host's patience. */
 #define TEST_S 600
 
 static const struct {
@@ -52,6 +52,10 @@ static const struct {
 	{ "pulled-out", test_pulled_out },
 	{ "hot-removal", test_hot_removal },
 	{ "dead-daemon", test_dead_daemon },
+	{ "kill-storm", test_kill_storm },
+	{ "unbind-storm", test_unbind_storm },
+	{ "module-storm", test_module_storm },
+	{ "plug-storm", test_plug_storm },
 };
 
 /* Why the child ends; the parent prints it behind the result. */

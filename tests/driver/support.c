@@ -193,7 +193,7 @@ void write_file(const char *path, const char *text)
 	close(fd);
 }
 
-/* As /sys/bus/virtio/devices has it: the only device of this number. */
+/* As /sys/bus/virtio/devices has it: the only device of this number, which has another name after it was plugged in anew. */
 static const char *virtio_device(void)
 {
 	struct dirent *entry;
@@ -201,6 +201,7 @@ static const char *virtio_device(void)
 	DIR *devices = opendir("/sys/bus/virtio/devices");
 
 	CHECK(devices);
+	name[0] = '\0';
 	while (!name[0] && (entry = readdir(devices))) {
 		char path[512], id[16] = "";
 		FILE *file;

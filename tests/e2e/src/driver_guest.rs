@@ -22,6 +22,8 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(120);
 const BOOT_DEADLINE: Duration = Duration::from_secs(600);
 /// All tests of one guest, emulated, on a machine that does much else.
 const TESTS_DEADLINE: Duration = Duration::from_secs(1800);
+/// A storm, likewise.
+const STORM_DEADLINE: Duration = Duration::from_secs(3600);
 /// From the last test to the end of the machine.
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(180);
 /// The largest region is 1 GiB, and its owner is killed on the way to a second one. A kernel that watches its memory takes
@@ -33,8 +35,19 @@ const IMAGE_BYTES: u64 = 64 << 20;
 
 /// The guest's script and the parts of its program.
 const INIT: &str = include_str!("../../driver/init.sh");
-const SOURCES: [&str; 8] =
-    ["main.c", "support.c", "pins.c", "errors.c", "programs.c", "limits.c", "lifetime.c", "device.c"];
+const SOURCES: [&str; 9] = [
+    "main.c",
+    "support.c",
+    "pins.c",
+    "errors.c",
+    "programs.c",
+    "limits.c",
+    "lifetime.c",
+    "device.c",
+    "storms.c",
+];
+/// The test that has one accelerator after another, each with a connection of its own to the daemon.
+const PLUG_STORM: &str = "plug-storm";
 const COMMON_FLAGS: [&str; 6] = ["-std=gnu17", "-static", "-O2", "-Wall", "-Wextra", "-Werror"];
 /// The 32-bit program: the compiler comes without the C library for it, and with the kernel's headers in one place only.
 const COMPAT_SOURCES: [&str; 1] = ["compat.c"];
@@ -78,7 +91,7 @@ pub struct Told {
 ///
 /// If anything but a test goes wrong, or takes too long.
 pub fn run(tests: &[&str], module_parameters: &[&str]) -> Told {
-    run_on(None, tests, module_parameters)
+    run_on(None, tests, module_parameters, 0)
 }
 
 /// The same on a kernel of the laboratory, which is built first.
@@ -87,14 +100,23 @@ pub fn run(tests: &[&str], module_parameters: &[&str]) -> Told {
 ///
 /// As [`run`].
 pub fn run_on_lab(name: &str, tests: &[&str], module_parameters: &[&str]) -> Told {
-    run_on(Some(&LabKernel { name: name.to_owned() }), tests, module_parameters)
+    run_on(Some(&LabKernel { name: name.to_owned() }), tests, module_parameters, 0)
 }
 
-fn run_on(lab: Option<&LabKernel>, tests: &[&str], module_parameters: &[&str]) -> Told {
+/// Tests of `storms.c` with so many rounds each, on the stock kernel or one of the laboratory.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_storms(lab: Option<&str>, storms: &[&str], rounds: u32) -> Told {
+    run_on(lab.map(|name| LabKernel { name: name.to_owned() }).as_ref(), storms, &[], rounds)
+}
+
+fn run_on(lab: Option<&LabKernel>, tests: &[&str], module_parameters: &[&str], rounds: u32) -> Told {
     images();
     let dir = tempfile::tempdir().expect("a temporary directory can be made");
     let parts = Parts::prepare(dir.path(), lab);
-    let mut guest = Guest::boot(dir.path(), &parts, tests, module_parameters);
+    let mut guest = Guest::boot(dir.path(), &parts, tests, module_parameters, rounds);
     let tap = guest.listen();
     println!("{}", tap.join("\n"));
     let console = guest.power_off();
@@ -180,6 +202,12 @@ struct Guest<'a> {
     qemu: Process,
     device: Process,
     channel: UnixStream,
+    /// How long the tests may take.
+    deadline: Duration,
+    /// Does the daemon serve one connection after another, and not end with the first?
+    persists: bool,
+    /// How many accelerators were plugged in.
+    plugged: u32,
 }
 
 struct Process(Child);
@@ -193,11 +221,13 @@ impl Drop for Process {
 }
 
 impl<'a> Guest<'a> {
-    fn boot(dir: &'a Path, parts: &Parts, tests: &[&str], module_parameters: &[&str]) -> Self {
+    fn boot(dir: &'a Path, parts: &Parts, tests: &[&str], module_parameters: &[&str], rounds: u32) -> Self {
         let path = |name: &str| dir.join(name);
         let mut device = Command::new(program("longpin-device"));
         device.args(["--log-level", "warn", "--socket-path"]).arg(path("accelerator"));
         device.arg("--control").arg(path("control")).arg("--ledger").arg(path("ledger"));
+        let persists = tests.contains(&PLUG_STORM);
+        device.args(persists.then_some("--persist"));
         let device = start(device, &[path("accelerator"), path("control")]);
         File::create(path("disk"))
             .and_then(|image| image.set_len(IMAGE_BYTES))
@@ -208,13 +238,15 @@ impl<'a> Guest<'a> {
         let memory_mib = if parts.kernel.is_brought() { LAB_MEMORY_MIB } else { MEMORY_MIB };
         qemu.args(machine(dir, memory_mib)).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
         qemu.arg("-append").arg(format!(
-            "console=ttyS0 panic=-1 no_timer_check loglevel=5 printk.devkmsg=on tests={} module={}",
+            "console=ttyS0 panic=-1 no_timer_check loglevel=5 printk.devkmsg=on tests={} rounds={rounds} module={}",
             tests.join(","),
             module_parameters.join(",")
         ));
         let qemu = start(qemu, &[path("channel"), path("qmp")]);
         let channel = UnixStream::connect(path("channel")).expect("QEMU listens");
-        Self { dir, qemu, device, channel }
+        let storm = tests.iter().any(|name| name.ends_with("-storm"));
+        let deadline = if storm { STORM_DEADLINE } else { TESTS_DEADLINE };
+        Self { dir, qemu, device, channel, deadline, persists, plugged: 0 }
     }
 
     /// The lines of the test program, until it says that it is over. Does what it asks for.
@@ -225,7 +257,7 @@ impl<'a> Guest<'a> {
         let mut input = BufReader::new(stream);
         let (mut told, mut line) = (Vec::new(), String::new());
         loop {
-            let deadline = if told.is_empty() { BOOT_DEADLINE } else { TESTS_DEADLINE };
+            let deadline = if told.is_empty() { BOOT_DEADLINE } else { self.deadline };
             if started.elapsed() > deadline {
                 panic!("the tests did not end in {deadline:?}: {told:#?}\n{}", self.state());
             }
@@ -254,6 +286,7 @@ impl<'a> Guest<'a> {
             None if wish == "unplug" => {
                 self.ask_qemu(&json!({"execute": "device_del", "arguments": {"id": "accelerator"}}));
             }
+            None if wish == "plug" => self.plug(),
             Some(("fault", fault)) => {
                 let answer = self.ask_device(&json!({"request": "fault", "fault": fault}));
                 assert_eq!(answer["answer"], "ok", "{answer}");
@@ -262,17 +295,46 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Another accelerator in the place of the one that was unplugged.
+    fn plug(&mut self) {
+        let chardev = |number| match number {
+            0 => "accelerator".to_owned(),
+            _ => format!("accelerator-{number}"),
+        };
+        let old = chardev(self.plugged);
+        self.plugged += 1;
+        let new = chardev(self.plugged);
+        // The old one is in use until the guest has let its device go.
+        wait_for("the old accelerator to be gone", ANSWER_DEADLINE, || {
+            let answer = self.converse(&json!({"execute": "chardev-remove", "arguments": {"id": old}}));
+            answer.get("return").is_some().then_some(())
+        });
+        let socket = json!({"type": "unix", "data": {"path": self.dir.join("accelerator")}});
+        let backend = json!({"type": "socket", "data": {"addr": socket, "server": false}});
+        self.ask_qemu(&json!({"execute": "chardev-add", "arguments": {"id": new, "backend": backend}}));
+        let device: serde_json::Map<String, Value> = accelerator(&new)
+            .split(',')
+            .map(|word| word.split_once('=').unwrap_or(("driver", word)))
+            .map(|(name, value)| (name.to_owned(), value.parse::<u64>().map_or(json!(value), Value::from)))
+            .collect();
+        self.ask_qemu(&json!({"execute": "device_add", "arguments": device}));
+    }
+
     fn ask_device(&self, request: &Value) -> Value {
         Conversation::with(&self.dir.join("control")).ask(request)
     }
 
     fn ask_qemu(&self, request: &Value) -> Value {
+        let answer = self.converse(request);
+        assert!(answer.get("return").is_some(), "{answer}");
+        answer
+    }
+
+    fn converse(&self, request: &Value) -> Value {
         let mut qmp = Conversation::with(&self.dir.join("qmp"));
         qmp.next();
         qmp.ask(&json!({"execute": "qmp_capabilities"}));
-        let answer = qmp.ask(request);
-        assert!(answer.get("return").is_some(), "{answer}");
-        answer
+        qmp.answer(request)
     }
 
     /// What there is to say of a guest that stands still.
@@ -292,6 +354,11 @@ impl<'a> Guest<'a> {
         wait_for("the guest to power off", POWER_OFF_DEADLINE, || {
             self.qemu.0.try_wait().expect("our own child can be waited for")
         });
+        if self.persists {
+            // Not killed: it writes out what it has of the ledger.
+            let pid = rustix::process::Pid::from_child(&self.device.0);
+            rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("our own child");
+        }
         wait_for("the device to end with it", POWER_OFF_DEADLINE, || {
             self.device.0.try_wait().expect("our own child can be waited for")
         });
@@ -316,15 +383,18 @@ fn machine(dir: &Path, memory_mib: u32) -> Vec<String> {
         ("-drive", format!("file={},format=raw,if=virtio", dir.join("disk").display())),
         ("-chardev", format!("socket,id=accelerator,path={}", dir.join("accelerator").display())),
         ("-device", "pcie-root-port,id=rp0".to_owned()),
-        (
-            "-device",
-            "vhost-user-test-device-pci,id=accelerator,bus=rp0,chardev=accelerator,virtio-id=38,num_vqs=2,\
-             vq_size=256,config_size=64"
-                .to_owned(),
-        ),
+        ("-device", accelerator("accelerator")),
     ];
     let flags = ["-nodefaults", "-no-user-config", "-no-reboot"].map(str::to_owned);
     flags.into_iter().chain(options.into_iter().flat_map(|(name, value)| [name.to_owned(), value])).collect()
+}
+
+/// The accelerator as an option of QEMU.
+fn accelerator(chardev: &str) -> String {
+    format!(
+        "vhost-user-test-device-pci,id=accelerator,bus=rp0,chardev={chardev},virtio-id=38,num_vqs=2,vq_size=256,\
+         config_size=64"
+    )
 }
 
 fn start(mut command: Command, sockets: &[PathBuf]) -> Process {
@@ -357,6 +427,15 @@ impl Conversation {
     fn ask(&mut self, request: &Value) -> Value {
         writeln!(self.0.get_mut(), "{request}").expect("the other side reads");
         self.next()
+    }
+
+    /// The same where events may come between.
+    fn answer(&mut self, request: &Value) -> Value {
+        let mut line = self.ask(request);
+        while line.get("event").is_some() {
+            line = self.next();
+        }
+        line
     }
 }
 

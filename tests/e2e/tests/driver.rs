@@ -3,7 +3,7 @@
 //! tests in `tests/driver`, a kernel log without a complaint, and a ledger in which no pin that was given back is
 //! written to.
 
-use longpin_e2e::driver_check::{INTERFACE_TESTS, all_are_ok, complaints};
+use longpin_e2e::driver_check::{INTERFACE_TESTS, STORMS, all_are_ok, complaints};
 use longpin_e2e::driver_guest::{self, TestResult};
 
 #[test]
@@ -39,6 +39,12 @@ fn pages_come_back_from_a_device_whose_process_dies() {
     let told = driver_guest::run(&["dead-daemon"], &["device_timeout_ms=2000"]);
     assert_eq!(told.results, [("dead-daemon".to_owned(), TestResult::Ok)]);
     assert_eq!(complaints(&told.console), Vec::<&str>::new(), "{}", told.console);
+}
+
+/// A thousand rounds are run by `make test-long`, on a kernel that watches itself.
+#[test]
+fn pages_come_back_each_time_whatever_goes() {
+    all_are_ok(&driver_guest::run_storms(None, &STORMS, 20), &STORMS);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! takes long-term pins of file pages. Each kernel is built first, which takes minutes: `make test-long`.
 
 use longpin_e2e::Lab;
-use longpin_e2e::driver_check::{INTERFACE_TESTS, all_are_ok};
+use longpin_e2e::driver_check::{INTERFACE_TESTS, STORMS, all_are_ok};
 use longpin_e2e::driver_guest;
 use serde_json::Value;
 
@@ -58,4 +58,15 @@ fn a_permissive_kernel_takes_long_term_pins_and_loses_what_the_refusal_saves() {
         assert_eq!(case["headline"], "lost", "{case}");
     }
     lab.assert_tidy();
+}
+
+/// Each way to go in the middle of DMA, a thousand times.
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn pages_come_back_a_thousand_times_whatever_goes() {
+    for storm in STORMS {
+        let told = driver_guest::run_storms(Some("debug"), &[storm], 1000);
+        all_are_ok(&told, &[storm]);
+        assert!(!told.console.contains("unreferenced object"), "{}", told.console);
+    }
 }
