@@ -5,6 +5,7 @@
 use longpin_e2e::Lab;
 use longpin_e2e::driver_check::{INTERFACE_TESTS, STORMS, all_are_ok};
 use longpin_e2e::driver_guest;
+use longpin_e2e::kselftest::{self, Outcome};
 use serde_json::Value;
 
 /// What these kernels cannot do: run a 32-bit program.
@@ -69,4 +70,48 @@ fn pages_come_back_a_thousand_times_whatever_goes() {
         all_are_ok(&told, &[storm]);
         assert!(!told.console.contains("unreferenced object"), "{}", told.console);
     }
+}
+
+/// Which pins the kernel allows is what its own tests say, on each file system and by each way into GUP.
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn pins_are_refused_where_the_kernel_s_own_tests_say_so() {
+    const FILE_SYSTEMS: [&str; 4] = ["ext4", "xfs", "btrfs", "tmpfs"];
+    let lab = Lab::new();
+    let theirs = kselftest::run(&lab, "lab:debug", &FILE_SYSTEMS);
+    lab.run(&["longterm-refused", "--kernel", "lab:debug", "--pin", "longterm,longterm-ro"]);
+    let result = lab.result();
+    let mut compared = 0;
+    for case in result["cases"].as_array().expect("cases is a list") {
+        let (fs, pin, variant) = (word(case, "fs"), word(case, "pin"), word(case, "variant"));
+        let mapping = match variant {
+            "shared" => "MAP_SHARED",
+            "private" => "MAP_PRIVATE",
+            _ => continue,
+        };
+        let access = if pin == "longterm" { "R/W" } else { "R/O" };
+        for way in ["GUP", "GUP-fast"] {
+            for file in ["tmpfile", "local tmpfile"] {
+                let name = format!("{access} longterm {way} pin in {mapping} file mapping ... with {file}");
+                let key = (fs.to_owned(), "gup_longterm".to_owned(), name);
+                let Some(outcome) = theirs.get(&key) else { continue };
+                // A pass is a refusal where their table wants one: a shared mapping, for writing, not of memory.
+                let theirs_refused = match outcome {
+                    Outcome::Pass => pin == "longterm" && variant == "shared" && fs != "tmpfs",
+                    _ => panic!("{key:?}: {outcome:?}"),
+                };
+                assert_eq!(case["headline"] == "refused", theirs_refused, "{key:?}: {case}");
+                compared += 1;
+            }
+        }
+    }
+    // Four file systems, two pins, two mappings, by two ways with two files each.
+    assert_eq!(compared, 64, "{theirs:?}");
+    let wrong: Vec<_> = theirs.iter().filter(|(_, outcome)| **outcome == Outcome::Fail).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    lab.assert_tidy();
+}
+
+fn word<'a>(case: &'a Value, name: &str) -> &'a str {
+    case[name].as_str().unwrap_or_else(|| panic!("{name}: {case}"))
 }
