@@ -6,13 +6,13 @@
 //! "m", a region "r", a program "p"; naming one twice or one that does not exist is [`Outcome::Failed`].
 
 use crate::facts::{
-    Cells, DmaResult, Errno, Extent, JobState, KernelLine, PageState, PageStateSource, PinCounters,
+    Cells, DmaResult, Errno, Extent, JobState, KernelLine, PageState, PageStateSource, PinCounters, Pinned,
     RegionState, Source,
 };
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol, in [`Message::Hello`].
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// Name of the virtio-serial port: `/dev/virtio-ports/…`, or `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "longpin.agent";
 /// A heartbeat comes at least this often while a step is running, milliseconds.
@@ -93,7 +93,7 @@ pub enum Access {
     Write,
 }
 
-/// How pages are pinned; numbers in `wire::uapi`.
+/// How pages are pinned: by the driver, whose numbers are in `wire::uapi`, or by another user of `pin_user_pages`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PinMode {
@@ -105,6 +105,21 @@ pub enum PinMode {
     Pin,
     /// get_user_pages with FOLL_WRITE, put_page.
     Get,
+    /// A registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back without a dirty bit.
+    #[serde(rename = "io_uring")]
+    IoUring,
+    /// process_vm_writev(2) in the middle of its copy: FOLL_PIN | FOLL_WRITE, given back dirty.
+    VmWritev,
+}
+
+impl PinMode {
+    /// The driver pins, and its device writes; else the agent has somebody else do both.
+    pub fn by_driver(self) -> bool {
+        match self {
+            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get => true,
+            Self::IoUring | Self::VmWritev => false,
+        }
+    }
 }
 
 /// A DMA program that writes stamped cells in ascending order; fields as in `wire::dma::DmaRequest`.
@@ -194,11 +209,12 @@ pub enum Step {
     Madvise { map: String, offset: u64, len: u64, advice: Advice },
     /// msync(2) with MS_SYNC. -> Nothing
     Msync { map: String, offset: u64, len: u64 },
-    /// Pin a part of a mapping. `file_offset` is the label of its first byte. -> Region
+    /// Pin a part of a mapping. `file_offset` is the label of its first byte. -> Region; Pinned if the mode is not the
+    /// driver's
     Pin { region: String, map: String, offset: u64, len: u64, mode: PinMode, file_offset: u64, run: u64 },
     /// Ask the driver about a region. -> Region
     QueryRegion { region: String },
-    /// Submit a program. -> Nothing
+    /// Submit a program. Where the driver does not pin it is over with the step. -> Nothing
     Dma {
         program: String,
         region: String,
@@ -210,7 +226,7 @@ pub enum Step {
     DmaWait { program: String, timeout_ms: u32 },
     /// Ask a program to end; collect it with `dma-wait`. -> Nothing
     DmaStop { program: String },
-    /// Give a region back. -> Nothing
+    /// Give a region back; one that the driver does not pin as its pinner does it, whatever `dirty` says. -> Nothing
     Release { region: String, dirty: bool },
     /// fsync(2) or fdatasync(2). -> Nothing
     Fsync { file: String, data_only: bool },
@@ -356,6 +372,8 @@ pub enum Fact {
     Nothing,
     /// Region after pin or query.
     Region(RegionState),
+    /// Region after a pin that the driver did not take.
+    Pinned(Pinned),
     /// End of a program.
     Dma(DmaResult),
     /// Page cache.

@@ -270,6 +270,22 @@ pub struct RegionState {
     pub folio_pages: u32,
 }
 
+/// A pin that the driver did not take. Nobody says where its pages lie and whether they still belong to their file: the
+/// users of `pin_user_pages` tell nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// Number of the region in stamps, chosen by the agent: far from those of the driver.
+    pub region: u32,
+    /// By how many the references of pins grew meanwhile, in the whole guest (`nr_foll_pin_acquired` -
+    /// `nr_foll_pin_released`).
+    pub references: i64,
+}
+
+impl Pinned {
+    /// The first [`Pinned::region`].
+    pub const FIRST_REGION: u32 = 0x9000_0001;
+}
+
 /// End of a DMA program (`uapi::Wait`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DmaResult {

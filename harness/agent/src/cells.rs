@@ -40,14 +40,14 @@ pub fn validate_fill(offset: u64, len: u64, fill: &Fill) -> Result<(), StepError
     failed!("{len} bytes are not whole cells of {}; use a multiple that is not zero", fill.cell_bytes)
 }
 
-/// Fill `bytes`, which will stand at `file_offset`, with stamped cells.
-pub fn stamp_range(bytes: &mut [u8], file_offset: u64, fill: &Fill) {
+/// Fill `bytes`, which will stand at `file_offset`, with stamped cells of a region; 0: of a CPU.
+pub fn stamp_range(bytes: &mut [u8], file_offset: u64, region: u32, fill: &Fill) {
     for (index, cell) in bytes.chunks_exact_mut(fill.cell_bytes as usize).enumerate() {
         let stamp = Stamp {
             run: fill.run,
             file_offset: file_offset + index as u64 * u64::from(fill.cell_bytes),
             generation: fill.generation,
-            region: 0,
+            region,
             source: fill.source.to_wire(),
         };
         stamp::encode(cell, &stamp);
@@ -164,7 +164,7 @@ mod tests {
 
     fn image(len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
-        stamp_range(&mut bytes, 0, &FILL);
+        stamp_range(&mut bytes, 0, 0, &FILL);
         bytes
     }
 

@@ -29,7 +29,7 @@ pub fn write_cells(file: impl AsFd, offset: u64, len: u64, fill: &Fill) -> Resul
     let mut buffer = AlignedBuffer::new(cells::WINDOW_BYTES.min(len) as usize);
     for window in (0..len).step_by(cells::WINDOW_BYTES as usize) {
         let bytes = &mut buffer.bytes()[..cells::WINDOW_BYTES.min(len - window) as usize];
-        cells::stamp_range(bytes, offset + window, fill);
+        cells::stamp_range(bytes, offset + window, 0, fill);
         write_all_at(&file, bytes, offset + window).or_refused("pwrite")?;
     }
     Ok(())
@@ -210,7 +210,7 @@ mod tests {
             other => other.unwrap(),
         }
         let mut expected = vec![0; 16384];
-        cells::stamp_range(&mut expected, 0, &FILL);
+        cells::stamp_range(&mut expected, 0, 0, &FILL);
         expected[5000..5003].fill(0xee);
         assert_eq!(std::fs::read(&path).unwrap(), expected);
         assert!(poke_device(&path, 0, 0, 0).is_err());

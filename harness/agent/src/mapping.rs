@@ -58,7 +58,7 @@ impl Mapping {
         let mut bytes = vec![0; cells::WINDOW_BYTES as usize];
         for window in (0..len).step_by(cells::WINDOW_BYTES as usize) {
             let bytes = &mut bytes[..cells::WINDOW_BYTES.min(len - window) as usize];
-            cells::stamp_range(bytes, self.file_offset + offset + window, fill);
+            cells::stamp_range(bytes, self.file_offset + offset + window, 0, fill);
             self.store_bytes(offset + window, bytes)?;
         }
         Ok(())
@@ -102,6 +102,12 @@ impl Mapping {
             memory.load(at, &mut out[..n]).map(|()| n)
         });
         Ok(reader.read(offset, len, label))
+    }
+
+    /// Load bytes of one page.
+    #[cfg(test)]
+    pub fn load(&mut self, offset: u64, out: &mut [u8]) -> crate::sys::Result<()> {
+        self.memory.load(offset, out)
     }
 
     /// madvise(2).

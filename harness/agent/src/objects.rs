@@ -4,7 +4,7 @@
 use crate::error::{StepError, errno_name, failed};
 use crate::jobs::Jobs;
 use crate::mapping::Mapping;
-use crate::pinner::Pinner;
+use crate::pinner::{Of, Pinners};
 use crate::work::End;
 use longpin_proto::agent::Fact;
 use rustix::fd::OwnedFd;
@@ -85,12 +85,12 @@ impl<T> Table<T> {
 pub struct Objects {
     /// Steps that run beside others.
     pub jobs: Jobs,
-    /// DMA programs: handles of the driver.
-    pub programs: Table<u64>,
-    /// Pinned regions: handles of the driver.
-    pub regions: Table<u32>,
-    /// The driver, open from the first pin on.
-    pub pinner: Option<Arc<Pinner>>,
+    /// DMA programs.
+    pub programs: Table<Of<u64>>,
+    /// Pinned regions.
+    pub regions: Table<Of<u32>>,
+    /// Who pins.
+    pub pinners: Pinners,
     /// Mappings.
     pub maps: Table<Mapping>,
     /// Open files.
@@ -105,7 +105,7 @@ impl Default for Objects {
             jobs: Jobs::default(),
             programs: Table::new("program"),
             regions: Table::new("region"),
-            pinner: None,
+            pinners: Pinners::default(),
             maps: Table::new("mapping"),
             files: Table::new("file"),
             mounts: Vec::new(),
@@ -114,14 +114,6 @@ impl Default for Objects {
 }
 
 impl Objects {
-    /// The driver; opened at first use.
-    pub fn pinner(&mut self) -> Result<&Arc<Pinner>, StepError> {
-        match &mut self.pinner {
-            Some(pinner) => Ok(pinner),
-            none => Ok(none.insert(Arc::new(Pinner::open()?))),
-        }
-    }
-
     /// Is the name free for a region, also after the jobs?
     pub fn claim_region(&self, name: &str) -> Result<(), StepError> {
         self.regions.claim(name)?;
@@ -145,9 +137,9 @@ impl Objects {
     pub fn accept(&mut self, end: End) -> Result<Fact, StepError> {
         match end {
             End::Fact(fact) => Ok(fact),
-            End::Pinned { region, handle, state } => {
-                self.regions.insert(region, handle);
-                state.map(Fact::Region)
+            End::Pinned { region, by, state } => {
+                self.regions.insert(region, by);
+                state
             }
             End::Unmounted { dir } => {
                 if let Some(last) = self.mounts.iter().rposition(|mounted| *mounted == dir) {
@@ -161,7 +153,7 @@ impl Objects {
     /// Close the driver if nothing depends on it, so that its module can go.
     pub fn close_idle_pinner(&mut self) {
         if self.programs.is_empty() && self.regions.is_empty() {
-            self.pinner = None;
+            self.pinners.close_driver();
         }
     }
 
@@ -200,11 +192,10 @@ impl Objects {
     }
 
     fn end_programs(&mut self, report: &mut Vec<String>) {
-        let Some(pinner) = &self.pinner else { return };
-        for (name, program) in std::mem::take(&mut self.programs.items) {
+        for (name, Of { pinner, handle }) in std::mem::take(&mut self.programs.items) {
             // It may have ended by itself: the wait tells.
-            let _ = pinner.stop(program);
-            report.push(match pinner.wait(program, PROGRAM_END_MS) {
+            let _ = pinner.stop(handle);
+            report.push(match pinner.wait(handle, PROGRAM_END_MS) {
                 Ok(end) => format!("program {name}: ended with status {}", end.status),
                 Err(error) => format!("program {name}: {error}"),
             });
@@ -212,14 +203,13 @@ impl Objects {
     }
 
     fn release_regions(&mut self, report: &mut Vec<String>) {
-        let Some(pinner) = &self.pinner else { return };
-        for (name, region) in std::mem::take(&mut self.regions.items) {
-            report.push(match pinner.release(region, false) {
+        for (name, Of { pinner, handle }) in std::mem::take(&mut self.regions.items) {
+            report.push(match pinner.release(handle, false) {
                 Ok(()) => format!("region {name}: released clean"),
-                Err(error) => format!("region {name}: {error}; left to the close of the driver"),
+                Err(error) => format!("region {name}: {error}; left to the close of its pinner"),
             });
         }
-        self.pinner = None;
+        self.pinners.close_driver();
     }
 
     fn unmount_all(&mut self, report: &mut Vec<String>) {

@@ -3,7 +3,7 @@
 
 use crate::error::{OrRefused, StepError, failed};
 use crate::objects::Objects;
-use crate::pinner::PinRequest;
+use crate::pinner::{Of, PinRequest};
 use crate::work::{End, Work};
 use crate::{fsops, launcher, mounts, sys};
 use longpin_proto::agent::{Fact, Step};
@@ -47,12 +47,13 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
             let mapping = objects.maps.get(&map)?.share()?;
             let address = mapping.address(offset, len)?;
             let request = PinRequest { address, len, mode, file_offset, run };
-            let pinner = objects.pinner()?.clone();
+            let pinner = objects.pinners.by(mode)?;
             let makes = region.clone();
             let act = move || {
                 let handle = pinner.pin(&request)?;
                 drop(mapping);
-                Ok(End::Pinned { region, handle, state: pinner.query(handle) })
+                let state = pinner.describe(handle);
+                Ok(End::Pinned { region, by: Of { pinner, handle }, state })
             };
             Ok(Work::new(act).on_mapping(&map).making(&makes))
         }

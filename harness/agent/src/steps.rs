@@ -6,6 +6,7 @@ use crate::kmsg::KernelLog;
 use crate::mapping::Mapping;
 use crate::modules::{self, Modules};
 use crate::objects::Objects;
+use crate::pinner::Of;
 use crate::prepare::prepare;
 use crate::sys::MapSource;
 use crate::whereabouts::{Watched, Worker};
@@ -88,29 +89,29 @@ impl Agent {
                 objects.maps.get(&map)?.advise(offset, len, advice).map(nothing)
             }
             Step::QueryRegion { region } => {
-                let handle = *objects.regions.get(&region)?;
-                objects.pinner()?.query(handle).map(Fact::Region)
+                let Of { pinner, handle } = objects.regions.get(&region)?;
+                pinner.describe(*handle)
             }
             Step::Dma { program, region, dma, run } => {
                 objects.programs.claim(&program)?;
-                let region = *objects.regions.get(&region)?;
-                let handle = objects.pinner()?.submit(region, &dma, run)?;
-                objects.programs.insert(program, handle);
+                let Of { pinner, handle } = objects.regions.get(&region)?.clone();
+                let handle = pinner.submit(handle, &dma, run)?;
+                objects.programs.insert(program, Of { pinner, handle });
                 Ok(Fact::Nothing)
             }
             Step::DmaWait { program, timeout_ms } => {
-                let handle = *objects.programs.get(&program)?;
-                let end = objects.pinner()?.wait(handle, timeout_ms)?;
+                let Of { pinner, handle } = objects.programs.get(&program)?;
+                let end = pinner.wait(*handle, timeout_ms)?;
                 objects.programs.remove(&program)?;
                 Ok(Fact::Dma(end))
             }
             Step::DmaStop { program } => {
-                let handle = *objects.programs.get(&program)?;
-                objects.pinner()?.stop(handle).map(nothing)
+                let Of { pinner, handle } = objects.programs.get(&program)?;
+                pinner.stop(*handle).map(nothing)
             }
             Step::Release { region, dirty } => {
-                let handle = *objects.regions.get(&region)?;
-                objects.pinner()?.release(handle, dirty)?;
+                let Of { pinner, handle } = objects.regions.get(&region)?;
+                pinner.release(*handle, dirty)?;
                 objects.regions.remove(&region).map(nothing)
             }
             Step::PageState { file, offset, len } => {

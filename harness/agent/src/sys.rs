@@ -206,6 +206,119 @@ pub fn msync(address: u64, len: u64) -> Result<()> {
     unsafe { rustix::mm::msync(address as *mut c_void, len as usize, MsyncFlags::SYNC) }
 }
 
+/// process_vm_writev(2) within this process, from one range to another, which need not be there. Bytes that were copied.
+pub fn process_vm_writev(to: u64, from: u64, len: u64) -> Result<u64> {
+    let range = |address: u64| libc::iovec { iov_base: address as *mut c_void, iov_len: len as usize };
+    let (to, from) = (range(to), range(from));
+    // SAFETY: the kernel checks both ranges and answers EFAULT where one is not there. Callers give addresses of
+    // mappings of theirs, into which no reference points.
+    let n = unsafe { libc::process_vm_writev(libc::getpid(), &from, 1, &to, 1, 0) };
+    u64::try_from(n).map_err(|_| last_errno())
+}
+
+/// `struct uffdio_api` (linux/userfaultfd.h).
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct UffdioApi {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_register`.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct UffdioRegister {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+/// `struct uffdio_copy`.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct UffdioCopy {
+    dst: u64,
+    src: u64,
+    len: u64,
+    mode: u64,
+    copy: i64,
+}
+
+/// `struct uffd_msg` of a page fault.
+#[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct UffdMessage {
+    event: u8,
+    reserved: [u8; 7],
+    flags: u64,
+    address: u64,
+    thread: u64,
+}
+
+/// `_IOWR(0xaa, number, T)`.
+const fn uffdio<T>(number: u32) -> u32 {
+    (3 << 30) | ((size_of::<T>() as u32) << 16) | (0xaa << 8) | number
+}
+const UFFDIO_API: u32 = uffdio::<UffdioApi>(0x3f);
+const UFFDIO_REGISTER: u32 = uffdio::<UffdioRegister>(0x00);
+const UFFDIO_COPY: u32 = uffdio::<UffdioCopy>(0x03);
+const UFFD_API: u64 = 0xaa;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
+const UFFD_EVENT_PAGEFAULT: u8 = 0x12;
+
+/// userfaultfd(2) over the missing pages of a mapping. Dropping it lets everybody who sleeps in one go on.
+#[derive(Debug)]
+pub struct Userfault(OwnedFd);
+
+impl Userfault {
+    /// Be asked for every page of anonymous memory that is not there, also by the kernel.
+    pub fn over(memory: &UserMemory) -> Result<Self> {
+        use rustix::mm::UserfaultfdFlags as Flags;
+        // SAFETY: a descriptor alone; what it does to memory it does by the ioctls below, to `memory` only.
+        let fd = unsafe { rustix::mm::userfaultfd(Flags::CLOEXEC | Flags::NONBLOCK) }?;
+        ioctl_struct(&fd, UFFDIO_API, &mut UffdioApi { api: UFFD_API, features: 0, ioctls: 0 })?;
+        let (start, len) = (memory.address(0), memory.len());
+        let mut register = UffdioRegister { start, len, mode: UFFDIO_REGISTER_MODE_MISSING, ioctls: 0 };
+        ioctl_struct(&fd, UFFDIO_REGISTER, &mut register)?;
+        Ok(Self(fd))
+    }
+
+    /// Address of the next page that somebody waits for, if there is one.
+    pub fn next(&self) -> Result<Option<u64>> {
+        let mut message = [0; size_of::<UffdMessage>()];
+        match rustix::io::read(&self.0, &mut message) {
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno),
+            Ok(n) => match UffdMessage::read_from_bytes(&message) {
+                Ok(UffdMessage { event: UFFD_EVENT_PAGEFAULT, address, .. }) if n == message.len() => {
+                    Ok(Some(address & !(PAGE_BYTES - 1)))
+                }
+                _ => Err(Errno::PROTO),
+            },
+        }
+    }
+
+    /// Give a missing page at an offset, and wake who waits for it.
+    pub fn fill(&self, memory: &UserMemory, offset: u64, page: &[u8]) -> Result<()> {
+        if page.len() as u64 != PAGE_BYTES {
+            return Err(Errno::INVAL);
+        }
+        let (dst, _) = memory.within(offset, PAGE_BYTES)?;
+        let (dst, src) = (dst as u64, page.as_ptr() as u64);
+        let mut copy = UffdioCopy { dst, src, len: PAGE_BYTES, mode: 0, copy: 0 };
+        // The kernel only fills pages that are missing, of `memory`, into which no reference points.
+        ioctl_struct(&self.0, UFFDIO_COPY, &mut copy)
+    }
+}
+
+impl AsFd for Userfault {
+    fn as_fd(&self) -> rustix::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// The pipe of a [`UserMemory`]: empty between calls.
 #[derive(Debug)]
 struct Pipe {

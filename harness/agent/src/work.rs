@@ -3,8 +3,8 @@
 //! same work is done at once by the step itself and beside others by a job.
 
 use crate::error::StepError;
+use crate::pinner::Of;
 use longpin_proto::agent::Fact;
-use longpin_proto::facts::RegionState;
 use std::sync::atomic::AtomicI32;
 
 /// How a mapping is named among the objects of work.
@@ -15,8 +15,8 @@ pub const MAPPING: &str = "mapping ";
 pub enum End {
     /// A fact, and nothing to keep.
     Fact(Fact),
-    /// A region to be named; its state was asked for right after the pin.
-    Pinned { region: String, handle: u32, state: Result<RegionState, StepError> },
+    /// A region to be named; what is known of it was asked for right after the pin.
+    Pinned { region: String, by: Of<u32>, state: Result<Fact, StepError> },
     /// A mount point that is one no longer.
     Unmounted { dir: String },
 }

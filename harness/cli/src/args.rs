@@ -203,7 +203,7 @@ pub struct LibraryArgs {
     /// Only these file systems, with or without mount options
     #[arg(long, value_name = "FS", value_delimiter = ',', help = fs_help())]
     pub fs: Vec<String>,
-    /// Only these pin modes: longterm, longterm-ro, pin, get, dio, none
+    /// Only these pin modes: longterm, longterm-ro, pin, get, dio, io_uring, vm-writev, none
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     pub pin: Vec<String>,
     /// Only these release modes: clean, dirty, none

@@ -52,20 +52,42 @@ vocabulary! {
         Get = "get",
         /// No driver: an O_DIRECT read from the second disk into the mapping, held by that disk.
         Dio = "dio",
+        /// No driver: a registered buffer of io_uring; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
+        IoUring = "io_uring",
+        /// No driver: process_vm_writev in the middle of its copy; FOLL_PIN | FOLL_WRITE.
+        VmWritev = "vm-writev",
         /// The scenario pins nothing.
         None = "none",
     }
 }
 
 impl Pin {
-    /// The driver's mode, if the driver pins.
+    /// The agent's mode; none: the agent pins nothing by itself.
     pub fn mode(self) -> Option<PinMode> {
         match self {
             Self::Longterm => Some(PinMode::Longterm),
             Self::LongtermRo => Some(PinMode::LongtermRo),
             Self::Pin => Some(PinMode::Pin),
             Self::Get => Some(PinMode::Get),
+            Self::IoUring => Some(PinMode::IoUring),
+            Self::VmWritev => Some(PinMode::VmWritev),
             Self::Dio | Self::None => None,
+        }
+    }
+
+    /// The driver pins, and its device writes.
+    pub fn by_driver(self) -> bool {
+        self.mode().is_some_and(PinMode::by_driver)
+    }
+
+    /// The only way in which the kernel gives such a pin back; none: the driver does as it is told.
+    pub fn given_back(self) -> Option<Release> {
+        match self {
+            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock().
+            Self::Dio | Self::VmWritev => Some(Release::Dirty),
+            // io_release_ubuf() -> unpin_user_folio().
+            Self::IoUring => Some(Release::Clean),
+            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::None => None,
         }
     }
 }
@@ -73,9 +95,9 @@ impl Pin {
 vocabulary! {
     /// How pinned pages are given back.
     pub enum Release {
-        /// Without setting a dirty bit, as drivers do that forget it.
+        /// Without setting a dirty bit, as drivers do that forget it; `io_uring` pins always.
         Clean = "clean",
-        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio` pins always.
+        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio` and `vm-writev` pins always.
         Dirty = "dirty",
         /// The scenario releases nothing.
         None = "none",

@@ -94,6 +94,8 @@ const DRIVER: [&str; 8] = ["ENODEV", "EIO", "ETIMEDOUT", "ENOMEM", "E2BIG", "ENO
 pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
     let is = |names: &[&str]| names.contains(&errno.name.as_str());
     match step {
+        // A kernel without it, or one that keeps it from everybody.
+        Step::Pin { mode, .. } if !mode.by_driver() && is(&["ENOSYS", "EPERM"]) => Refusal::Missing,
         Step::Pin { .. } if is(&DRIVER) => Refusal::Infra,
         Step::Pin { .. } => Refusal::Denied,
         // mm/gup.c refuses the pages of the buffer; anything else is the disk's fault or ours.

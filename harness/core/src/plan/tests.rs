@@ -104,7 +104,7 @@ fn words_that_name_nothing_are_errors() {
     );
     assert_eq!(
         error(filter(&[], &[], &[], &["rw"])),
-        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, dio, none"
+        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, dio, io_uring, vm-writev, none"
     );
     assert_eq!(
         error(filter(&["one"], &[], &["xfs"], &[])),

@@ -141,9 +141,10 @@ impl<'r> Replay<'r> {
     /// Go through a record, once.
     pub fn of(record: &'r CaseRecord) -> Self {
         let ledger = Ledger::of(record);
-        let clock = Clock::of(record, ledger.entries);
+        let clock = Clock::of(record, &ledger.entries);
         let regions: Vec<_> =
             ledger.driver_regions(record).map(|entry| (entry.region, clock.since(entry.time_ns))).collect();
+        let last_entry = ledger.entries.iter().map(|entry| clock.since(entry.time_ns)).max();
         let mut replay = Self {
             record,
             clock,
@@ -191,7 +192,6 @@ impl<'r> Replay<'r> {
             replay.take(evidence);
         }
         replay.device_wrote();
-        let last_entry = ledger.entries.iter().map(|entry| clock.since(entry.time_ns));
         replay.end = replay.exchanges.iter().map(|exchange| exchange.to).chain(last_entry).max().unwrap_or(0);
         replay.requests = requests::requests(&replay);
         replay
@@ -293,6 +293,16 @@ impl<'r> Replay<'r> {
             (Step::Pin { region, map, len, offset, mode, file_offset, .. }, Fact::Region(state)) => {
                 self.pin(region, map, *offset, *len, PinnedBy::Driver(*mode), from);
                 self.announced(*file_offset, state.pages);
+            }
+            (Step::Pin { region, map, len, offset, mode, file_offset, .. }, Fact::Pinned(pinned)) => {
+                self.pin(region, map, *offset, *len, PinnedBy::Kernel(*mode), from);
+                self.held_region(region, pinned.region, *file_offset);
+                if pinned.references <= 0 {
+                    self.gaps.push(format!(
+                        "the guest's count of pins did not grow when `{region}` was pinned, so its pages were not shown \
+                         to be pinned"
+                    ));
+                }
             }
             (Step::QueryRegion { region }, Fact::Region(state)) => self.resolve(region, state, from),
             (Step::Dma { program, region, dma, .. }, _) => {

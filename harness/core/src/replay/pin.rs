@@ -47,6 +47,8 @@ pub struct Pin<'r> {
 pub enum PinnedBy<'r> {
     /// The driver.
     Driver(PinMode),
+    /// The kernel, for a call that the agent holds.
+    Kernel(PinMode),
     /// The kernel, for a direct read that the second disk holds.
     DirectRead(DirectRead<'r>),
 }
@@ -90,17 +92,17 @@ impl<'r> Pin<'r> {
         }
     }
 
-    /// How the driver pinned; none: the kernel did, for a direct read.
+    /// How the agent had it pinned; none: the kernel pins for a direct read.
     pub fn mode(&self) -> Option<PinMode> {
         match self.by {
-            PinnedBy::Driver(mode) => Some(mode),
+            PinnedBy::Driver(mode) | PinnedBy::Kernel(mode) => Some(mode),
             PinnedBy::DirectRead(_) => None,
         }
     }
 
     pub(super) fn direct_read(&mut self) -> Option<&mut DirectRead<'r>> {
         match &mut self.by {
-            PinnedBy::Driver(_) => None,
+            PinnedBy::Driver(_) | PinnedBy::Kernel(_) => None,
             PinnedBy::DirectRead(read) => Some(read),
         }
     }

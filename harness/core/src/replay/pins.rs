@@ -140,7 +140,8 @@ impl<'r> Replay<'r> {
             return;
         };
         self.gaps.extend(pin.doubts());
-        for entry in self.ledger.writes_of(program) {
+        let ledger = self.ledger.clone();
+        for entry in ledger.writes_of(program) {
             if let Some(page) = pin.orphan(entry.file_offset) {
                 self.orphans.insert((pin.path.clone(), page));
                 continue;
@@ -152,7 +153,8 @@ impl<'r> Replay<'r> {
 
     /// What the device's ledger says of memory, waited for or not: writes, and when a region became quiet.
     pub(super) fn device_wrote(&mut self) {
-        for entry in self.ledger.entries {
+        let ledger = self.ledger.clone();
+        for entry in ledger.entries.iter() {
             let at = self.clock.since(entry.time_ns);
             let Some(pin) = self.pins.iter_mut().find(|pin| pin.number == Some(entry.region)) else {
                 continue;

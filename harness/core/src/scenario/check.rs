@@ -2,7 +2,7 @@
 //! Meaning of a scenario: every case of the matrix is walked through on paper, so that a name that does not exist or
 //! a pin that is still held at an unmount is found here and not in a guest.
 
-use super::{Fault, Pin, Point, Release, Scenario};
+use super::{Fault, Point, Scenario};
 use crate::steps::paper::Paper;
 use std::collections::BTreeSet;
 
@@ -34,11 +34,12 @@ fn walked(scenario: &Scenario, point: &Point) -> Option<(usize, String)> {
     paper.left_over()
 }
 
-/// The kernel itself sets the pages of a direct read dirty: there is no other way to release them.
+/// Pages that the kernel pins for itself it gives back in its own way.
 fn releases(point: &Point, found: &mut BTreeSet<(usize, String)>) {
-    if point.pin == Pin::Dio && point.release != Release::Dirty {
-        let text = "a dio pin is released dirty, by the kernel";
-        let mend = format!("exclude {{ pin = \"dio\", release = \"{}\" }}", point.release);
+    let Point { pin, release, .. } = point;
+    if let Some(given) = pin.given_back().filter(|given| given != release) {
+        let text = format!("a {pin} pin is released {given}, by the kernel");
+        let mend = format!("exclude {{ pin = \"{pin}\", release = \"{release}\" }}");
         found.insert((1, format!("case {point} cannot be: {text}; {mend}")));
     }
 }

@@ -7,6 +7,7 @@ use super::op::{DMA_MS, Op, acts};
 use super::paper::{Checked, Paper, Region, known, within};
 use super::parameters::{Pages, need_number, program, region};
 use super::{Definition, Translation, Verb};
+use crate::matrix::Pin;
 use crate::record::Role;
 use longpin_proto::agent::{Program, Step};
 
@@ -58,19 +59,29 @@ parameters! {
 impl Verb for Dma {
     fn check(&self, paper: &mut Paper<'_>) -> Checked {
         let Self { program, region, pages, passes, wait, .. } = self;
-        let Region { pages: whole, dio, .. } = *known("region", &paper.regions, region)?;
-        within("region", region, pages.first + pages.count.unwrap_or(1), whole)?;
+        let Region { pages: whole, mode, front, .. } = *known("region", &paper.regions, region)?;
+        let count = pages.count.unwrap_or(whole.saturating_sub(pages.first));
+        within("region", region, pages.first + count.max(1), whole)?;
         if paper.running.contains_key(program) {
             return Err(format!("program `{program}` is still running; wait for it or name this one"));
         }
         if *wait && *passes == 0 {
             return Err("`passes` = 0 has no end to wait for; add `wait = false` and a dma-stop".into());
         }
-        if dio && *passes == 0 {
-            return Err("DMA into a dio pin is over when the step is; use `passes` = 1 or more".into());
+        if !mode.by_driver() && *passes == 0 {
+            return Err(format!("DMA into a {mode} pin is over when the step is; use `passes` = 1 or more"));
+        }
+        if mode == Pin::VmWritev && (pages.first != front || pages.first + count >= whole || *passes != 1) {
+            return Err(format!(
+                "process_vm_writev copies each page once, in order, and is over with the last: use `passes` = 1 and \
+                 pages from {front} on, and leave page {} of `{region}` out",
+                whole - 1
+            ));
         }
         paper.programs.insert(program.clone(), region.clone());
-        paper.regions.entry(region.clone()).and_modify(|region| region.written = true);
+        paper.regions.entry(region.clone()).and_modify(|region| {
+            (region.written, region.front) = (true, pages.first + count);
+        });
         if !wait {
             paper.running.insert(program.clone(), region.clone());
         }

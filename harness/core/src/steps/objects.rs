@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a case has open, mapped, pinned and held, as far as the translation of its steps must know.
 
+use crate::matrix::Release;
 use longpin_proto::facts::Extent;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,11 @@ pub struct Region {
     /// Offset in the mapping.
     pub offset: u64,
     pub len: u64,
-    /// It is a direct read that the second disk holds; none: the driver pins it.
+    /// The driver pins it.
+    pub by_driver: bool,
+    /// The only way in which it is given back, if there is only one.
+    pub given_back: Option<Release>,
+    /// It is a direct read that the second disk holds.
     pub dio: Option<DioPin>,
 }
 

@@ -3,7 +3,7 @@
 
 use super::disk::StandingRule;
 use super::{Step, Verb};
-use crate::matrix::Point;
+use crate::matrix::{Pin, Point};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -44,9 +44,12 @@ pub struct Paper<'p> {
 pub struct Region {
     pub pages: u64,
     pub map: String,
-    pub dio: bool,
+    /// How it is pinned.
+    pub mode: Pin,
     /// A program wrote into it.
     pub written: bool,
+    /// Pages that programs wrote from the first one on, where they can only go forward.
+    pub front: u64,
 }
 
 /// The object of this name.

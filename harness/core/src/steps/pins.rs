@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Pins and their release: by the driver, or by the second disk where the region is a direct read. A dio pin is a read
-//! that the second disk holds: its DMA is over when the step is, and a read that nobody wrote to would bring the disk's
-//! own bytes into the file.
+//! Pins and their release: by the driver, by other users of `pin_user_pages` that the agent has at hand, or by the second
+//! disk where the region is a direct read. A dio pin is a read that the second disk holds: its DMA is over when the step
+//! is, and a read that nobody wrote to would bring the disk's own bytes into the file.
 
 use super::objects::Region;
 use super::op::{Op, acts};
@@ -66,8 +66,9 @@ impl Verb for Pin {
         fresh("region", &paper.regions, region)?;
         let count = pages.count.unwrap_or(whole.saturating_sub(pages.first));
         within("mapping", map, pages.first + count, whole)?;
-        let (map, dio) = (map.clone(), mode == Mode::Dio);
-        paper.regions.insert(region.clone(), paper::Region { pages: count, map, dio, written: false });
+        let map = map.clone();
+        let pinned = paper::Region { pages: count, map, mode, written: false, front: 0 };
+        paper.regions.insert(region.clone(), pinned);
         Ok(())
     }
 
@@ -88,8 +89,9 @@ impl Verb for Pin {
         let (file, start, whole) = mapping.map_or((None, 0, 0), |m| (m.file.clone(), m.offset, m.len));
         let (offset, len) = self.pages.bytes(whole);
         let file_offset = start + offset;
-        let mut pinned = Region { map: map.clone(), file, offset, len, dio: None };
         let mode = self.mode(&t.point);
+        let (by_driver, given_back) = (mode.by_driver(), mode.given_back());
+        let mut pinned = Region { map: map.clone(), file, offset, len, by_driver, given_back, dio: None };
         let ops = match mode.mode() {
             Some(mode) => {
                 acts([Step::Pin { region: region.clone(), map, offset, len, mode, file_offset, run }])
@@ -107,7 +109,7 @@ impl Verb for Pin {
 
     fn needs(&self, point: &Point) -> Needs<'_> {
         let mode = self.mode(point);
-        Needs { audited_disk: mode == Mode::Dio, driver: mode.mode().is_some(), module: None }
+        Needs { audited_disk: mode == Mode::Dio, driver: mode.by_driver(), module: None }
     }
 
     fn makes_region(&self) -> Option<&str> {
@@ -124,11 +126,11 @@ impl Verb for QueryRegion {
         known("region", &paper.regions, &self.region).map(drop)
     }
 
-    /// The driver knows nothing of a direct read.
+    /// Only the driver knows something of its pages.
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
-        match t.objects.dio(&self.region) {
-            Some(_) => Vec::new(),
-            None => acts([Step::QueryRegion { region: self.region.clone() }]),
+        match t.objects.regions.get(&self.region).is_some_and(|region| region.by_driver) {
+            true => acts([Step::QueryRegion { region: self.region.clone() }]),
+            false => Vec::new(),
         }
     }
 }
@@ -144,18 +146,18 @@ parameters! {
 impl Verb for Release {
     fn check(&self, paper: &mut Paper<'_>) -> Checked {
         let region = &self.region;
-        let paper::Region { dio, written, .. } = *known("region", &paper.regions, region)?;
-        match (dio, self.mode) {
-            (true, Some(Given::Clean)) => {
-                return Err("the kernel releases a dio pin dirty; take `mode` away".into());
+        let paper::Region { mode, written, .. } = *known("region", &paper.regions, region)?;
+        match (mode.given_back(), self.mode) {
+            (Some(given), Some(asked)) if asked != given => {
+                return Err(format!("the kernel releases a {mode} pin {given}; take `mode` away"));
             }
-            (true, _) if !written => {
+            (Some(_), _) if mode == Mode::Dio && !written => {
                 return Err(format!(
                     "no `dma` wrote into `{region}`: its read would bring the second disk's bytes into the file; \
                      put a dma before"
                 ));
             }
-            (false, None) if paper.point.release == Given::None => {
+            (None, None) if paper.point.release == Given::None => {
                 let text = "step `release` has no mode in this case";
                 return Err(format!("{text}; add `matrix.release` or `mode = ...`"));
             }
@@ -169,10 +171,12 @@ impl Verb for Release {
     }
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
-        if let Some(dio) = t.objects.regions.remove(&self.region).and_then(|region| region.dio) {
+        let pinned = t.objects.regions.remove(&self.region);
+        let (dio, given) = pinned.map_or((None, None), |pinned| (pinned.dio, pinned.given_back));
+        if let Some(dio) = dio {
             return t.release_dio(dio);
         }
-        let dirty = self.mode.unwrap_or(t.point.release) == Given::Dirty;
+        let dirty = given.or(self.mode).unwrap_or(t.point.release) == Given::Dirty;
         acts([Step::Release { region: self.region.clone(), dirty }])
     }
 }

@@ -128,7 +128,7 @@ impl Translation {
             Some(Taken::Handle(handle)) => self.objects.file_of(handle),
             None => return Vec::new(),
         };
-        let of_file = |region: &Region| region.file.as_ref() == Some(&file) && region.dio.is_none();
+        let of_file = |region: &Region| region.file.as_ref() == Some(&file) && region.by_driver;
         let regions = self.objects.regions.iter().filter(|(_, region)| of_file(region));
         acts(regions.map(|(name, _)| agent::Step::QueryRegion { region: name.clone() }).collect::<Vec<_>>())
     }

@@ -82,7 +82,7 @@ pub struct HitLine {
 /// The audit of a case, if there was one.
 pub fn audit(replay: &Replay<'_>) -> Option<Audit> {
     let report = replay.audit?;
-    let by_dma = report.hits.iter().filter(|hit| by_dma(hit)).count() as u64;
+    let by_dma = report.hits.iter().filter(|hit| by_dma(replay, hit)).count() as u64;
     let first = dma_hits(replay).next().or_else(|| report.hits.first());
     Some(Audit {
         writes: report.writes,
@@ -97,14 +97,17 @@ pub fn audit(replay: &Replay<'_>) -> Option<Audit> {
     })
 }
 
-/// A page of the case that our DMA changed.
-fn by_dma(hit: &Hit) -> bool {
-    hit.author.by_dma() && (hit.region.is_some() || hit.file_offset.is_some())
+/// A page of the case that our DMA changed. What other pinners wrote the device cannot know; their generations are
+/// nobody else's.
+fn by_dma(replay: &Replay<'_>, hit: &Hit) -> bool {
+    let placed = hit.region.is_some() || hit.file_offset.is_some();
+    let stated = |generation| hit.generation_before < Some(generation) && replay.ledger.states(generation);
+    placed && (hit.author.by_dma() || hit.generation_after.is_some_and(stated))
 }
 
 /// Pages that our DMA changed in flight.
-fn dma_hits<'s>(replay: &Replay<'s>) -> impl Iterator<Item = &'s Hit> + use<'s> {
-    replay.audit.into_iter().flat_map(|report| &report.hits).filter(|hit| by_dma(hit))
+fn dma_hits<'a, 's>(replay: &'a Replay<'s>) -> impl Iterator<Item = &'s Hit> + use<'a, 's> {
+    replay.audit.into_iter().flat_map(|report| &report.hits).filter(|hit| by_dma(replay, hit))
 }
 
 /// Some page did.
@@ -191,13 +194,13 @@ fn hit_line(replay: &Replay<'_>, hit: &Hit) -> HitLine {
         generation_before: hit.generation_before,
         generation_after: hit.generation_after,
         differing_bytes: hit.differing_bytes,
-        after_us: file_offset.and_then(|offset| after_us(replay.ledger, hit, offset)),
+        after_us: file_offset.and_then(|offset| after_us(&replay.ledger, hit, offset)),
         first_bytes: hit.spans.first().cloned(),
     }
 }
 
 /// Microseconds from submission to the first DMA write into the page before its completion.
-fn after_us(ledger: Ledger<'_>, hit: &Hit, file_offset: u64) -> Option<u64> {
+fn after_us(ledger: &Ledger<'_>, hit: &Hit, file_offset: u64) -> Option<u64> {
     let page = page_of(file_offset);
     let at = ledger.first_into(page..page + PAGE_BYTES, hit.submitted_ns..=hit.completed_ns)?;
     Some((at - hit.submitted_ns) / 1000)

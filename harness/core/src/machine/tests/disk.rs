@@ -87,6 +87,8 @@ fn a_case_that_needs_what_the_kernel_has_not_is_skipped_with_the_reason() {
     );
     assert_eq!(skipped(&of("dio", pins), no_driver(&["xfs"])), None);
     assert_eq!(skipped(&of("longterm-ro", pins), env()), None);
+    let copied = pins.replace("generation = 100", "generation = 100, pages = 1");
+    assert_eq!(skipped(&of("vm-writev", &copied), no_driver(&[])), None);
     let no_fs = skipped(&of("dio", pins), no_driver(&["ext4"]));
     assert_eq!(no_fs.as_deref(), Some("the kernel has no ext4, neither as a module nor built in"));
     let load = r#"{ do = "load-module", module = "dm-integrity" }, "mkfs", "mount", "create", "compare""#;

@@ -68,6 +68,7 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
         let pages: Vec<u64> = pages_of(pin.offset, pin.len).collect();
         let pages = format!("{} of {}", words::pages(&pages), pin.path);
         let how = match pin.mode() {
+            Some(mode) if !mode.by_driver() => format!("the kernel pins {pages} ({})", words::flags(mode)),
             Some(mode) => format!("the driver pins {pages} for the device ({})", words::flags(mode)),
             None => format!(
                 "an O_DIRECT read into {pages} begins; the disk holds it, so the kernel keeps the pages pinned"
@@ -78,6 +79,12 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
             let how = match (pin.mode(), dirty) {
                 (None, _) => {
                     "the held read is completed: the kernel sets the pages dirty and lets go of them"
+                }
+                (Some(mode), true) if !mode.by_driver() => {
+                    "the kernel gives the pages back and sets them dirty"
+                }
+                (Some(mode), false) if !mode.by_driver() => {
+                    "the kernel gives the pages back without setting them dirty"
                 }
                 (_, true) => "the driver gives the pages back and sets them dirty",
                 (_, false) => "the driver gives the pages back without setting them dirty",

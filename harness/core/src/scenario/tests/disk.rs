@@ -207,6 +207,53 @@ fn a_step_may_pin_by_dio_in_any_case_and_not_by_nothing() {
     assert_eq!(faults_of_steps(steps), [""; 0]);
     only(
         &faults_of_steps("\"mount\", \"create\", \"map\",\n{ do = \"pin\", mode = \"none\" }"),
-        "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, dio",
+        "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, dio, \
+         io_uring, vm-writev",
     );
+}
+
+#[test]
+fn a_pin_of_the_kernels_own_is_given_back_in_its_own_way() {
+    let steps = format!("{DIO}, {{ do = \"dma\", generation = 100, pages = 1 }}, \"release\", \"compare\"");
+    for (pin, release, other) in [("io_uring", "clean", "dirty"), ("vm-writev", "dirty", "clean")] {
+        assert_eq!(faults_in("ext4", pin, release, &steps), [""; 0]);
+        let fault = format!(
+            "story.toml:1: case ext4/{pin}/{other} cannot be: a {pin} pin is released {release}, by the kernel; \
+             exclude {{ pin = \"{pin}\", release = \"{other}\" }}"
+        );
+        only(&faults_in("ext4", pin, other, &steps), &fault);
+        let asked = steps.replace("\"release\"", &format!("\n{{ do = \"release\", mode = \"{other}\" }}"));
+        let fault = format!("story.toml:10: the kernel releases a {pin} pin {release}; take `mode` away");
+        only(&faults_in("ext4", pin, release, &asked), &fault);
+    }
+    // Nothing need be written before.
+    assert_eq!(faults_in("ext4", "io_uring", "clean", &format!("{DIO}, \"release\", \"compare\"")), [""; 0]);
+    let endless = format!("{DIO},\n{{ do = \"dma\", generation = 100, passes = 0, wait = false }}");
+    only(
+        &faults_in("ext4", "io_uring", "clean", &endless),
+        "story.toml:10: DMA into a io_uring pin is over when the step is; use `passes` = 1 or more",
+    );
+}
+
+#[test]
+fn process_vm_writev_copies_each_page_once_in_order_and_never_the_last() {
+    let dma = |dma: &str| {
+        let first = "{ do = \"dma\", generation = 100, pages = 3 }";
+        let steps =
+            format!("{DIO}, {first},\n{{ do = \"dma\", program = \"q\", {dma} }}, \"release\", \"compare\"");
+        faults_in("ext4", "vm-writev", "dirty", &steps)
+    };
+    assert_eq!(dma("generation = 101, first_page = 3, pages = 12"), [""; 0]);
+    for wrong in [
+        "generation = 101, first_page = 3",
+        "generation = 101, first_page = 2, pages = 2",
+        "generation = 101, first_page = 4, pages = 2",
+        "generation = 101, first_page = 3, pages = 2, passes = 2",
+    ] {
+        only(
+            &dma(wrong),
+            "story.toml:10: process_vm_writev copies each page once, in order, and is over with the last: use `passes` \
+             = 1 and pages from 3 on, and leave page 15 of `r` out",
+        );
+    }
 }

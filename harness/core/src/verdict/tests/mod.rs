@@ -6,6 +6,7 @@ mod fsck;
 mod holds;
 mod in_flight;
 mod jobs;
+mod kernel;
 mod outcomes;
 mod power;
 mod tale;

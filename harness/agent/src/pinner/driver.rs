@@ -3,9 +3,10 @@
 //!
 //! Closing the file makes the kernel stop all programs and unpin all regions that are left.
 
+use super::{PinRequest, Pinner};
 use crate::error::{OrRefused, StepError, failed};
 use crate::sys::ioctl_struct;
-use longpin_proto::agent::{PinMode, Program};
+use longpin_proto::agent::{Fact, PinMode, Program};
 use longpin_proto::facts::{DmaResult, RegionState};
 use longpin_wire::{dma, uapi};
 use rustix::fd::OwnedFd;
@@ -15,31 +16,16 @@ use zerocopy::FromZeros;
 /// Device node of the driver.
 pub const DEVICE: &str = "/dev/longpin0";
 
-/// What is to be pinned.
-#[derive(Debug, Clone, Copy)]
-pub struct PinRequest {
-    /// Address of the first byte.
-    pub address: u64,
-    /// Bytes.
-    pub len: u64,
-    /// How.
-    pub mode: PinMode,
-    /// Label of the first byte.
-    pub file_offset: u64,
-    /// Label of the case.
-    pub run: u64,
-}
-
 /// An open driver.
 #[derive(Debug)]
-pub struct Pinner(OwnedFd);
+pub struct Driver(OwnedFd);
 
-impl Pinner {
+impl Driver {
     /// Open the device. Failed if it is not there or speaks another version.
     pub fn open() -> Result<Self, StepError> {
-        let pinner = Self(open(DEVICE)?);
+        let driver = Self(open(DEVICE)?);
         let mut info = uapi::Info::new_zeroed();
-        ioctl_struct(&pinner.0, uapi::IOC_INFO, &mut info).or_refused("ioctl(LONGPIN_IOC_INFO)")?;
+        ioctl_struct(&driver.0, uapi::IOC_INFO, &mut info).or_refused("ioctl(LONGPIN_IOC_INFO)")?;
         if info.version != uapi::VERSION {
             return failed!(
                 "{DEVICE} speaks version {} of the ioctl interface, this agent {}",
@@ -47,12 +33,21 @@ impl Pinner {
                 uapi::VERSION
             );
         }
-        Ok(pinner)
+        Ok(driver)
     }
 
-    /// Pin user memory; returns the driver's handle.
-    pub fn pin(&self, request: &PinRequest) -> Result<u32, StepError> {
-        let (mode, access) = mode_and_access(request.mode);
+    fn query_page(&self, region: u32, page_index: u32) -> Result<uapi::Query, StepError> {
+        let mut query = uapi::Query { region, page_index, ..uapi::Query::new_zeroed() };
+        ioctl_struct(&self.0, uapi::IOC_QUERY, &mut query).or_refused("ioctl(LONGPIN_IOC_QUERY)")?;
+        Ok(query)
+    }
+}
+
+impl Pinner for Driver {
+    fn pin(&self, request: &PinRequest) -> Result<u32, StepError> {
+        let Some((mode, access)) = mode_and_access(request.mode) else {
+            return failed!("the driver does not know pin mode {:?}", request.mode);
+        };
         let mut pin = uapi::Pin {
             addr: request.address,
             length: request.len,
@@ -66,38 +61,31 @@ impl Pinner {
         Ok(pin.region)
     }
 
-    /// State of a region; asks once for each of its pages.
-    pub fn query(&self, region: u32) -> Result<RegionState, StepError> {
+    /// Asks once for each of its pages.
+    fn describe(&self, region: u32) -> Result<Fact, StepError> {
         let first = self.query_page(region, 0)?;
         let mut pages_with_mapping = first.page_has_mapping;
         for page_index in 1..first.nr_pages {
             pages_with_mapping += self.query_page(region, page_index)?.page_has_mapping;
         }
-        Ok(RegionState {
+        Ok(Fact::Region(RegionState {
             pages: first.nr_pages,
             segments: first.nr_segments,
             running: first.nr_running,
             pages_with_mapping,
             zone: first.page_zone,
             folio_pages: first.folio_pages,
-        })
+        }))
     }
 
-    fn query_page(&self, region: u32, page_index: u32) -> Result<uapi::Query, StepError> {
-        let mut query = uapi::Query { region, page_index, ..uapi::Query::new_zeroed() };
-        ioctl_struct(&self.0, uapi::IOC_QUERY, &mut query).or_refused("ioctl(LONGPIN_IOC_QUERY)")?;
-        Ok(query)
-    }
-
-    /// Start a DMA program; returns the driver's handle.
-    pub fn submit(&self, region: u32, program: &Program, run: u64) -> Result<u64, StepError> {
+    fn submit(&self, region: u32, program: &Program, run: u64) -> Result<u64, StepError> {
         let mut submit = submit_of(region, program, run);
         ioctl_struct(&self.0, uapi::IOC_SUBMIT, &mut submit).or_refused("ioctl(LONGPIN_IOC_SUBMIT)")?;
         Ok(submit.program)
     }
 
-    /// Wait for a program's end. Refused with ETIMEDOUT if it still runs; its handle then stays.
-    pub fn wait(&self, program: u64, timeout_ms: u32) -> Result<DmaResult, StepError> {
+    /// Refused with ETIMEDOUT if it still runs; its handle then stays.
+    fn wait(&self, program: u64, timeout_ms: u32) -> Result<DmaResult, StepError> {
         let mut wait = uapi::Wait { program, timeout_ms, ..uapi::Wait::new_zeroed() };
         ioctl_struct(&self.0, uapi::IOC_WAIT, &mut wait).or_refused("ioctl(LONGPIN_IOC_WAIT)")?;
         Ok(DmaResult {
@@ -109,14 +97,12 @@ impl Pinner {
         })
     }
 
-    /// Ask a program to end.
-    pub fn stop(&self, program: u64) -> Result<(), StepError> {
+    fn stop(&self, program: u64) -> Result<(), StepError> {
         let mut stop = uapi::Stop { program };
         ioctl_struct(&self.0, uapi::IOC_STOP, &mut stop).or_refused("ioctl(LONGPIN_IOC_STOP)")
     }
 
-    /// Stop DMA to a region and unpin it.
-    pub fn release(&self, region: u32, dirty: bool) -> Result<(), StepError> {
+    fn release(&self, region: u32, dirty: bool) -> Result<(), StepError> {
         let how = if dirty { uapi::RELEASE_DIRTY } else { uapi::RELEASE_CLEAN };
         let mut release = uapi::Release { region, how };
         ioctl_struct(&self.0, uapi::IOC_RELEASE, &mut release).or_refused("ioctl(LONGPIN_IOC_RELEASE)")
@@ -131,12 +117,14 @@ fn open(device: &str) -> Result<OwnedFd, StepError> {
     }
 }
 
-fn mode_and_access(mode: PinMode) -> (u32, u32) {
+/// None: the driver does not pin so.
+fn mode_and_access(mode: PinMode) -> Option<(u32, u32)> {
     match mode {
-        PinMode::Longterm => (uapi::MODE_LONGTERM, uapi::ACCESS_WRITE),
-        PinMode::LongtermRo => (uapi::MODE_LONGTERM, uapi::ACCESS_READ),
-        PinMode::Pin => (uapi::MODE_PIN, uapi::ACCESS_WRITE),
-        PinMode::Get => (uapi::MODE_GET, uapi::ACCESS_WRITE),
+        PinMode::Longterm => Some((uapi::MODE_LONGTERM, uapi::ACCESS_WRITE)),
+        PinMode::LongtermRo => Some((uapi::MODE_LONGTERM, uapi::ACCESS_READ)),
+        PinMode::Pin => Some((uapi::MODE_PIN, uapi::ACCESS_WRITE)),
+        PinMode::Get => Some((uapi::MODE_GET, uapi::ACCESS_WRITE)),
+        PinMode::IoUring | PinMode::VmWritev => None,
     }
 }
 
@@ -177,10 +165,10 @@ mod tests {
 
     #[test]
     fn every_mode_writes_except_the_read_only_one() {
-        assert_eq!(mode_and_access(PinMode::Longterm), (uapi::MODE_LONGTERM, uapi::ACCESS_WRITE));
-        assert_eq!(mode_and_access(PinMode::LongtermRo), (uapi::MODE_LONGTERM, uapi::ACCESS_READ));
-        assert_eq!(mode_and_access(PinMode::Pin), (uapi::MODE_PIN, uapi::ACCESS_WRITE));
-        assert_eq!(mode_and_access(PinMode::Get), (uapi::MODE_GET, uapi::ACCESS_WRITE));
+        assert_eq!(mode_and_access(PinMode::Longterm), Some((uapi::MODE_LONGTERM, uapi::ACCESS_WRITE)));
+        assert_eq!(mode_and_access(PinMode::LongtermRo), Some((uapi::MODE_LONGTERM, uapi::ACCESS_READ)));
+        assert_eq!(mode_and_access(PinMode::Pin), Some((uapi::MODE_PIN, uapi::ACCESS_WRITE)));
+        assert_eq!(mode_and_access(PinMode::Get), Some((uapi::MODE_GET, uapi::ACCESS_WRITE)));
     }
 
     #[test]

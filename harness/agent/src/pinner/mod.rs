@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Who pins pages and writes into them: the driver and its device, or another user of `pin_user_pages` in the kernel,
+//! which needs no module of ours. All of them are a [`Pinner`].
+
+mod copier;
+mod driver;
+#[expect(unsafe_code, reason = "io_uring: the kernel keeps the pages of what is registered")]
+mod uring;
+mod vm_writev;
+
+use crate::error::StepError;
+use crate::vmstat::pin_counters;
+use copier::Copier;
+use driver::Driver;
+use longpin_proto::agent::{Fact, PinMode, Program};
+use longpin_proto::facts::DmaResult;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// What is to be pinned.
+#[derive(Debug, Clone, Copy)]
+pub struct PinRequest {
+    /// Address of the first byte.
+    pub address: u64,
+    /// Bytes.
+    pub len: u64,
+    /// How.
+    pub mode: PinMode,
+    /// Label of the first byte.
+    pub file_offset: u64,
+    /// Label of the case.
+    pub run: u64,
+}
+
+/// Somebody who pins. Regions and programs have handles of its own.
+pub trait Pinner: Debug + Send + Sync {
+    /// Pin user memory; returns a handle.
+    fn pin(&self, request: &PinRequest) -> Result<u32, StepError>;
+    /// What is known of a region.
+    fn describe(&self, region: u32) -> Result<Fact, StepError>;
+    /// Start a DMA program; returns a handle.
+    fn submit(&self, region: u32, program: &Program, run: u64) -> Result<u64, StepError>;
+    /// Wait for a program's end.
+    fn wait(&self, program: u64, timeout_ms: u32) -> Result<DmaResult, StepError>;
+    /// Ask a program to end.
+    fn stop(&self, program: u64) -> Result<(), StepError>;
+    /// Stop DMA to a region and unpin it.
+    fn release(&self, region: u32, dirty: bool) -> Result<(), StepError>;
+}
+
+/// A region or a program of a pinner.
+#[derive(Debug, Clone)]
+pub struct Of<H> {
+    /// Whose.
+    pub pinner: Arc<dyn Pinner>,
+    /// Its handle.
+    pub handle: H,
+}
+
+impl<H: PartialEq> PartialEq for Of<H> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pinner, &other.pinner) && self.handle == other.handle
+    }
+}
+
+impl<H: Eq> Eq for Of<H> {}
+
+/// Every pinner that was asked for something, each made at first use.
+#[derive(Debug, Default)]
+pub struct Pinners {
+    driver: Option<Arc<Driver>>,
+    others: BTreeMap<PinMode, Arc<Copier>>,
+}
+
+impl Pinners {
+    /// Who pins so.
+    pub fn by(&mut self, mode: PinMode) -> Result<Arc<dyn Pinner>, StepError> {
+        let take: copier::Take = match mode {
+            PinMode::Longterm | PinMode::LongtermRo | PinMode::Pin | PinMode::Get => {
+                let driver = match &mut self.driver {
+                    Some(driver) => driver,
+                    none => none.insert(Arc::new(Driver::open()?)),
+                };
+                return Ok(driver.clone());
+            }
+            PinMode::IoUring => |request| Ok(Box::new(uring::Registered::pin(request)?)),
+            PinMode::VmWritev => |request| Ok(Box::new(vm_writev::HalfCopied::pin(request)?)),
+        };
+        Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())
+    }
+
+    /// Close the driver, so that its module can go.
+    pub fn close_driver(&mut self) {
+        self.driver = None;
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Pins of the kernel's own users: no device sees their writes, and the agent's word stands for its ledger.
+
+use super::super::Cause;
+use super::tale::{LEN, RUN, Tale, by_dma, cpu, errno};
+use super::{verdict, words};
+use crate::record::Role;
+use longpin_proto::agent::{Fact, Outcome, PinMode, Step};
+use longpin_proto::disk::{Author, Change};
+use longpin_proto::facts::Pinned;
+
+fn pin() -> Step {
+    let (region, map, mode) = ("r".into(), "m".into(), PinMode::VmWritev);
+    Step::Pin { region, map, offset: 0, len: LEN, mode, file_offset: 0, run: RUN }
+}
+
+/// Pinned, by a call that took so many references, and written once.
+fn of_a_copy(references: i64) -> Tale {
+    let mut tale = Tale::of_a_file();
+    tale.map(true);
+    tale.seen(Role::Act, pin(), Fact::Pinned(Pinned { region: Pinned::FIRST_REGION, references }));
+    tale.dma_unrecorded(101);
+    tale.done(Step::Release { region: "r".into(), dirty: true });
+    tale.remount();
+    tale
+}
+
+#[test]
+fn what_the_agent_had_copied_is_what_the_file_should_hold() {
+    for (found, word) in [(by_dma(101), "intact"), (cpu(1), "lost")] {
+        let mut tale = of_a_copy(2);
+        tale.compare("a", |_| found.clone());
+        let seen = verdict(tale);
+        assert_eq!(words(&seen), [word]);
+        assert_eq!(seen.generations.device, Some(101));
+    }
+}
+
+#[test]
+fn a_pin_taken_by_a_job_is_known_as_well() {
+    let mut tale = Tale::of_a_file();
+    tale.map(true);
+    tale.spawn("j", pin());
+    tale.join("j", Fact::Pinned(Pinned { region: Pinned::FIRST_REGION, references: 2 }));
+    tale.dma_unrecorded(101);
+    tale.remount();
+    tale.compare("a", |_| cpu(1));
+    assert_eq!(words(&verdict(tale)), ["lost"]);
+}
+
+#[test]
+fn the_word_of_the_agent_counts_for_no_region_of_the_driver() {
+    let mut tale = of_a_copy(2);
+    tale.map(true);
+    tale.pin();
+    tale.dma_unrecorded(102);
+    tale.release();
+    tale.compare("a", |_| by_dma(102));
+    let problem = verdict(tale).problem.expect("a problem");
+    assert_eq!(problem.cause, Cause::Unproven);
+    assert!(
+        problem.message.contains("102 was not shown to land: the ledger has 0 of"),
+        "{}",
+        problem.message
+    );
+}
+
+#[test]
+fn pages_that_nobody_counted_as_pinned_prove_nothing() {
+    let mut tale = of_a_copy(0);
+    tale.compare("a", |_| by_dma(101));
+    let problem = verdict(tale).problem.expect("a problem");
+    assert_eq!(problem.cause, Cause::Unproven);
+    assert!(problem.message.starts_with("the guest's count of pins did not grow"), "{}", problem.message);
+}
+
+#[test]
+fn a_page_that_changed_in_flight_to_what_was_copied_was_changed_by_the_copy() {
+    for (before, after, word) in [(1, 101, "unstable"), (101, 101, "intact"), (1, 2, "intact")] {
+        let mut tale = of_a_copy(2);
+        let hit = tale.hit(0, Change::BeforeFetch, Author::Other);
+        (hit.region, hit.generation_before, hit.generation_after) = (None, Some(before), Some(after));
+        tale.compare("a", |_| by_dma(101));
+        let seen = verdict(tale);
+        assert_eq!(words(&seen), [word], "{before} -> {after}");
+        let counts = seen.audit.map(|audit| (audit.hits_by_dma, audit.hits_by_others));
+        assert_eq!(counts, Some(if word == "unstable" { (1, 0) } else { (0, 1) }));
+    }
+}
+
+#[test]
+fn a_kernel_without_the_call_skips_and_one_that_says_no_refuses() {
+    let of = |name: &str, call: &str| {
+        let mut tale = Tale::of_a_file();
+        tale.map(true);
+        tale.evidence(Role::Act, pin(), Outcome::Refused(errno(name, call)));
+        verdict(tale)
+    };
+    for name in ["ENOSYS", "EPERM"] {
+        assert!(of(name, "io_uring_setup").skip.is_some(), "{name}");
+    }
+    for name in ["EFAULT", "EOPNOTSUPP"] {
+        assert_eq!(words(&of(name, "io_uring_register(IORING_REGISTER_BUFFERS)")), ["refused"]);
+    }
+    let problem = of("ENOMEM", "io_uring_register(IORING_REGISTER_BUFFERS)").problem.expect("a problem");
+    assert_eq!(problem.cause, Cause::Infra);
+}
