@@ -32,6 +32,14 @@ Environment:
   TMPDIR           where sockets and disk images lie while a guest runs
   NO_COLOR         no colours, as --color never";
 
+/// What `replay` tells the shell.
+const REPLAY_EXIT_CODES: &str = "\
+Exit codes: those of `run`, of the verdict now; 3 also where the kernel, a module, the overlay or the device
+program is no more what it was
+
+Example:
+  longpin replay longpin-results/latest/cases/lost-update.ext4.pin.clean.json";
+
 /// What `selftest` tells the shell.
 const SELFTEST_EXIT_CODES: &str = "\
 Exit codes:
@@ -121,6 +129,9 @@ pub enum Command {
     Kconfig(KconfigArgs),
     /// List scenarios with their matrix
     List(ListArgs),
+    /// Run one case of an earlier run once more, as it was, and say whether it comes out so
+    #[command(after_help = REPLAY_EXIT_CODES)]
+    Replay(ReplayArgs),
     /// Draw what a run left behind: one HTML file, and a trace for ui.perfetto.dev
     Report(ReportArgs),
     /// Run cases and judge them
@@ -326,6 +337,32 @@ pub struct ListArgs {
     pub format: Format,
 }
 
+/// Options of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// Record of the case, DIR/cases/NAME.json, or the result directory of its run
+    #[arg(value_name = "CASE-DIR")]
+    pub case_dir: PathBuf,
+    /// The case (scenario/fs/pin/release[/variant], with #2 for a second attempt), where a directory of several is named
+    #[arg(value_name = "CASE")]
+    pub case: Option<String>,
+    /// Run it although the kernel, a module, the overlay or the device program is no more what it was
+    #[arg(long)]
+    pub differing: bool,
+    /// Say each step as it comes
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Colours in the table
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Forms of the result, as `run --format` takes them [default: table]
+    #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',')]
+    pub format: Vec<Output>,
+}
+
 /// Options of `report`.
 #[derive(Debug, Args)]
 pub struct ReportArgs {
@@ -460,8 +497,8 @@ pub struct RunArgs {
     /// How guests are run
     #[command(flatten)]
     pub machine: MachineArgs,
-    /// Run what failed in this result directory once more: cases that ended in fail, xpass, error or flaky, or never
-    /// reported. Scenarios are those that lie there; kernel, machine, limits and seed are those of that run where they
+    /// Run what failed in this result directory once more: cases that ended in fail, xpass, error or flaky, never
+    /// reported, or never ran since another failed before. Scenarios are those that lie there; kernel, machine, limits and seed are those of that run where they
     /// are not given again
     #[arg(long, value_name = "DIR", conflicts_with_all = ["scenarios", "scenario_dir"])]
     pub rerun_failed: Option<PathBuf>,

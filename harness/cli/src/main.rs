@@ -67,6 +67,7 @@ fn dispatch(command: Command) -> u8 {
         Command::Image { command } => commands::image::image(command),
         Command::Kconfig(args) => commands::kconfig::kconfig(&args),
         Command::List(args) => commands::list::list(&args),
+        Command::Replay(args) => run::replay(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),
         Command::Selftest(args) => selftest::selftest(&args),

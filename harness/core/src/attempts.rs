@@ -10,6 +10,14 @@ pub fn is_unexpected(outcome: Outcome) -> bool {
     matches!(outcome, Outcome::Fail | Outcome::Xpass | Outcome::Error)
 }
 
+/// How the reason of a case begins that was to run and did not, since others failed before.
+pub const NOT_RUN: &str = "not run: ";
+
+/// Whether a case was skipped because others failed before, and not for what it needs.
+pub fn never_ran(case: &CaseResult) -> bool {
+    case.outcome == Outcome::Skip && case.reason.starts_with(NOT_RUN)
+}
+
 /// The case that `attempts`, in order, come to; none if there is none. It has the fields of the attempt that decides: the
 /// gravest that was not as expected, the first of these.
 pub fn together(attempts: Vec<CaseResult>) -> Option<CaseResult> {

@@ -10,7 +10,7 @@ use super::story::Story;
 use crate::guest::{self, BootError, Guest, Machine};
 use crate::interrupt::Interrupt;
 use anyhow::Context as _;
-use longpin_core::attempts::is_unexpected;
+use longpin_core::attempts::{NOT_RUN, is_unexpected};
 use longpin_core::bisect::NO_GUEST;
 use longpin_core::controls;
 use longpin_core::events::EventKind;
@@ -40,6 +40,8 @@ pub struct Executor<'a> {
     pub environment: Environment,
     /// Makes the labels of one run differ from those of another.
     pub seed: u32,
+    /// Label of the only case, where that is to be what it once was.
+    pub as_it_was: Option<u64>,
     /// Attempts so far.
     pub attempts: u32,
     /// Label of the case after which nothing more is to run.
@@ -125,7 +127,7 @@ impl Executor<'_> {
             // A run that has come to its end did not stop before it.
             if let Some(most) = self.max_fail.filter(|most| self.has_enough(*most) && !pending.is_empty()) {
                 self.stopped = true;
-                let reason = format!("not run: {most} unexpected cases came before (--max-fail)");
+                let reason = format!("{NOT_RUN}{most} unexpected cases came before (--max-fail)");
                 return self.story.tell(EventKind::Stopped { reason });
             }
             if let Some(label) = self.last.take() {
@@ -157,7 +159,7 @@ impl Executor<'_> {
 
     /// A case was not as it should be: what was to come after it is skipped.
     fn skip(&mut self, mut pending: Pending, boot: u32, label: &str) -> anyhow::Result<()> {
-        let reason = format!("not run: {label} came before, and the run was to end with the first failure");
+        let reason = format!("{NOT_RUN}{label} came before, and the run was to end with the first failure");
         let judgement = Judgement { outcome: Outcome::Skip, cause: None, reason };
         pending.take(|_| true).into_iter().try_for_each(|case| self.tell_unrun(&case, boot, &judgement))
     }
@@ -290,7 +292,8 @@ impl Executor<'_> {
         self.story.tell(EventKind::CaseStarted { case: label.clone(), boot })?;
         self.attempts += 1;
         let mut told = Ok(());
-        let record = case::run(guest, case, self.label(), self.limits, self.interrupt, |line| {
+        let run = self.as_it_was.filter(|_| !case.control).unwrap_or_else(|| self.label());
+        let record = case::run(guest, case, run, self.limits, self.interrupt, |line| {
             let progress = EventKind::CaseProgress { case: label.clone(), line };
             told = std::mem::replace(&mut told, Ok(())).and_then(|()| self.story.tell(progress));
         });

@@ -6,12 +6,13 @@ pub mod case;
 mod environment;
 mod executor;
 pub mod repeat;
+mod replay;
 mod rerun;
 pub mod result_dir;
 mod screen;
 mod story;
 
-use crate::args::{MachineArgs, OwnArgs, RunArgs};
+use crate::args::{MachineArgs, OwnArgs, ReplayArgs, RunArgs};
 use crate::device::Program;
 use crate::earlier::{SCENARIOS, SCRIPT};
 use crate::error::{Error, Result};
@@ -35,6 +36,7 @@ use longpin_core::plan::Case;
 use longpin_core::report::{RunResult, TableStyle};
 use longpin_core::scenario::MachineNeeds;
 use longpin_images::Overlay;
+use replay::Then;
 use rerun::Again;
 use result_dir::ResultDir;
 use screen::Screen;
@@ -62,10 +64,28 @@ fn run_cases(args: &RunArgs) -> Result<ExitCode> {
     if args.dry_run {
         return dry(&args.format, &cases);
     }
-    let done = carry_out(args, &library, cases)?;
+    let done = carry_out(args, &library, cases, None)?;
     let printed = print(args, &library, &done.result);
     output::note(&format!("results: {}", done.dir.display()));
     output::note(&format!("repeat:  {}", done.result.command));
+    done.written.and(printed)?;
+    Ok(done.result.exit_code(args.strict))
+}
+
+/// Run one case of an earlier run as it was, and say whether it came out so. The exit code is that of its verdict now.
+pub fn replay(args: &ReplayArgs) -> Result<ExitCode> {
+    formats::check(&args.format)?;
+    let (args, then) = replay::open(args)?;
+    let library = Library::load(&args.library)?;
+    // An id may be the beginning of others.
+    let cases: Vec<Case> = library.cases(1).into_iter().filter(|case| case.id == then.id).collect();
+    if cases.is_empty() {
+        return Err(Error::Usage(format!("{} is no case of the scenarios that lie there", then.id)));
+    }
+    let done = carry_out(&args, &library, cases, Some(&then))?;
+    let printed = print(&args, &library, &done.result);
+    output::note(&format!("results: {}", done.dir.display()));
+    output::note(&then.compared(&done.result));
     done.written.and(printed)?;
     Ok(done.result.exit_code(args.strict))
 }
@@ -82,18 +102,21 @@ struct Done {
 pub fn run_silently(args: &RunArgs) -> Result<(RunResult, PathBuf)> {
     let library = Library::load(&args.library)?;
     let cases = planned(args, &library)?;
-    let done = carry_out(args, &library, cases)?;
+    let done = carry_out(args, &library, cases, None)?;
     done.written?;
     Ok((done.result, done.dir))
 }
 
-fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>) -> Result<Done> {
+fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>, then: Option<&Then>) -> Result<Done> {
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
-    let Prepared { machine, notice, interrupt } = match formats::make_ready(&args.format)
+    let (Prepared { machine, notice, interrupt }, differences) = match formats::make_ready(&args.format)
         .and_then(|()| prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine)))
         .and_then(|prepared| with_cases_to_run(prepared, &cases))
-    {
+        .and_then(|prepared| {
+            let differences = then.map_or(Ok(Vec::new()), |then| then.check(&prepared.machine))?;
+            Ok((prepared, differences))
+        }) {
         Ok(prepared) => prepared,
         Err(error) => {
             out.remove_if_empty();
@@ -106,7 +129,9 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>) -> Result<Done
         repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
     out.write(SCRIPT, script.as_bytes())?;
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live(), args.verbose))?;
-    let told = tell(args, seed, cases, &machine, notice, &out, &interrupt, &mut story);
+    let notices = notice.into_iter().chain(differences.iter().map(|it| format!("replay: {it}"))).collect();
+    let label = then.map(|then| then.run);
+    let told = tell(args, seed, label, cases, &machine, notices, &out, &interrupt, &mut story);
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
@@ -129,9 +154,10 @@ fn record_scenarios(library: &Library, out: &ResultDir) -> anyhow::Result<()> {
 fn tell(
     args: &RunArgs,
     seed: u32,
+    label: Option<u64>,
     cases: Vec<Case>,
     machine: &Machine,
-    notice: Option<String>,
+    notices: Vec<String>,
     out: &ResultDir,
     interrupt: &Interrupt,
     story: &mut Story,
@@ -146,7 +172,7 @@ fn tell(
         allow_flaky: args.allow_flaky,
         races: cases.iter().filter_map(|case| Some((case.id.clone(), case.expectation()?.race()?))).collect(),
     })?;
-    for text in notice.into_iter().chain(kernel_notices(machine)) {
+    for text in notices.into_iter().chain(kernel_notices(machine)) {
         story.tell(EventKind::Notice { text })?;
     }
     let limits = Limits::new(machine.accel, args.timeout);
@@ -163,6 +189,7 @@ fn tell(
         max_fail: args.max_fail,
         environment,
         seed,
+        as_it_was: label,
         attempts: 0,
         last: None,
         boots: 0,

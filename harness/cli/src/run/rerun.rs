@@ -6,7 +6,7 @@ use crate::args::{LibraryArgs, RunArgs};
 use crate::earlier;
 use crate::error::{Error, Result};
 use crate::library::Library;
-use longpin_core::attempts::is_unexpected;
+use longpin_core::attempts::{is_unexpected, never_ran};
 use longpin_core::report::RunResult;
 use longpin_core::verdict::Outcome;
 use std::collections::BTreeSet;
@@ -61,10 +61,14 @@ pub fn failed(args: &RunArgs, dir: &Path) -> Result<Again> {
     Ok(Again::Cases(Box::new(args)))
 }
 
-/// Ids of cases that were not as expected, or never reported, in any of their runs.
+/// Ids of cases that were not as expected, or never reported, in any of their runs, and of those of which none ran at all
+/// since another failed before.
 fn unexpected(run: &RunResult) -> BTreeSet<String> {
     let bad = |outcome| is_unexpected(outcome) || outcome == Outcome::Flaky;
-    let cases = run.cases.iter().filter(|case| bad(case.outcome)).map(|case| case.id.clone());
+    let ran: BTreeSet<&str> =
+        run.cases.iter().filter(|case| !never_ran(case)).map(|case| &*case.id).collect();
+    let cases = run.cases.iter().filter(|case| bad(case.outcome) || !ran.contains(&*case.id));
+    let cases = cases.map(|case| case.id.clone());
     // Labels: a case that runs again has a number behind its id.
     let missing = run.missing.iter().map(|label| match label.rsplit_once('#') {
         Some((id, attempt)) if attempt.parse::<u32>().is_ok() => id.to_owned(),
@@ -74,17 +78,18 @@ fn unexpected(run: &RunResult) -> BTreeSet<String> {
 }
 
 /// A few of them.
-fn some(ids: &BTreeSet<String>) -> String {
+pub(super) fn some(ids: &BTreeSet<String>) -> String {
     let shown: Vec<&str> = ids.iter().take(4).map(String::as_str).collect();
     let more = if ids.len() > shown.len() { ", ..." } else { "" };
     format!("{}{more}", shown.join(" "))
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::args::{Cli, Command, DiskKind};
     use crate::run::repeat;
+    use longpin_core::attempts::NOT_RUN;
     use longpin_core::report::Environment;
     use serde_json::json;
     use std::ffi::OsString;
@@ -100,7 +105,7 @@ mod tests {
     }
 
     /// A directory as a run with `options` leaves it: of lost-update on four file systems and of one case that comes twice.
-    fn earlier(dir: &Path, options: &[&str], outcomes: &[(&str, &str)], missing: &[&str]) {
+    pub fn earlier(dir: &Path, options: &[&str], outcomes: &[(&str, &str)], missing: &[&str]) {
         let case = |(id, outcome): &(&str, &str)| {
             json!({
                 "id": id, "attempt": 1, "scenario": "lost-update", "fs": "ext4", "pin": "pin", "release": "clean",
@@ -143,7 +148,8 @@ mod tests {
         }
     }
 
-    const MIXED: [(&str, &str); 6] = [
+    /// One of each outcome.
+    pub const MIXED: [(&str, &str); 6] = [
         ("lost-update/ext4/pin/clean", "fail"),
         ("lost-update/xfs/pin/clean", "xfail"),
         ("lost-update/btrfs/pin/clean", "flaky"),
@@ -169,6 +175,22 @@ mod tests {
         assert_eq!(labels(&args), BTreeSet::from(ids));
         let narrowed = again(&["--exclude", "*/get/*", "--fs", "ext4,xfs"], dir.path());
         assert_eq!(labels(&narrowed), BTreeSet::from(["lost-update/ext4/pin/clean".to_owned()]));
+    }
+
+    #[test]
+    fn a_case_that_never_ran_since_another_failed_runs_and_one_that_ran_before_that_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let skipped = [("lost-update/xfs/pin/clean", "skip"), ("lost-update/tmpfs/pin/clean", "skip")];
+        let ran = [("lost-update/ext4/pin/clean", "fail"), ("lost-update/xfs/pin/clean", "xfail")];
+        earlier(dir.path(), &["--fail-fast"], &[&ran[..], &skipped].concat(), &[]);
+        let path = dir.path().join("result.json");
+        let mut result: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for case in &mut result["cases"].as_array_mut().unwrap()[2..] {
+            case["reason"] = json!(format!("{NOT_RUN}lost-update/ext4/pin/clean came before"));
+        }
+        fs::write(&path, result.to_string()).unwrap();
+        let ids = ["lost-update/ext4/pin/clean", "lost-update/tmpfs/pin/clean"];
+        assert_eq!(again(&[], dir.path()).library.scenarios, ids);
     }
 
     #[test]
