@@ -22,8 +22,8 @@ Exit codes:
   0  every outcome is pass, xfail or skip; with --allow-flaky also flaky
   1  a case failed, or passed where a failure was expected (xpass), or was flaky
   2  an error of the harness or the guest, an interruption, or a case that never reported
-  3  wrong usage, a fault in a scenario file, or a kernel, module, overlay or device program that cannot
-     be used
+  3  wrong usage, a fault in a scenario file, an entry of --ignore-log that has expired, or a kernel, module,
+     overlay or device program that cannot be used
   4  every case was skipped
 
 Environment:
@@ -544,6 +544,9 @@ pub struct RunArgs {
     /// most one goes [default: table]
     #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',')]
     pub format: Vec<Output>,
+    /// What the kernel says and does not count: a TOML file of entries, each with a reason and the day on which it expires
+    #[arg(long, value_name = "FILE")]
+    pub ignore_log: Option<PathBuf>,
     /// Count any observation but `intact` and `refused` as a failure, known-bad rows too
     #[arg(long)]
     pub strict: bool,
@@ -564,7 +567,7 @@ impl RunArgs {
             }
         }
         // All options of the machine are named here, so that a new one does not compile before it stands below.
-        let Self { machine, cases_per_boot, timeout, seed, .. } = earlier;
+        let Self { machine, cases_per_boot, timeout, ignore_log, seed, .. } = earlier;
         let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, dump, memory, cpus, own } =
             machine;
         let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
@@ -589,6 +592,7 @@ impl RunArgs {
         take(&mut mine.own.device_program, given("device_program"), device_program);
         take(&mut self.cases_per_boot, given("cases_per_boot"), cases_per_boot);
         take(&mut self.timeout, given("timeout"), timeout);
+        take(&mut self.ignore_log, given("ignore_log"), ignore_log);
         take(&mut self.seed, given("seed"), seed);
     }
 

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub const SCRIPT: &str = "repeat.sh";
 /// Directory of the scenarios below the result directory.
 pub const SCENARIOS: &str = "scenarios";
+/// The list of what the kernel says and did not count (`--ignore-log`), in the result directory.
+pub const IGNORED: &str = "ignore-log.toml";
 
 /// `result.json`; where a run was cut off before it wrote one, the events that it left.
 pub fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
@@ -109,7 +111,11 @@ pub fn arguments(dir: &Path) -> Result<RunArgs> {
     }
     let line = ["longpin", "run"].into_iter().chain(words.iter().copied());
     match Cli::try_parse_from(line).map(|cli| cli.command) {
-        Ok(Command::Run(args)) => Ok(*args),
+        Ok(Command::Run(mut args)) => {
+            // As the script names it, from where it lies.
+            args.ignore_log = args.ignore_log.map(|_| dir.join(IGNORED));
+            Ok(*args)
+        }
         Ok(_) => Err(unknown("its last line is not the command of a run")),
         Err(error) => {
             let text = error.to_string();

@@ -2,6 +2,7 @@
 //! What came of a case, of a boot, and where it ran: the pieces of events and documents. `docs/result-schema.md` describes
 //! each field.
 
+use crate::dmesg::reports::Report;
 use crate::plan::Case;
 use crate::verdict::{
     Audit, Blocked, Cause, Finding, Fsck, Generations, Judgement, LogLine, Observation, Observed, Outcome,
@@ -228,6 +229,9 @@ pub struct CaseResult {
     pub seconds: f64,
     /// Kernel log lines that mean something.
     pub log: Vec<LogLine>,
+    /// Reports that the kernel made of itself, each once.
+    #[serde(default)]
+    pub reports: Vec<Report>,
     /// Every attempt, in order, where the case was run again because it was not as expected; else empty. The other fields are
     /// then those of the attempt that decided.
     #[serde(default)]
@@ -265,6 +269,7 @@ impl CaseResult {
             fsck: seen.fsck.clone(),
             seconds,
             log: seen.log.clone(),
+            reports: seen.reports.clone(),
             attempts: Vec::new(),
         }
     }

@@ -40,6 +40,7 @@ fn case(id: &str, outcome: Outcome, headline: Observation) -> CaseResult {
         fsck: None,
         seconds: 0.5,
         log: Vec::new(),
+        reports: Vec::new(),
         attempts: Vec::new(),
     }
 }

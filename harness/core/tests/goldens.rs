@@ -56,6 +56,10 @@ fn verdicts() -> BTreeMap<String, Map<String, Value>> {
                 panic!("{id}: a result is an object")
             };
             LEFT_OUT.iter().for_each(|field| drop(fields.remove(*field)));
+            // Few cases have one.
+            if fields.get("reports") == Some(&Value::Array(Vec::new())) {
+                fields.remove("reports");
+            }
             (id, fields)
         })
         .collect()

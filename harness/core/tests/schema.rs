@@ -4,6 +4,7 @@
 
 use longpin_core::aggregate::{Aggregate, Seen, Share};
 use longpin_core::dmesg::Class;
+use longpin_core::dmesg::reports::Report;
 use longpin_core::race::Race;
 use longpin_core::report::{
     AddedModule, AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo,
@@ -149,6 +150,12 @@ fn full() -> RunResult {
         }),
         seconds: 1.5,
         log: vec![LogLine { class: Class::Splat, text: text(), meaning: text() }],
+        reports: vec![Report {
+            title: text(),
+            fingerprint: "0123456789ab".into(),
+            trace: vec![text()],
+            ignored: Some(text()),
+        }],
         attempts: Vec::new(),
     };
     let case = CaseResult { attempts: vec![case.clone()], ..case };
@@ -214,6 +221,8 @@ fn the_verdicts_of_the_whole_library_fit_the_schema() {
         case["attempts"] = json!([]);
         case["boot"] = json!(1);
         case["seconds"] = json!(0.5);
+        // Nor is a list that is empty in nearly all of them.
+        case.as_object_mut().expect("an object").entry("reports").or_insert(json!([]));
         let faults: Vec<String> =
             validator.iter_errors(&case).map(|error| format!("{}: {error}", error.instance_path())).collect();
         assert!(faults.is_empty(), "{}: {faults:?}", case["id"]);

@@ -133,6 +133,7 @@ impl Trial<'_> {
             timeout: self.args.timeout,
             out: Some(out.to_owned()),
             format: Vec::new(),
+            ignore_log: None,
             strict: false,
             seed: None,
             given: BTreeSet::new(),

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use longpin_core::attempts::{NOT_RUN, is_unexpected};
 use longpin_core::bisect::NO_GUEST;
 use longpin_core::controls;
+use longpin_core::dmesg::ignored::Ignored;
 use longpin_core::events::EventKind;
 use longpin_core::plan::Case;
 use longpin_core::record::{CaseRecord, Evidence, Trouble};
@@ -38,6 +39,8 @@ pub struct Executor<'a> {
     /// Nothing more after so many of them.
     pub max_fail: Option<u32>,
     pub environment: Environment,
+    /// What the kernel says and does not count.
+    pub ignored: &'a Ignored,
     /// Makes the labels of one run differ from those of another.
     pub seed: u32,
     /// Label of the only case, where that is to be what it once was.
@@ -207,7 +210,7 @@ impl Executor<'_> {
                 match guest.power_off() {
                     // The case itself came to its end.
                     Evidence::Trouble(Trouble::Interrupted) => interrupted = true,
-                    word => attempt = attempt.with(&case, word)?,
+                    word => attempt = attempt.with(&case, word, self.ignored)?,
                 }
             }
             if is_unexpected(attempt.judgement.outcome) && !bad {
@@ -298,7 +301,7 @@ impl Executor<'_> {
             told = std::mem::replace(&mut told, Ok(())).and_then(|()| self.story.tell(progress));
         });
         told?;
-        Attempt::judge(case, record, began.elapsed().as_secs_f64())
+        Attempt::judge(case, record, began.elapsed().as_secs_f64(), self.ignored)
     }
 
     /// Keep its evidence, tell its verdict; a case that was interrupted has none.
@@ -324,8 +327,8 @@ struct Attempt {
 }
 
 impl Attempt {
-    fn judge(case: &Case, record: CaseRecord, seconds: f64) -> anyhow::Result<Self> {
-        let seen = verdict::observe(&record);
+    fn judge(case: &Case, record: CaseRecord, seconds: f64, ignored: &Ignored) -> anyhow::Result<Self> {
+        let seen = verdict::observe_but(&record, ignored);
         let expected = case.expectation().with_context(|| format!("{} has no expectation", case.id))?;
         let judgement = verdict::judge(&seen, expected);
         let interrupted =
@@ -339,8 +342,8 @@ impl Attempt {
     }
 
     /// The same case, judged again with one more piece of evidence.
-    fn with(mut self, case: &Case, evidence: Evidence) -> anyhow::Result<Self> {
+    fn with(mut self, case: &Case, evidence: Evidence, ignored: &Ignored) -> anyhow::Result<Self> {
         self.record.evidence.push(evidence);
-        Self::judge(case, self.record, self.seconds)
+        Self::judge(case, self.record, self.seconds, ignored)
     }
 }

@@ -5,6 +5,7 @@ mod batches;
 pub mod case;
 mod environment;
 mod executor;
+mod ignored;
 pub mod repeat;
 mod replay;
 mod rerun;
@@ -14,7 +15,7 @@ mod story;
 
 use crate::args::{MachineArgs, OwnArgs, ReplayArgs, RunArgs};
 use crate::device::Program;
-use crate::earlier::{SCENARIOS, SCRIPT};
+use crate::earlier::{IGNORED, SCENARIOS, SCRIPT};
 use crate::error::{Error, Result};
 use crate::formats::{self, Form, Output};
 use crate::guest::Machine;
@@ -30,6 +31,7 @@ use crate::vm::qemu::Qemu;
 use anyhow::Context as _;
 use case::Limits;
 use executor::Executor;
+use longpin_core::dmesg::ignored::Ignored;
 use longpin_core::events::EventKind;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::Case;
@@ -62,6 +64,7 @@ fn run_cases(args: &RunArgs) -> Result<ExitCode> {
     let library = Library::load(&args.library)?;
     let cases = planned(args, &library)?;
     if args.dry_run {
+        ignored::open(args.ignore_log.as_deref())?;
         return dry(&args.format, &cases);
     }
     let done = carry_out(args, &library, cases, None)?;
@@ -108,6 +111,7 @@ pub fn run_silently(args: &RunArgs) -> Result<(RunResult, PathBuf)> {
 }
 
 fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>, then: Option<&Then>) -> Result<Done> {
+    let (ignored, list) = ignored::open(args.ignore_log.as_deref())?;
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
     let (Prepared { machine, notice, interrupt }, differences) = match formats::make_ready(&args.format)
@@ -125,13 +129,14 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>, then: Option<&
     };
     out.announce()?;
     record_scenarios(library, &out)?;
+    list.iter().try_for_each(|list| out.write(IGNORED, list.as_bytes()))?;
     let script =
         repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
     out.write(SCRIPT, script.as_bytes())?;
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live(), args.verbose))?;
     let notices = notice.into_iter().chain(differences.iter().map(|it| format!("replay: {it}"))).collect();
     let label = then.map(|then| then.run);
-    let told = tell(args, seed, label, cases, &machine, notices, &out, &interrupt, &mut story);
+    let told = tell(args, seed, label, cases, &machine, notices, &ignored, &out, &interrupt, &mut story);
     let result = story.result();
     drop(story);
     let written = told.and_then(|()| out.write_json("result.json", &result));
@@ -158,6 +163,7 @@ fn tell(
     cases: Vec<Case>,
     machine: &Machine,
     notices: Vec<String>,
+    ignored: &Ignored,
     out: &ResultDir,
     interrupt: &Interrupt,
     story: &mut Story,
@@ -188,6 +194,7 @@ fn tell(
         fail_fast,
         max_fail: args.max_fail,
         environment,
+        ignored,
         seed,
         as_it_was: label,
         attempts: 0,

@@ -3,7 +3,7 @@
 //! directory and the program: the scenarios are beside it, as they were.
 
 use crate::args::{Color, LibraryArgs, MachineArgs, OwnArgs, RunArgs};
-use crate::earlier::SCENARIOS;
+use crate::earlier::{IGNORED, SCENARIOS};
 use crate::formats::{self, Form};
 use crate::quote;
 use clap::ValueEnum;
@@ -22,6 +22,7 @@ pub fn line(args: &RunArgs, seed: u32) -> String {
         }
     }
     words.extend(options(args, seed, |path| path.as_os_str().to_owned()));
+    words.extend(named("--ignore-log", args.ignore_log.as_deref()));
     join(&words)
 }
 
@@ -32,11 +33,14 @@ pub fn script(program: &Path, args: &RunArgs, words: &[String], seed: u32) -> St
         |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
     let mut words: Vec<OsString> = words.iter().map(OsString::from).collect();
     words.extend(options(args, seed, absolute));
+    // The list lies beside the script, too.
+    let ignored = args.ignore_log.as_ref().map(|_| format!(" --ignore-log \"$here/{IGNORED}\""));
+    let ignored = ignored.unwrap_or_default();
     format!(
         "#!/bin/sh\n\
          # Repeats this run with the same program, scenarios and seed; more options may follow, as --out DIR.\n\
          here=$(CDPATH= cd -- \"$(dirname -- \"$0\")\" && pwd) || exit 3\n\
-         exec {} run --scenario-dir \"$here/{SCENARIOS}\" {} \"$@\"\n",
+         exec {} run --scenario-dir \"$here/{SCENARIOS}\"{ignored} {} \"$@\"\n",
         quote::os_word(program.as_os_str()),
         join(&words)
     )
@@ -61,6 +65,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         timeout,
         out: _,
         format,
+        ignore_log: _,
         strict,
         seed: _,
         given: _,
@@ -251,12 +256,14 @@ mod tests {
             "--overlay=o",
             "--driver=v.ko,debug=1",
             "--device-program=d",
+            "--ignore-log=known.toml",
         ]);
         let script = script(Path::new("/opt/long pin/longpin"), &args, &["mine".into()], 7);
         let here = std::env::current_dir().unwrap();
         let here = here.display();
         let command = format!(
-            "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" mine --kernel {here}/b,modules={here}/m \
+            "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" \
+             --ignore-log \"$here/ignore-log.toml\" mine --kernel {here}/b,modules={here}/m \
              --disk-dir {here}/disks --overlay {here}/o --driver {here}/v.ko,debug=1 \
              --device-program {here}/d --seed 7 \"$@\"\n"
         );

@@ -206,8 +206,10 @@ pub(super) mod tests {
             "--repeat=3",
             "--strict",
         ];
-        earlier(dir.path(), &[&options[..], &["--disk-dir", "d"]].concat(), &MIXED, &[]);
+        let more = ["--disk-dir", "d", "--ignore-log", "known.toml"];
+        earlier(dir.path(), &[&options[..], &more].concat(), &MIXED, &[]);
         let args = again(&[], dir.path());
+        assert_eq!(args.ignore_log, Some(dir.path().join("ignore-log.toml")), "as it was then");
         assert_eq!((args.machine.cpus, args.machine.memory, args.machine.disk), (1, 512, DiskKind::Qemu));
         assert_eq!(args.machine.own.append, ["a=b c"]);
         assert_eq!(args.machine.disk_dir, Some(std::path::absolute(PathBuf::from("d")).unwrap()));

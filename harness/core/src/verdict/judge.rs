@@ -69,6 +69,8 @@ pub fn judge(seen: &Observed, expected: &Expectation) -> Judgement {
 pub fn spoils_boot(record: &CaseRecord, seen: &Observed) -> bool {
     let damaged = [Observation::Splat, Observation::Leak, Observation::Panic, Observation::Hang];
     damaged.iter().any(|word| seen.observations.contains(word))
+        // A kernel is not whole because somebody knows why.
+        || seen.reports.iter().any(|report| report.ignored.is_some())
         // A case that was cut short leaves devices and processes of its own behind.
         || seen.problem.as_ref().is_some_and(|problem| problem.cause == Cause::Infra)
         || record.evidence.iter().any(|evidence| match evidence {

@@ -2,12 +2,16 @@
 //! The kernel log and the console of a case: which lines mean something.
 
 use super::observe::LogLine;
-use crate::dmesg;
+use crate::dmesg::ignored::Ignored;
+use crate::dmesg::reports::{Found, Report};
+use crate::dmesg::{self, Class};
 use crate::record::Trouble;
 use crate::replay::Replay;
+use std::collections::BTreeMap;
 
-/// Lines of the case that mean something.
-pub fn log(replay: &Replay<'_>) -> Vec<LogLine> {
+/// Lines of the case that mean something, and the reports that the kernel made of itself, each once; what `ignored` has is
+/// shown and does not count.
+pub fn log(replay: &Replay<'_>, ignored: &Ignored) -> (Vec<LogLine>, Vec<Report>) {
     let console: &[String] = match replay.trouble {
         Some(Trouble::Panic { console } | Trouble::Hang { console, .. }) => console,
         _ => &[],
@@ -21,13 +25,37 @@ pub fn log(replay: &Replay<'_>) -> Vec<LogLine> {
     let console = console.chain(replay.power_off.iter().filter(|line| afterwards(line)));
     let lines =
         replay.log.iter().map(|line| line.text.as_str()).chain(console.map(|line| console_text(line)));
-    lines
-        .filter_map(|text| {
-            let pattern = dmesg::classify(text)?;
-            let (class, text, meaning) = (pattern.class, text.to_owned(), pattern.meaning.clone());
-            Some(LogLine { class, text, meaning })
-        })
-        .collect()
+    let lines: Vec<&str> = lines.collect();
+    let mut reports: Vec<Report> = Vec::new();
+    // Why the lines of a report do not count.
+    let mut excused: BTreeMap<usize, String> = BTreeMap::new();
+    for Found { mut report, lines: its, panic } in dmesg::reports::reports(lines.iter().copied()) {
+        // Lines of others may stand between its own.
+        let is_splat = |line: &&str| dmesg::classify(line).is_some_and(|it| it.class == Class::Splat);
+        let its_lines = lines[its.clone()].iter().copied().filter(is_splat);
+        let why = ignored.report(&report, its_lines).filter(|_| !panic).map(str::to_owned);
+        excused.extend(why.iter().flat_map(|why| its.clone().map(move |at| (at, why.clone()))));
+        report.ignored = why;
+        // The console has what the log has.
+        if reports.iter().all(|known| known.fingerprint != report.fingerprint) {
+            reports.push(report);
+        }
+    }
+    let lines = lines.iter().enumerate().filter_map(|(at, text)| {
+        let pattern = dmesg::classify(text)?;
+        let why = match pattern.class {
+            // The kernel is dead, whoever does not mind.
+            Class::Panic => None,
+            Class::Splat => excused.get(&at).map(String::as_str).or_else(|| ignored.line(text)),
+            Class::Detector | Class::Note => ignored.line(text),
+        };
+        let (class, meaning) = match why {
+            Some(why) => (Class::Note, format!("ignored: {why}; {}", pattern.meaning)),
+            None => (pattern.class, pattern.meaning.clone()),
+        };
+        Some(LogLine { class, text: (*text).to_owned(), meaning })
+    });
+    (lines.collect(), reports)
 }
 
 /// A line without a time is taken for new.

@@ -17,4 +17,4 @@ pub use crate::words::{Cause, Observation, Outcome, documentation};
 pub use audit::{Audit, HitLine, HoldLine};
 pub use fsck::Fsck;
 pub use judge::{Judgement, judge, spoils_boot};
-pub use observe::{Blocked, Finding, Generations, LogLine, Observed, Problem, Reader, observe};
+pub use observe::{Blocked, Finding, Generations, LogLine, Observed, Problem, Reader, observe, observe_but};

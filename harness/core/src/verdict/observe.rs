@@ -8,6 +8,8 @@ use super::compare::{compare, disagreement};
 use super::fsck::Fsck;
 use super::log::log;
 use crate::dmesg;
+use crate::dmesg::ignored::Ignored;
+use crate::dmesg::reports::Report;
 use crate::operations::{Refusal, refusal};
 use crate::record::{CaseRecord, Role, Trouble};
 use crate::replay::{Job, Refused, Replay, Wanted, content, errno_name};
@@ -114,6 +116,9 @@ pub struct Observed {
     pub findings: Vec<Finding>,
     /// Log lines that mean something.
     pub log: Vec<LogLine>,
+    /// Reports that the kernel made of itself.
+    #[serde(default)]
+    pub reports: Vec<Report>,
     /// Why the case proves nothing, if so.
     pub problem: Option<Problem>,
     /// What is missing to try the case at all, if so.
@@ -141,11 +146,18 @@ impl Observed {
     }
 }
 
-/// Conclude from the evidence of a case.
+/// Conclude from the evidence of a case. Everything that the kernel says counts.
 pub fn observe(record: &CaseRecord) -> Observed {
+    observe_but(record, &Ignored::default())
+}
+
+/// The same, but for what of the kernel's log does not count.
+pub fn observe_but(record: &CaseRecord, ignored: &Ignored) -> Observed {
     let replay = Replay::of(record);
+    let (log, reports) = log(&replay, ignored);
     let mut seen = Observed {
-        log: log(&replay),
+        log,
+        reports,
         skip: replay.skip.cloned(),
         audit: audit::audit(&replay),
         blocked: blocked(&replay),

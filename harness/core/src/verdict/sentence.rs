@@ -6,6 +6,7 @@ use super::audit;
 use super::fsck::Fsck;
 use super::observe::{Blocked, Observed, Reader, meaning, refused_words};
 use crate::dmesg;
+use crate::dmesg::reports::Report;
 use crate::operations::Refusal;
 use crate::record::Trouble;
 use crate::replay::Replay;
@@ -43,7 +44,7 @@ fn clause(word: Observation, replay: &Replay<'_>, seen: &Observed) -> Option<Str
             Some(format!("the device wrote {pages} pages that had left {path}, the first at byte {offset}"))
         }
         Observation::Warned => logged(dmesg::Class::Detector, seen),
-        Observation::Splat => logged(dmesg::Class::Splat, seen),
+        Observation::Splat => reported(seen).or_else(|| logged(dmesg::Class::Splat, seen)),
         Observation::Leak => {
             let (before, after) = (replay.pins_before?, replay.pins_after?);
             let held = |acquired: u64, released: u64| acquired.wrapping_sub(released) as i64;
@@ -111,6 +112,13 @@ fn finding(word: Observation, seen: &Observed) -> Option<String> {
         "{who} {} where {} should be, in {} cells of {}, the first at byte {}",
         first.found, first.wanted, first.cells, first.path, first.first_byte
     ))
+}
+
+/// A report whose place is known, by its title: the line has addresses and tasks, and often not the function.
+fn reported(seen: &Observed) -> Option<String> {
+    let counts = seen.reports.iter().find(|report| report.ignored.is_none())?;
+    let Report { title, fingerprint, trace, .. } = counts;
+    (!trace.is_empty()).then(|| format!("kernel log: {title} ({fingerprint})"))
 }
 
 fn logged(class: dmesg::Class, seen: &Observed) -> Option<String> {

@@ -12,7 +12,8 @@ mod power;
 mod tale;
 mod unproven;
 
-use super::{Generations, Observation, Observed, Reader, observe, spoils_boot};
+use super::{Generations, Observation, Observed, Reader, observe, observe_but, spoils_boot};
+use crate::dmesg::ignored::Ignored;
 use crate::record::{Evidence, Role, Trouble};
 use longpin_proto::agent::{Fact, Step};
 use longpin_proto::facts::{CellState, KernelLine, PinCounters, Source, Writer};
@@ -268,6 +269,62 @@ fn a_warning_in_the_log_is_a_splat() {
     let seen = verdict(tale);
     assert_eq!(words(&seen), ["intact", "splat"]);
     assert!(seen.reason.starts_with("kernel log: WARNING"), "{}", seen.reason);
+}
+
+const REPORT: [&str; 6] = [
+    "WARNING: fs/ext4/inode.c:3937 at ext4_dirty_folio+0x6c/0xa0 [ext4], CPU#0: longpin/1",
+    "Call Trace:",
+    " folio_mark_dirty_lock+0x23/0x40",
+    "EXT4-fs warning (device vda): page 0 does not have buffers attached",
+    "---[ end trace 0000000000000000 ]---",
+    "BUG: unable to handle page fault for address: ffffc900",
+];
+
+#[test]
+fn a_report_has_its_title_in_the_reason_and_is_counted_once() {
+    let mut tale = Tale::of_an_update();
+    tale.log.extend(REPORT[..5].iter().chain(&REPORT[..5]).map(|line| (*line).to_owned()));
+    tale.compare("a", |_| by_dma(101));
+    let seen = verdict(tale);
+    assert_eq!(words(&seen), ["intact", "warned", "splat"]);
+    let [report] = &seen.reports[..] else { panic!("{:?}", seen.reports) };
+    assert_eq!(report.trace, ["ext4_dirty_folio", "folio_mark_dirty_lock"]);
+    let head = format!("kernel log: WARNING in ext4_dirty_folio ({})", report.fingerprint);
+    assert!(seen.reason.starts_with(&head), "{}", seen.reason);
+}
+
+#[test]
+fn what_is_ignored_is_shown_and_does_not_count_and_nothing_else_is() {
+    let ignored = |what: &str| {
+        let list = format!("[[ignore]]\n{what}\nreason = \"known\"\nexpires = 2026-12-31\n");
+        Ignored::parse(&list, "2026-11-27").unwrap()
+    };
+    let mut tale = Tale::of_an_update();
+    tale.log.extend(REPORT.map(str::to_owned));
+    tale.compare("a", |_| by_dma(101));
+    let record = tale.end();
+    for (what, wanted) in [
+        ("title = \"WARNING in ext4_dirty_folio\"", vec!["intact", "warned", "splat"]),
+        ("text = [\"EXT4-fs warning\"]", vec!["intact", "splat"]),
+    ] {
+        assert_eq!(words(&observe_but(&record, &ignored(what))), wanted, "{what}");
+    }
+    let mut tale = Tale::of_an_update();
+    tale.log.extend(REPORT[..5].iter().map(|line| (*line).to_owned()));
+    tale.compare("a", |_| by_dma(101));
+    let record = tale.end();
+    let seen = observe_but(&record, &ignored("title = \"WARNING in ext4_dirty_folio\""));
+    assert_eq!(words(&seen), ["intact", "warned"], "a line of another's between its own");
+    assert_eq!(seen.reports[0].ignored.as_deref(), Some("known (until 2026-12-31)"));
+    assert!(seen.log[0].meaning.starts_with("ignored: known"), "{:?}", seen.log);
+    assert!(spoils_boot(&record, &seen), "the kernel is no better for it");
+    // Nobody can ignore a panic.
+    let mut tale = Tale::of_a_pin();
+    let console = vec!["Kernel panic - not syncing: sysrq triggered crash".to_owned()];
+    tale.trouble(Trouble::Panic { console });
+    let seen = observe_but(&tale.record, &ignored("text = [\"Kernel panic\"]"));
+    assert_eq!(words(&seen), ["panic"]);
+    assert!(seen.reason.contains("sysrq triggered crash"), "{}", seen.reason);
 }
 
 #[test]

@@ -381,6 +381,7 @@ pub fn result(word: Observation, record: &CaseRecord) -> CaseResult {
         fsck: None,
         seconds: 3.0,
         log: Vec::new(),
+        reports: Vec::new(),
         attempts: Vec::new(),
     }
 }
