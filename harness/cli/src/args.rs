@@ -52,6 +52,17 @@ Environment:
   LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
   TMPDIR           where the runs are, and what is kept of them";
 
+/// What `bisect` tells the shell.
+const BISECT_EXIT_CODES: &str = "\
+Exit codes:
+  0  the commit was found
+  1  it is one of several, of which the others cannot be tested
+  2  an error or an interruption; the same command goes on where it was
+  3  wrong usage, or ends that cannot be told apart
+
+Example:
+  longpin bisect --good v1.0 --bad main late-dirty --fs ext4 --pin pin --module-only driver";
+
 /// What `bisect-step` tells `git bisect run`.
 const STEP_EXIT_CODES: &str = "\
 Exit codes, for git bisect run:
@@ -111,6 +122,9 @@ impl Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Find the commit that brought a fault, or its fix: unattended, and going on where it was cut off
+    #[command(after_help = BISECT_EXIT_CODES)]
+    Bisect(Box<BisectArgs>),
     /// Try one commit, and say good, bad or neither to `git bisect run`
     #[command(after_help = STEP_EXIT_CODES)]
     BisectStep(Box<BisectStepArgs>),
@@ -251,7 +265,7 @@ pub struct TryArgs {
     /// What it shows without; all else is neither good nor bad
     #[arg(long, value_name = "SEEN")]
     pub good_is: Option<Fingerprint>,
-    /// The greatest probability with which a `good` may be wrong
+    /// The greatest probability with which a `good` may be wrong; of `bisect`: with which any of them may
     #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = probability)]
     pub error: f64,
     /// Tries with the fault that make a commit bad
@@ -268,6 +282,52 @@ pub struct TryArgs {
     pub timeout: Duration,
 }
 
+/// Options of `bisect`.
+#[derive(Debug, Clone, Args)]
+pub struct BisectArgs {
+    /// The commit that has not the fault
+    #[arg(long, value_name = "REV")]
+    pub good: String,
+    /// The commit that has it
+    #[arg(long, value_name = "REV")]
+    pub bad: String,
+    /// The cases; of several the one that tells the ends apart best decides
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// How guests are run
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Directory of the driver whose history is searched, in its repository (with Kbuild or Makefile): it is built for the
+    /// kernel as `image build-module` does, and takes the place of longpin.ko
+    #[arg(long, value_name = "DIR")]
+    pub module_only: Option<PathBuf>,
+    /// Which of the modules that it makes, and parameters
+    #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
+    pub module_name: Option<ModuleChoice>,
+    /// Without --module-only, the history of the kernel's source in --kernel DIR is searched: the configuration that each
+    /// step begins with [default: that of DIR, else a small one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How tries are made and judged
+    #[command(flatten)]
+    pub tries: TryArgs,
+    /// The fix is looked for: the bad commit is the older one
+    #[arg(long)]
+    pub reverse: bool,
+    /// Try both ends first: that they differ, in what, and how often the fault shows
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub check_ends: bool,
+    /// Tries at the bad end; five are enough if all show the same
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub end_tries: u32,
+    /// Without --check-ends: in how many tries of a bad commit the fault showed
+    #[arg(long, value_name = "HITS/TRIES", default_value = "1/1")]
+    pub seen: HitRate,
+    /// Directory for results: a directory for each step, the log, the report, and what is needed to go on
+    #[arg(long, value_name = "DIR", default_value = "longpin-bisect")]
+    pub out: PathBuf,
+}
+
 /// Options of `bisect-step`.
 #[derive(Debug, Clone, Args)]
 pub struct BisectStepArgs {
@@ -280,10 +340,14 @@ pub struct BisectStepArgs {
     /// Directory of the driver that is bisected (with Kbuild or Makefile): it is built for the kernel as `image build-module`
     /// does, and takes the place of longpin.ko
     #[arg(long, value_name = "DIR")]
-    pub module_dir: PathBuf,
+    pub module_dir: Option<PathBuf>,
     /// Which of the modules that it makes, and parameters
     #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
     pub module_name: Option<ModuleChoice>,
+    /// Without --module-dir, the kernel's source in --kernel DIR is configured and built: the configuration that each step
+    /// begins with [default: that of DIR at the first step, else a small one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How tries are made and judged
     #[command(flatten)]
     pub tries: TryArgs,

@@ -6,7 +6,9 @@ use crate::kernel_choice::KernelChoice;
 use crate::module_choice::ModuleChoice;
 use anyhow::Context as _;
 use longpin_core::machine::Lacks;
-use longpin_images::{Initramfs, InitramfsSpec, Kernel, Module, Overlay, Reporter, Store, ToolRoot, report};
+use longpin_images::{
+    Initramfs, InitramfsSpec, Kernel, KernelTree, Module, Overlay, Reporter, Store, ToolRoot, report,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,6 +155,28 @@ impl Images {
         };
         base.finish(kernel, driver, brought, programs)
     }
+}
+
+/// Configure and build a kernel's source tree, in place; `configured` sees its configuration before anything is compiled.
+///
+/// Errors: there is no tool root, or `configured` has one; within it what make says.
+pub fn build_kernel(
+    dir: &Path,
+    base: Option<&str>,
+    log: &Path,
+    configured: impl FnOnce(&str) -> anyhow::Result<()>,
+) -> anyhow::Result<longpin_images::Result<()>> {
+    let Base { reporter, tool_root, .. } = Base::open()?;
+    let mut tree = match KernelTree::open(&tool_root, dir, log) {
+        Ok(tree) => tree,
+        Err(error) => return Ok(Err(error)),
+    };
+    let config = match tree.configure(base, &*reporter) {
+        Ok(config) => config,
+        Err(error) => return Ok(Err(error)),
+    };
+    configured(&config)?;
+    Ok(tree.build(&config, &*reporter))
 }
 
 /// What every kernel is made ready with.

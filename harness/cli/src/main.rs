@@ -60,6 +60,7 @@ fn main() -> std::process::ExitCode {
 
 fn dispatch(command: Command) -> u8 {
     let result = match command {
+        Command::Bisect(args) => bisect::drive::bisect(&args),
         // Its codes are those of `git bisect run`.
         Command::BisectStep(args) => return bisect::step::step(&args),
         Command::Compare(args) => commands::compare::compare(&args),

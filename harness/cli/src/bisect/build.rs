@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Building what a commit has, and whose fault it is when that fails: the commit's, or the host's.
 
+use super::git;
 use crate::error::{Error, Result};
-use crate::images::{Brought, Images};
+use crate::images::{Brought, Images, build_kernel};
 use crate::kernel_choice::KernelChoice;
+use crate::output;
 use anyhow::Context as _;
 use longpin_core::bisect::Try;
-use longpin_images::Error as ImageError;
+use longpin_images::{Error as ImageError, config_difference};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,6 +16,14 @@ use std::path::{Path, PathBuf};
 const LOG: &str = "build.log";
 /// How `longpin-images` names it, in the directory that it builds in.
 const LOG_IN_PLACE: &str = "longpin-build.log";
+
+/// A build was under way; it is there as long as one is, and after one that was killed.
+const BUILDING: &str = "building";
+/// What the step before was configured with.
+const LAST_CONFIG: &str = "last.config";
+
+/// Two releases differ in thousands of lines.
+const MOST_CONFIG_LINES: usize = 40;
 
 /// What a compiler says when the host has no memory left: nothing that the commit could do anything for.
 const NO_MEMORY: [&str; 4] = [
@@ -65,6 +75,73 @@ pub fn module(
     let copy = dir.join(module.file_name().unwrap_or_default());
     fs::copy(module, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
     Ok(Ok(copy))
+}
+
+/// Configure and build the kernel that is checked out in `source`, in place; why that cannot be, if it cannot. How its
+/// configuration differs from the last step's is told, and kept.
+pub fn kernel(source: &Path, base: Option<&str>, out: &Path, dir: &Path) -> Result<Option<Try>> {
+    let marker = out.join(BUILDING);
+    if marker.exists() {
+        remove_half_built(source, &marker)?;
+    }
+    let write = |path: &Path, text: &str| {
+        fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+    };
+    write(&marker, "")?;
+    let built = build_kernel(source, base, &dir.join(LOG), |config| {
+        let last = out.join(LAST_CONFIG);
+        let before = fs::read_to_string(&last).unwrap_or_default();
+        let lines = config_difference(&before, config);
+        if !before.is_empty() {
+            output::note(&told(&lines));
+            write(&dir.join("config.diff"), &(lines.join("\n") + "\n"))?;
+        }
+        write(&dir.join("config"), config)?;
+        write(&last, config)
+    });
+    let done = || fs::remove_file(&marker).with_context(|| format!("{} cannot be removed", marker.display()));
+    match built {
+        Ok(Ok(())) => {
+            done()?;
+            Ok(None)
+        }
+        Ok(Err(error)) => {
+            // make has taken away what it had not finished, unless it was stopped.
+            if matches!(error, ImageError::CommandFailed { .. }) {
+                done()?;
+            }
+            Ok(Some(failure(&error, &dir.join(LOG))))
+        }
+        Err(error) => Ok(Some(Try::Lab { why: format!("{error:#}") })),
+    }
+}
+
+/// The difference of two configurations, for people; all of it is in `config.diff`.
+fn told(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return "configuration: as in the step before".to_owned();
+    }
+    let shown = &lines[..lines.len().min(MOST_CONFIG_LINES)];
+    let mut text = format!("configuration, against the step before:\n  {}", shown.join("\n  "));
+    if shown.len() < lines.len() {
+        text.push_str(&format!("\n  ... and {} lines more", lines.len() - shown.len()));
+    }
+    text
+}
+
+/// A compiler that was killed leaves half an object, which is newer than its source: make would take it for finished.
+fn remove_half_built(source: &Path, marker: &Path) -> anyhow::Result<()> {
+    let modified = |path: &Path| fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    let began = modified(marker).with_context(|| format!("{} cannot be looked at", marker.display()))?;
+    let mut removed = 0;
+    for path in git::untracked(source)? {
+        if modified(&path).is_ok_and(|time| time >= began) {
+            fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+            removed += 1;
+        }
+    }
+    output::note(&format!("a build was cut off: {removed} files that it made are made again"));
+    Ok(())
 }
 
 /// Why there is not one module.
@@ -140,6 +217,49 @@ mod tests {
         assert!(matches!(failed(words, words), Try::Lab { why } if why.contains("no memory")));
         let full = ImageError::StoreFull { action: "write", path: "/x".into() };
         assert!(matches!(failure(&full, Path::new("/nonexistent")), Try::Lab { .. }));
+    }
+
+    #[test]
+    fn what_a_killed_compiler_left_is_made_again_and_nothing_else() {
+        let (tree, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let git = |words: &[&str]| {
+            let who = ["-c", "user.name=t", "-c", "user.email=t@localhost"];
+            let status =
+                std::process::Command::new("git").arg("-C").arg(tree.path()).args(who).args(words).status();
+            assert!(status.unwrap().success());
+        };
+        let at = |name: &str| tree.path().join(name);
+        git(&["init", "--quiet"]);
+        fs::write(at(".gitignore"), "*.o\n").unwrap();
+        fs::write(at("a.c"), "").unwrap();
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "-m", "a"]);
+        fs::write(at("whole.o"), "").unwrap();
+        let marker = out.path().join(BUILDING);
+        fs::write(&marker, "").unwrap();
+        let began = fs::metadata(&marker).unwrap().modified().unwrap();
+        let set = |name: &str, seconds: i64| {
+            let time = match seconds < 0 {
+                true => began - std::time::Duration::from_secs(seconds.unsigned_abs()),
+                false => began + std::time::Duration::from_secs(seconds as u64),
+            };
+            fs::File::options().write(true).open(at(name)).unwrap().set_modified(time).unwrap();
+        };
+        fs::write(at("half.o"), "").unwrap();
+        set("whole.o", -10);
+        set("half.o", 10);
+        set("a.c", 10);
+        remove_half_built(tree.path(), &marker).unwrap();
+        assert!(at("whole.o").exists() && at("a.c").exists() && !at("half.o").exists());
+    }
+
+    #[test]
+    fn a_configuration_that_drifts_is_told_and_one_that_changes_wholly_is_cut() {
+        let lines = |n: usize| (1..=n).map(|n| format!("+CONFIG_{n}=y")).collect::<Vec<_>>();
+        assert_eq!(told(&[]), "configuration: as in the step before");
+        assert!(told(&lines(2)).ends_with("before:\n  +CONFIG_1=y\n  +CONFIG_2=y"));
+        let cut = told(&lines(100));
+        assert!(cut.ends_with("+CONFIG_40=y\n  ... and 60 lines more"), "{cut}");
     }
 
     #[test]

@@ -22,13 +22,15 @@ pub fn line(commit: &str, ruling: &Ruling, dir: &Path) -> String {
     )
 }
 
+/// Now, as it stands before each line.
+pub fn now() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// Append it, with the time.
 pub fn append(dir: &Path, line: &str) -> anyhow::Result<()> {
     let path = dir.join(NAME);
     let open = OpenOptions::new().create(true).append(true).open(&path);
-    let written = open.and_then(|mut file| {
-        let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        file.write_all(format!("{time} {line}\n").as_bytes())
-    });
+    let written = open.and_then(|mut file| file.write_all(format!("{} {line}\n", now()).as_bytes()));
     written.with_context(|| format!("{} cannot be written", path.display()))
 }

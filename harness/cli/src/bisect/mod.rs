@@ -2,6 +2,9 @@
 //! Bisection: commits are built, tried as `run` tries cases, and judged by `longpin_core::bisect`.
 
 mod build;
+pub mod drive;
+mod git;
 mod log;
 pub mod step;
+mod subject;
 mod trial;

@@ -2,13 +2,12 @@
 //! `longpin bisect-step`: one commit, for `git bisect run`. Whatever goes wrong here must not be taken for a verdict: to
 //! git every exit code from 1 to 127 but 125 says bad.
 
-use super::build;
 use super::log;
+use super::subject::Subject;
 use super::trial::Trial;
-use crate::args::{BisectStepArgs, MachineArgs, TryArgs};
+use crate::args::{BisectStepArgs, TryArgs};
 use crate::error::{Error, Result};
 use crate::library::Library;
-use crate::module_choice::ModuleChoice;
 use crate::output;
 use anyhow::Context as _;
 use longpin_core::bisect::{Fingerprint, HitRate, Rule, Ruling, Verdict};
@@ -45,26 +44,22 @@ pub fn step(args: &BisectStepArgs) -> u8 {
 }
 
 fn try_commit(args: &BisectStepArgs) -> Result<Verdict> {
-    if args.machine.own.driver.is_some() {
-        return Err(Error::Usage("--driver: the driver is what --module-dir makes; leave it out".into()));
-    }
+    let (name, config) = (args.module_name.as_ref(), args.config.as_deref());
+    let (subject, _, source) =
+        Subject::of("--module-dir", args.module_dir.as_deref(), name, config, &args.machine)?;
     let library = Library::load(&args.library)?;
     let case = only_case(&library)?;
     let rule = rule(&args.tries, args.seen, &case)?;
-    let commit = commit(&args.module_dir);
+    let source =
+        source.canonicalize().map_err(|error| Error::Usage(format!("{}: {error}", source.display())))?;
+    let commit = commit(&source);
     let dir = step_dir(&args.out, &commit)?;
-    let module = build::module(
-        &args.machine.kernel,
-        &args.module_dir,
-        args.module_name.as_ref().map(|module| module.path.as_path()),
-        &dir,
-    )?;
-    let (driver, mut tries) = match module {
-        Ok(path) => (Some(path), Vec::new()),
-        Err(one) => (None, vec![one]),
+    let (machine, mut tries) = match subject.make(&args.machine, &source, &args.out, &dir)? {
+        Ok(machine) => (machine, Vec::new()),
+        Err(one) => (args.machine.clone(), vec![one]),
     };
-    let machine = with_driver(&args.machine, driver, args.module_name.as_ref());
-    let trial = Trial { library: &args.library, machine, args: &args.tries, kernel_stays: true };
+    let kernel_stays = !subject.is_kernel();
+    let trial = Trial { library: args.library.clone(), machine, args: &args.tries, kernel_stays };
     let ruling = trial.judge(&dir, &rule, &mut tries, |_| Ok(()))?;
     tell(&args.out, &commit, &ruling, &dir)?;
     Ok(ruling.verdict)
@@ -76,19 +71,8 @@ fn tell(out: &Path, commit: &str, ruling: &Ruling, dir: &Path) -> anyhow::Result
     output::text(&format!("{line}\n"))
 }
 
-/// The machine with the driver of a commit.
-pub fn with_driver(
-    machine: &MachineArgs,
-    driver: Option<PathBuf>,
-    name: Option<&ModuleChoice>,
-) -> MachineArgs {
-    let mut machine = machine.clone();
-    let params = name.map(|module| module.params.clone()).unwrap_or_default();
-    machine.own.driver = driver.map(|path| ModuleChoice { path, params });
-    machine
-}
-
-fn only_case(library: &Library) -> Result<Case> {
+/// The only case that is chosen.
+pub fn only_case(library: &Library) -> Result<Case> {
     let mut cases = library.cases(1);
     match (cases.len(), cases.pop()) {
         (1, Some(case)) => Ok(case),
@@ -100,7 +84,7 @@ fn only_case(library: &Library) -> Result<Case> {
 }
 
 /// By what the arguments say; what is to be seen without the fault is what the scenario expects, if they do not say.
-fn rule(args: &TryArgs, rate: HitRate, case: &Case) -> Result<Rule> {
+pub fn rule(args: &TryArgs, rate: HitRate, case: &Case) -> Result<Rule> {
     let Some(bad) = args.bad_is.clone() else {
         return Err(Error::Usage(
             "--bad-is: say what the case shows with the fault, as --bad-is lost".into(),

@@ -18,7 +18,7 @@ const ROOM: u64 = 64 << 20;
 /// How tries are made, whatever the commit.
 pub struct Trial<'a> {
     /// Which case.
-    pub library: &'a LibraryArgs,
+    pub library: LibraryArgs,
     /// How guests are run; the driver or the kernel is that of the commit.
     pub machine: MachineArgs,
     /// Tries in a boot, and how long each may take.
@@ -69,6 +69,10 @@ impl Trial<'_> {
             Err(Error::Usage(why))
                 if why.starts_with("--driver") || why.starts_with("--module, --driver") =>
             {
+                return Ok(vec![(String::new(), Try::NotRun { why })]);
+            }
+            // What a kernel of the history is, and what it cannot do, is the commit's.
+            Err(Error::Usage(why)) if !self.kernel_stays => {
                 return Ok(vec![(String::new(), Try::NotRun { why })]);
             }
             Err(error) => return Err(error),
@@ -138,5 +142,51 @@ impl Trial<'_> {
             seed: None,
             given: BTreeSet::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser as _;
+    use longpin_core::report::CaseResult;
+
+    fn no_guest() -> CaseResult {
+        let reason = "infra: no guest: it does not boot";
+        serde_json::from_value(serde_json::json!({
+            "id": "a/ext4/pin/clean", "attempt": 1, "scenario": "a", "fs": "ext4", "pin": "pin", "release": "clean",
+            "variant": null, "control": false, "boot": 2, "observations": [], "headline": null, "expected": [],
+            "outcome": "error", "error": {"cause": "infra", "message": reason}, "reason": reason,
+            "generations": {"device": null, "guest": null, "host": null}, "errno": null, "findings": [],
+            "seconds": 0.0, "log": [],
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_guest_that_says_nothing_is_the_commit_s_fault_only_where_the_kernel_is() {
+        let Command::BisectStep(args) = Cli::try_parse_from(["longpin", "bisect-step"]).unwrap().command
+        else {
+            panic!("another command");
+        };
+        let (out, why) = (tempfile::tempdir().unwrap(), "it does not boot".to_owned());
+        let result = RunResult {
+            cases: vec![no_guest()],
+            missing: vec!["b/ext4/pin/clean#2".to_owned()],
+            ..RunResult::default()
+        };
+        let tries = |kernel_stays| {
+            let (library, machine) = (args.library.clone(), args.machine.clone());
+            let trial = Trial { library, machine, args: &args.tries, kernel_stays };
+            trial.tries(&result, out.path())
+        };
+        assert_eq!(tries(true)[0], ("a/ext4/pin/clean".to_owned(), Try::Lab { why: why.clone() }));
+        assert_eq!(tries(false)[0].1, Try::NoBoot { why: why.clone() });
+        let missing = &tries(true)[1];
+        assert!(missing.0 == "b/ext4/pin/clean" && matches!(missing.1, Try::Infra { .. }), "{missing:?}");
+        fs::create_dir(out.path().join("boot-2")).unwrap();
+        fs::write(out.path().join("boot-2/console.log"), "[    0.0] Linux version 7.3\n").unwrap();
+        assert_eq!(tries(true)[0].1, Try::NoBoot { why });
     }
 }

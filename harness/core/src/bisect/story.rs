@@ -76,6 +76,8 @@ pub struct Step {
     pub dir: String,
     /// How long it took.
     pub seconds: f64,
+    /// When it was judged, RFC 3339.
+    pub at: String,
 }
 
 /// A commit that is being tried.
@@ -267,6 +269,7 @@ mod tests {
             tries: tries.collect(),
             dir: format!("00{number}"),
             seconds: 1.0,
+            at: "2026-11-27T16:35:17Z".to_owned(),
         }
     }
 
