@@ -133,6 +133,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Say what this host lacks, and the command that mends it
     Doctor,
+    /// Write down what a run found: each scenario with its verdicts, and for each bad one why, and how to see it again
+    Findings(FindingsArgs),
     /// Build, list or remove tool root, kernel, driver module and initramfs
     Image {
         /// What to do with them
@@ -380,6 +382,20 @@ pub struct CompareArgs {
     /// What `run` is given for each kernel: scenarios and options
     #[arg(last = true, value_name = "RUN-OPTION")]
     pub run: Vec<OsString>,
+}
+
+/// Options of `findings`.
+#[derive(Debug, Args)]
+pub struct FindingsArgs {
+    /// Result directory of a run
+    #[arg(value_name = "DIR", default_value = "longpin-results/latest")]
+    pub dir: PathBuf,
+    /// Result directories of the same cases on other kernels, to say what each of them did
+    #[arg(value_name = "OTHER")]
+    pub others: Vec<PathBuf>,
+    /// Where the page of Markdown goes [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Options of `kconfig`.

@@ -65,6 +65,7 @@ fn dispatch(command: Command) -> u8 {
         Command::BisectStep(args) => return bisect::step::step(&args),
         Command::Compare(args) => commands::compare::compare(&args),
         Command::Doctor => commands::doctor::doctor(),
+        Command::Findings(args) => commands::findings::findings(&args),
         Command::Image { command } => commands::image::image(command),
         Command::Kconfig(args) => commands::kconfig::kconfig(&args),
         Command::List(args) => commands::list::list(&args),

@@ -12,7 +12,8 @@
 //! * [`verdict`]: evidence becomes observations, observations become an outcome,
 //! * [`controls`]: the two cases that show that a boot can be believed,
 //! * [`result`]: what came of each case; [`events`]: the story of a run; [`report`] holds the views of it,
-//! * [`compare`]: runs side by side, [`bisect`]: what the tries of one commit come to,
+//! * [`compare`]: runs side by side; [`bisect`]: what the tries of one commit come to,
+//! * [`findings`]: what a run found, for people who were not there,
 //! * [`exit_code`]: what the shell is told.
 #![deny(unsafe_code, missing_docs)]
 
@@ -28,6 +29,7 @@ pub mod dmesg;
 pub mod events;
 pub mod exit_code;
 mod fields;
+pub mod findings;
 pub mod machine;
 mod matrix;
 mod operations;

@@ -99,8 +99,35 @@ fn a_run_becomes_a_page_that_a_browser_shows_without_a_network() {
     assert!(lost.count("tick bad") >= 1 && lost.dom.contains("no call returned an error"));
     assert!(lost.dom.contains("no later write takes them to the disk"), "the disk was watched");
 
+    findings_explain_both(&lab);
     take_pictures(&lab);
     trace_is_what_perfetto_reads(&lab.out().join("trace.json"));
+}
+
+/// The same run as a page of text: each verdict with its reason, and the command that shows it again.
+fn findings_explain_both(lab: &Lab) {
+    let out = lab.out();
+    let dir = out.to_str().expect("temporary paths are UTF-8");
+    let ended = lab.start(&["findings", dir, dir]).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    for part in [
+        "### held",
+        "of a test",
+        "| ext4 | **unstable** |",
+        "- why: the device writes while the disk holds the write",
+        "- again: `longpin run lost-update/ext4/pin/clean`",
+        &format!("- {dir}: unstable (1)"),
+    ] {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+    let file = lab.path("findings.md");
+    let name = file.to_str().expect("temporary paths are UTF-8");
+    let written = lab.start(&["findings", dir, dir, "--out", name]).end();
+    assert_eq!((written.code, written.stdout.as_str()), (Some(0), ""), "{}", written.stderr);
+    assert_eq!(std::fs::read_to_string(&file).expect("it was written"), ended.stdout);
+    let nothing = lab.start(&["findings", name]).end();
+    assert_eq!(nothing.code, Some(3), "{}", nothing.stderr);
+    assert!(nothing.stderr.contains("is no result directory"), "{}", nothing.stderr);
 }
 
 /// What a person sees of one case: wide and narrow, light and dark. The files stay.

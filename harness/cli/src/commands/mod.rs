@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod doctor;
+pub mod findings;
 pub mod image;
 pub mod kconfig;
 pub mod list;

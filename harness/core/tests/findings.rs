@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Findings of a run of the whole library: each bad verdict is there once, explained, and with the command that shows it.
+#![expect(clippy::disallowed_methods, reason = "the test reads the files that the core is given as text")]
+
+use longpin_core::findings::{Findings, markdown};
+use longpin_core::plan::{self, Case, Filter};
+use longpin_core::report::{CaseResult, RunResult};
+use longpin_core::scenario::Scenario;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn tests(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name)
+}
+
+fn cases() -> Vec<Case> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(tests("scenarios"))
+        .expect("scenario directory")
+        .map(|entry| entry.expect("entry").path())
+        .collect();
+    paths.sort();
+    let scenarios: Vec<Arc<Scenario>> = paths
+        .iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(path).expect("text");
+            Arc::new(Scenario::parse(&path.display().to_string(), &text).expect("a valid scenario"))
+        })
+        .collect();
+    plan::cases(&scenarios, &Filter::default(), 1)
+}
+
+/// The stored verdicts, as a run would have them.
+fn whole_library() -> RunResult {
+    let text = std::fs::read_to_string(tests("goldens/verdicts.jsonl")).expect("stored verdicts");
+    let result = |line: &str| -> CaseResult {
+        let mut fields: Value = serde_json::from_str(line).expect("a verdict");
+        fields["boot"] = json!(1);
+        fields["seconds"] = json!(0.0);
+        serde_json::from_value(fields).expect("a result")
+    };
+    RunResult { cases: text.lines().map(result).collect(), ..RunResult::default() }
+}
+
+#[test]
+fn every_bad_verdict_is_there_once_with_its_reason() {
+    let run = whole_library();
+    let findings = Findings::of(&run, &[], &cases());
+    let bad: BTreeSet<&str> = run
+        .cases
+        .iter()
+        .filter(|case| case.observations.iter().any(|word| word.is_bad()))
+        .map(|case| case.id.as_str())
+        .collect();
+    assert!(bad.len() > 100, "{}", bad.len());
+    let harm = || findings.scenarios.iter().flat_map(|scenario| &scenario.harm);
+    let found: Vec<&str> = harm().flat_map(|harm| &harm.cases).map(String::as_str).collect();
+    assert_eq!(found.len(), bad.len());
+    assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), bad);
+    for harm in harm() {
+        assert!(!harm.why.is_empty(), "{harm:?}");
+    }
+    // Each case has its place in a table.
+    let cells = findings.scenarios.iter().flat_map(|scenario| &scenario.rows).flat_map(|(_, cells)| cells);
+    assert_eq!(cells.flatten().count(), run.cases.len());
+}
+
+#[test]
+fn the_page_has_table_reason_command_and_what_others_did() {
+    let mut run = whole_library();
+    run.cases.retain(|case| case.scenario == "lost-update");
+    let mut older = run.clone();
+    let id = "lost-update/ext4/pin/clean";
+    older.cases.retain(|case| case.id != id);
+    let others = [("debian:6.1".to_owned(), older)];
+    let findings = Findings::of(&run, &others, &cases());
+    let page = markdown(&findings, "here", &run, &others);
+    for part in ["### lost-update", "| ext4 |", "**lost**", &format!("`longpin run {id}`"), "- debian:6.1: "]
+    {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert!(page.contains("not run (1)"), "{page}");
+}
+
+#[test]
+fn what_is_not_as_expected_is_not_explained_by_the_expectation() {
+    let mut run = whole_library();
+    run.cases.retain(|case| case.id == "lost-update/ext4/pin/clean");
+    let torn = serde_json::from_value(json!("torn")).expect("a word");
+    run.cases[0].observations.insert(torn);
+    let findings = Findings::of(&run, &[], &cases());
+    assert_eq!(findings.scenarios[0].harm[0].why, "");
+    assert!(markdown(&findings, "here", &run, &[]).contains("not explained"));
+}
