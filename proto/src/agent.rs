@@ -251,6 +251,11 @@ pub enum Step {
     Fallocate { file: String, mode: Fallocate, offset: u64, len: u64 },
     /// ioctl(FICLONE). -> Nothing
     Reflink { from: String, to: String },
+    /// ioctl(FIDEDUPERANGE) of the first bytes of both files, whose contents must be the same, else
+    /// [`Outcome::Failed`]. -> Nothing
+    Dedupe { from: String, to: String, len: u64 },
+    /// copy_file_range(2) of the first bytes. -> Nothing
+    CopyRange { from: String, to: String, len: u64 },
     /// Overwrite bytes of a block device with one byte value, O_DIRECT: the planted corruption. -> Nothing
     PokeDevice { device: String, offset: u64, len: u64, byte: u8 },
     /// Pin counters, after stat_refresh. -> Pins

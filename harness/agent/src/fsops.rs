@@ -3,10 +3,10 @@
 
 use crate::cells::{self, CellReader};
 use crate::error::{OrRefused, StepError, failed};
-use crate::sys::PAGE_BYTES;
+use crate::sys::{self, DedupeRange, PAGE_BYTES};
 use longpin_proto::agent::{Fallocate, Fill, OpenFlags, Via};
 use longpin_proto::facts::Cells;
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd as _, OwnedFd};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 
@@ -110,6 +110,43 @@ pub fn fallocate(file: impl AsFd, mode: Fallocate, offset: u64, len: u64) -> Res
         Fallocate::ZeroRange => (FallocateFlags::ZERO_RANGE, "fallocate(FALLOC_FL_ZERO_RANGE)"),
     };
     rustix::fs::fallocate(file, flags, offset, len).or_refused(call)
+}
+
+/// ioctl(FIDEDUPERANGE) of the first bytes. A file system may share less at a time than it is asked for.
+pub fn dedupe(from: impl AsFd, to: impl AsFd, len: u64) -> Result<(), StepError> {
+    const CALL: &str = "ioctl(FIDEDUPERANGE)";
+    const DIFFERS: i32 = 1;
+    let mut done = 0;
+    while done < len {
+        let mut range = DedupeRange {
+            source_offset: done,
+            source_len: len - done,
+            destination: to.as_fd().as_raw_fd().into(),
+            destination_offset: done,
+            ..DedupeRange::default()
+        };
+        sys::dedupe(&from, &mut range).or_refused(CALL)?;
+        match range.status {
+            0 if range.bytes_deduped > 0 => done += range.bytes_deduped,
+            0 => return failed!("{CALL} shared none of {} bytes", len - done),
+            DIFFERS => return failed!("{CALL} finds that the files differ behind byte {done}"),
+            errno => return Err::<(), _>(Errno::from_raw_os_error(-errno)).or_refused(CALL),
+        }
+    }
+    Ok(())
+}
+
+/// copy_file_range(2) of the first bytes.
+pub fn copy_range(from: impl AsFd, to: impl AsFd, len: u64) -> Result<(), StepError> {
+    let (mut read_at, mut written_at) = (0, 0);
+    while written_at < len {
+        let left = usize::try_from(len - written_at).unwrap_or(usize::MAX);
+        let copied = rustix::fs::copy_file_range(&from, Some(&mut read_at), &to, Some(&mut written_at), left);
+        if copied.or_refused("copy_file_range")? == 0 {
+            return failed!("copy_file_range copied {written_at} of {len} bytes: the file is shorter");
+        }
+    }
+    Ok(())
 }
 
 /// fsync(2) or fdatasync(2).

@@ -128,6 +128,12 @@ impl Agent {
                 let (from, to) = (objects.files.get(&from)?, objects.files.get(&to)?);
                 rustix::fs::ioctl_ficlone(to, from).or_refused("ioctl(FICLONE)").map(nothing)
             }
+            Step::Dedupe { from, to, len } => {
+                fsops::dedupe(objects.files.get(&from)?, objects.files.get(&to)?, len).map(nothing)
+            }
+            Step::CopyRange { from, to, len } => {
+                fsops::copy_range(objects.files.get(&from)?, objects.files.get(&to)?, len).map(nothing)
+            }
             Step::PokeDevice { device, offset, len, byte } => {
                 fsops::poke_device(&device, offset, len, byte).map(nothing)
             }

@@ -379,6 +379,45 @@ pub fn ioctl_struct<T: IntoBytes + FromBytes>(fd: impl AsFd, request: u32, argum
     if n < 0 { Err(last_errno()) } else { Ok(()) }
 }
 
+/// `struct file_dedupe_range` (linux/fs.h) with one `struct file_dedupe_range_info`.
+#[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct DedupeRange {
+    /// In: first byte in the source.
+    pub source_offset: u64,
+    /// In: bytes.
+    pub source_len: u64,
+    /// In: files that follow: 1.
+    pub nr_destinations: u16,
+    /// Zero.
+    pub reserved1: u16,
+    /// Zero.
+    pub reserved2: u32,
+    /// In: descriptor of the file that gets the source's blocks.
+    pub destination: i64,
+    /// In: first byte in it.
+    pub destination_offset: u64,
+    /// Out: bytes that are shared now.
+    pub bytes_deduped: u64,
+    /// Out: 0, 1 if the contents differ, or an errno below zero.
+    pub status: i32,
+    /// Zero.
+    pub reserved3: u32,
+}
+
+/// FIDEDUPERANGE: `_IOWR(0x94, 54, struct file_dedupe_range)`, the size without the files that follow.
+const FIDEDUPERANGE: u32 = (3 << 30) | (24 << 16) | (0x94 << 8) | 54;
+
+/// ioctl(FIDEDUPERANGE).
+pub fn dedupe(source: impl AsFd, range: &mut DedupeRange) -> Result<()> {
+    range.nr_destinations = 1;
+    // SAFETY: the kernel reads and writes the head and as many files behind it as the head says: one, which the structure
+    // has.
+    let n =
+        unsafe { libc::ioctl(source.as_fd().as_raw_fd(), FIDEDUPERANGE.into(), std::ptr::from_mut(range)) };
+    if n < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
 /// Head of `struct fiemap` (linux/fiemap.h), followed by the extents.
 #[derive(Debug, Clone, Copy, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

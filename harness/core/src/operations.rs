@@ -16,6 +16,8 @@ pub fn may_take_long(step: &Step) -> bool {
             | Step::Msync { .. }
             | Step::Sync
             | Step::Syncfs { .. }
+            | Step::Dedupe { .. }
+            | Step::CopyRange { .. }
             | Step::DropCaches
             | Step::Extents { .. }
             | Step::Join { .. }
@@ -104,9 +106,18 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
         }
         Step::ClearWarnOnce | Step::Madvise { .. } => Refusal::Harmless,
         Step::Mount { .. } if is(&["ENODEV"]) => Refusal::Missing,
-        Step::Reflink { .. } if is(&["EXDEV", "EINVAL"]) => Refusal::Missing,
-        Step::Reflink { .. } | Step::Fallocate { .. } if is(&MISSING) => Refusal::Missing,
-        Step::Reflink { .. } | Step::Fallocate { .. } | Step::Truncate { .. } | Step::Write { .. }
+        Step::Reflink { .. } | Step::Dedupe { .. } if is(&["EXDEV", "EINVAL"]) => Refusal::Missing,
+        Step::Reflink { .. } | Step::Dedupe { .. } | Step::CopyRange { .. } | Step::Fallocate { .. }
+            if is(&MISSING) =>
+        {
+            Refusal::Missing
+        }
+        Step::Reflink { .. }
+        | Step::Dedupe { .. }
+        | Step::CopyRange { .. }
+        | Step::Fallocate { .. }
+        | Step::Truncate { .. }
+        | Step::Write { .. }
             if is(&BUSY) =>
         {
             Refusal::Denied
@@ -121,6 +132,8 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
         | Step::Truncate { .. }
         | Step::Fallocate { .. }
         | Step::Reflink { .. }
+        | Step::Dedupe { .. }
+        | Step::CopyRange { .. }
         | Step::Extents { .. }
         | Step::Open { .. }
         | Step::Close { .. }

@@ -102,7 +102,8 @@ impl Replay<'_> {
         self.memory.cut_off(path, offset, len, at, pinned);
     }
 
-    pub(super) fn reflink(&mut self, from: &str, to: &str) {
+    /// The whole of a file is another's content.
+    pub(super) fn copied(&mut self, from: &str, to: &str) {
         let (Some(from), Some(to)) = (self.handles.get(from), self.handles.get(to)) else { return };
         if let Some(content) = self.files.get(&from.path).cloned() {
             self.files.insert(to.path.clone(), content);

@@ -287,7 +287,12 @@ impl<'r> Replay<'r> {
             (Step::Fallocate { file, mode, offset, len }, _) => {
                 self.fallocate(file, *mode, *offset, *len, to)
             }
-            (Step::Reflink { from, to }, _) => self.reflink(from, to),
+            (Step::Reflink { from, to } | Step::CopyRange { from, to, .. }, _) => self.copied(from, to),
+            // The pages of other blocks with the same content may leave the cache.
+            (Step::Dedupe { to: file, len, .. }, _) => {
+                let path = self.path(file);
+                self.doubt(&path, 0, *len, to);
+            }
             (Step::Map { map, backing, shared, .. }, _) => self.map(map, backing, *shared),
             (Step::Store { map, offset, len, fill }, _) => self.store(map, *offset, *len, fill, to),
             (Step::Pin { region, map, len, offset, mode, file_offset, .. }, Fact::Region(state)) => {

@@ -11,6 +11,9 @@ use longpin_proto::agent::{self, OpenFlags, Step, Via};
 use longpin_proto::disk::PAGE_BYTES;
 use std::sync::Arc;
 
+/// A snapshot of a file system with a few files, which is written out first.
+const SNAPSHOT_MS: u32 = 120_000;
+
 pub const STEPS: &[Definition] = &[
     Definition::new::<Create>(
         "create",
@@ -73,6 +76,24 @@ pub const STEPS: &[Definition] = &[
         "`from` (`a`), `to` (`b`)",
         "FICLONE into a new file, where the file system has it (xfs, btrfs)",
     ),
+    Definition::new::<Dedupe>(
+        "dedupe",
+        "`from` (`a`), `to` (`b`)",
+        "FIDEDUPERANGE: the second file gets the blocks of the first, which hold the same; where the file system can \
+         reflink",
+    ),
+    Definition::new::<CopyRange>(
+        "copy-range",
+        "`from` (`a`), `to` (`b`)",
+        "copy_file_range(2) of a whole file into a new one: shared blocks where the file system can reflink, a copy by the \
+         page cache elsewhere",
+    ),
+    Definition::new::<SubvolumeSnapshot>(
+        "subvolume-snapshot",
+        "`to` (`snap`)",
+        "btrfs: a read-only snapshot of the file system's subvolume in a new directory, where every file `a` is `snap/a` \
+         then; wants `machine.programs = [\"btrfs\"]`",
+    ),
 ];
 
 impl Paper<'_> {
@@ -107,6 +128,18 @@ impl Translation {
 
     fn open(&self, handle: String, file: &str, flags: OpenFlags) -> Op {
         Op::new(Role::Act, Step::Open { file: handle, path: self.path(file), flags })
+    }
+
+    /// A handle of a file, which is opened if it has none.
+    fn handle_of(&mut self, file: &str) -> (String, Vec<Op>) {
+        match self.objects.handles.iter().find(|(_, of)| *of == file) {
+            Some((handle, _)) => (handle.clone(), Vec::new()),
+            None => {
+                self.objects.handles.insert(file.to_owned(), file.to_owned());
+                let ops = vec![self.open(file.to_owned(), file, OpenFlags::default())];
+                (file.to_owned(), ops)
+            }
+        }
     }
 
     fn page_state(&self, handle: &str) -> Step {
@@ -449,17 +482,99 @@ impl Verb for Reflink {
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
         let (from, to) = (&self.from, &self.to);
-        let mut ops = Vec::new();
-        let source = match t.objects.handles.iter().find(|(_, file)| *file == from) {
-            Some((handle, _)) => handle.clone(),
-            None => {
-                t.objects.handles.insert(from.clone(), from.clone());
-                ops.push(t.open(from.clone(), from, OpenFlags::default()));
-                from.clone()
-            }
-        };
+        let (source, mut ops) = t.handle_of(from);
         ops.extend(t.new_file(to, t.objects.file_len(from)));
         ops.extend(acts([Step::Reflink { from: source, to: to.clone() }]));
         ops
+    }
+}
+
+parameters! {
+    Dedupe(f, _) {
+        from: String = f.str_or("from", "a")?,
+        to: String = f.str_or("to", "b")?,
+    }
+}
+
+impl Verb for Dedupe {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        if !paper.point.fs.fs.reflink {
+            return Err(format!("{} cannot share blocks; take it from matrix.fs", paper.point.fs));
+        }
+        paper.existing(&self.from)?;
+        paper.existing(&self.to)?;
+        if paper.files[&self.from] != paper.files[&self.to] {
+            return Err(format!("`{}` and `{}` are not of the same length", self.from, self.to));
+        }
+        Ok(())
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let (from, mut ops) = t.handle_of(&self.from);
+        let (to, more) = t.handle_of(&self.to);
+        ops.extend(more);
+        ops.extend(acts([Step::Dedupe { from, to, len: t.objects.file_len(&self.from) }]));
+        ops
+    }
+
+    fn takes_pages_of(&self) -> Option<Taken<'_>> {
+        Some(Taken::File(&self.to))
+    }
+}
+
+parameters! {
+    CopyRange(f, _) {
+        from: String = f.str_or("from", "a")?,
+        to: String = f.str_or("to", "b")?,
+    }
+}
+
+impl Verb for CopyRange {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        paper.existing(&self.from)?;
+        paper.new_file(&self.to, paper.files[&self.from])
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let len = t.objects.file_len(&self.from);
+        let (from, mut ops) = t.handle_of(&self.from);
+        ops.extend(t.new_file(&self.to, len));
+        ops.extend(acts([Step::CopyRange { from, to: self.to.clone(), len }]));
+        ops
+    }
+}
+
+parameters! {
+    SubvolumeSnapshot(f, _) { to: String = f.str_or("to", "snap")? }
+}
+
+impl SubvolumeSnapshot {
+    fn name(&self, file: &str) -> String {
+        format!("{}/{file}", self.to)
+    }
+}
+
+impl Verb for SubvolumeSnapshot {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        if paper.point.fs.fs.name != "btrfs" {
+            return Err(format!("{} has no subvolumes; take it from matrix.fs", paper.point.fs));
+        }
+        paper.is_mounted()?;
+        let files: Vec<(String, u64)> =
+            paper.files.iter().map(|(file, pages)| (self.name(file), *pages)).collect();
+        for (file, pages) in files {
+            fresh("file", &paper.files, &file)?;
+            paper.files.insert(file, pages);
+        }
+        Ok(())
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let files: Vec<(String, u64)> =
+            t.objects.files.iter().map(|(file, len)| (self.name(file), *len)).collect();
+        t.objects.files.extend(files);
+        let argv = ["btrfs", "subvolume", "snapshot", "-r"].map(str::to_owned);
+        let argv = argv.into_iter().chain([t.env.dir.clone(), t.path(&self.to)]).collect();
+        acts([Step::Exec { argv, timeout_ms: SNAPSHOT_MS }])
     }
 }

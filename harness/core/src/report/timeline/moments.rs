@@ -266,6 +266,12 @@ fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
         Step::Reflink { from, to } => {
             format!("{} is cloned to {}: both share the blocks", replay.path(from), replay.path(to))
         }
+        Step::Dedupe { from, to, .. } => {
+            format!("{} gets the blocks of {}, which hold the same", replay.path(to), replay.path(from))
+        }
+        Step::CopyRange { from, to, .. } => {
+            format!("{} is copied to {} in the kernel", replay.path(from), replay.path(to))
+        }
         Step::Truncate { file, len } => format!("{} is cut to {len} bytes", replay.path(file)),
         Step::Fallocate { mode: Fallocate::PunchHole, file, .. } => {
             format!("a hole is punched into {}", replay.path(file))
