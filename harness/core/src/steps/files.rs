@@ -17,8 +17,9 @@ const SNAPSHOT_MS: u32 = 120_000;
 pub const STEPS: &[Definition] = &[
     Definition::new::<Create>(
         "create",
-        "`file`, `pages`, `generation` (1)",
-        "new file, stamped cells written by the CPU, fsync; stays open under the file's name",
+        "`file`, `pages`, `generation` (1), `twin` (false)",
+        "new file, stamped cells written by the CPU, fsync; stays open under the file's name. `twin`: with the generation of \
+         a file that is there, whose content it has then",
     ),
     Definition::new::<CreateHole>("create-hole", "`file`, `pages`", "new file of holes, fsync; stays open"),
     Definition::new::<Open>(
@@ -158,13 +159,18 @@ parameters! {
         file: String = file(f)?,
         pages: u64 = length(f, default_pages)?,
         generation: u64 = f.number_or("generation", 1)?,
+        twin: bool = f.flag_or("twin", false)?,
     }
 }
 
 impl Verb for Create {
     fn check(&self, paper: &mut Paper<'_>) -> Checked {
         paper.new_file(&self.file, self.pages)?;
-        paper.generation(self.generation, 1)
+        match self.twin {
+            true if paper.generations.contains(&self.generation) => Ok(()),
+            true => Err(format!("no file has generation {}, so `{}` is no twin", self.generation, self.file)),
+            false => paper.generation(self.generation, 1),
+        }
     }
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
