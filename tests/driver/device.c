@@ -287,17 +287,17 @@ void test_slow_device(void)
 
 	CHECK(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
 	nr_requests = region.nr_segments / SEGMENTS_PER_REQUEST;
-	CHECK(nr_requests >= 4);
+	CHECK(nr_requests >= 8);
 	/* One request that is answered late is none too many. */
 	ask_host("fault slow-control");
 	begin = now_s();
 	CHECK(release(fd, region.region, LONGPIN_RELEASE_CLEAN) == 0 && info(fd).device_alive == 1);
 	CHECK(now_s() - begin >= SLOW_ANSWER_S);
 
+	/* Had each request a deadline of its own, all would be answered in time. */
 	begin = now_s();
 	CHECK_ERRNO(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region), ETIMEDOUT);
 	note("pin with %u requests: given up after %.1f s", nr_requests, now_s() - begin);
-	CHECK(now_s() - begin < nr_requests * SLOW_ANSWER_S);
 	CHECK(info(fd).device_alive == 0);
 	start_over(fd, before, memory, len);
 }
