@@ -93,7 +93,7 @@ pub const STEPS: &[Definition] = &[
         "subvolume-snapshot",
         "`to` (`snap`)",
         "btrfs: a read-only snapshot of the file system's subvolume in a new directory, where every file `a` is `snap/a` \
-         then; wants `machine.programs = [\"btrfs\"]`",
+         then",
     ),
 ];
 
