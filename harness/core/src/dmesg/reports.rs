@@ -38,6 +38,10 @@ const TRACE: usize = 8;
 const MOST_LINES: usize = 400;
 /// Characters of a title. Text of a log is as long as its line.
 const TITLE_CHARS: usize = 160;
+/// The line before a warning or a BUG.
+const CUT: &str = "[ cut here ]";
+/// Lines between it and the one that says what it is.
+const CUT_LINES: usize = 8;
 /// The line after a report that has one.
 const END: &str = "---[ end trace";
 const PANIC: &str = "Kernel panic - not syncing";
@@ -99,8 +103,11 @@ impl Kind {
 /// All reports in a log, in order. Lines have neither time nor level.
 pub fn reports<'t>(lines: impl IntoIterator<Item = &'t str>) -> Vec<Found> {
     let (mut found, mut open): (Vec<Found>, Option<Open<'_>>) = (Vec::new(), None);
+    let mut cut = None;
     for (at, line) in lines.into_iter().enumerate() {
-        let ended = open.as_ref().is_some_and(|it| at - it.from > MOST_LINES);
+        let is_cut = line.contains(CUT);
+        let ended = open.as_ref().is_some_and(|it| at - it.from > MOST_LINES || is_cut && it.traced);
+        cut = if is_cut { Some(at) } else { cut };
         let kind = Kind::of(line);
         let another = kind.is_some_and(|kind| {
             let of_open = open.as_ref().is_some_and(|it| !ended && (!it.traced || kind.follows));
@@ -111,7 +118,10 @@ pub fn reports<'t>(lines: impl IntoIterator<Item = &'t str>) -> Vec<Found> {
             found.extend(open.take().map(Open::close));
         }
         match (&mut open, kind) {
-            (None, Some(kind)) if another => open = Some(Open::new(kind, line, at)),
+            (None, Some(kind)) if another => {
+                let from = cut.take().filter(|cut| at - cut <= CUT_LINES).unwrap_or(at);
+                open = Some(Open::new(kind, line, from, at));
+            }
             (Some(report), _) => report.look(line, at),
             (None, _) => {}
         }
@@ -137,8 +147,8 @@ struct Open<'t> {
 }
 
 impl<'t> Open<'t> {
-    fn new(kind: &'static Kind, heading: &'t str, at: usize) -> Self {
-        Self { kind, heading, from: at, to: at, at: None, frames: Vec::new(), traced: false, in_trace: false }
+    fn new(kind: &'static Kind, heading: &'t str, from: usize, to: usize) -> Self {
+        Self { kind, heading, from, to, at: None, frames: Vec::new(), traced: false, in_trace: false }
     }
 
     fn look(&mut self, line: &'t str, at: usize) {
@@ -368,7 +378,11 @@ Kernel panic - not syncing: Fatal exception
         );
         let both = reports(OOPS.lines().chain(WARNING.lines()));
         assert_eq!(both.len(), 2);
-        assert_eq!((both[0].lines.clone(), *both[1].lines.start()), (0..=10, 13));
+        assert_eq!(
+            (both[0].lines.clone(), *both[1].lines.start()),
+            (0..=10, 12),
+            "the mark before it is its own"
+        );
     }
 
     #[test]

@@ -310,6 +310,7 @@ fn what_is_ignored_is_shown_and_does_not_count_and_nothing_else_is() {
         assert_eq!(words(&observe_but(&record, &ignored(what))), wanted, "{what}");
     }
     let mut tale = Tale::of_an_update();
+    tale.log.push("------------[ cut here ]------------".to_owned());
     tale.log.extend(REPORT[..5].iter().map(|line| (*line).to_owned()));
     tale.compare("a", |_| by_dma(101));
     let record = tale.end();
