@@ -110,6 +110,8 @@ pub enum PinMode {
     IoUring,
     /// process_vm_writev(2) in the middle of its copy: FOLL_PIN | FOLL_WRITE, given back dirty.
     VmWritev,
+    /// By the program of the user's that lies at [`crate::pinner::GUEST_PATH`].
+    Exec,
 }
 
 impl PinMode {
@@ -117,7 +119,7 @@ impl PinMode {
     pub fn by_driver(self) -> bool {
         match self {
             Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get => true,
-            Self::IoUring | Self::VmWritev => false,
+            Self::IoUring | Self::VmWritev | Self::Exec => false,
         }
     }
 }
@@ -226,7 +228,8 @@ pub enum Step {
     DmaWait { program: String, timeout_ms: u32 },
     /// Ask a program to end; collect it with `dma-wait`. -> Nothing
     DmaStop { program: String },
-    /// Give a region back; one that the driver does not pin as its pinner does it, whatever `dirty` says. -> Nothing
+    /// Give a region back; what the kernel pins for a call of its own as that call does it, whatever `dirty` says.
+    /// -> Nothing
     Release { region: String, dirty: bool },
     /// fsync(2) or fdatasync(2). -> Nothing
     Fsync { file: String, data_only: bool },

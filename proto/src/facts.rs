@@ -272,13 +272,16 @@ pub struct RegionState {
 
 /// A pin that the driver did not take. Nobody says where its pages lie and whether they still belong to their file: the
 /// users of `pin_user_pages` tell nobody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pinned {
     /// Number of the region in stamps, chosen by the agent: far from those of the driver.
     pub region: u32,
     /// By how many the references of pins grew meanwhile, in the whole guest (`nr_foll_pin_acquired` -
     /// `nr_foll_pin_released`).
     pub references: i64,
+    /// Who, and how, as a program of the user's says it; empty: a call of the kernel.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
 }
 
 impl Pinned {

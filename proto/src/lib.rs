@@ -5,7 +5,8 @@
 //! * [`control`]: harness to device daemon,
 //! * [`disk`]: rules of the auditing disk and what it found,
 //! * [`filesystem`]: the table of file systems, for all of them,
-//! * [`facts`]: the facts themselves, as the verdict reads them.
+//! * [`facts`]: the facts themselves, as the verdict reads them,
+//! * [`pinner`]: agent to a pinner of the user's, in lines of plain words.
 #![deny(unsafe_code, missing_docs)]
 
 pub mod agent;
@@ -14,6 +15,7 @@ pub mod disk;
 pub mod facts;
 pub mod filesystem;
 pub mod line;
+pub mod pinner;
 
 /// The word by which a message is known: the tag of its document.
 fn tag(message: &impl serde::Serialize, key: &str) -> String {

@@ -9,7 +9,9 @@ use crate::fsops;
 use crate::sys::{MapSource, PAGE_BYTES, UserMemory};
 use longpin_proto::agent::{Access, Advice, Fill, OpenFlags};
 use longpin_proto::facts::Cells;
+use rustix::fd::OwnedFd;
 use rustix::mm::Advice as MmAdvice;
+use std::sync::Arc;
 
 /// A named mapping.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Mapping {
     memory: UserMemory,
     /// File offset of its first byte; 0 for anonymous memory.
     file_offset: u64,
+    /// The file whose pages it has, if they are its own.
+    file: Option<Arc<OwnedFd>>,
 }
 
 impl Mapping {
@@ -24,13 +28,23 @@ impl Mapping {
     pub fn new(source: MapSource<'_>, len: u64, shared: bool, write: bool) -> Result<Self, StepError> {
         let file_offset = if let MapSource::File(_, offset) = source { offset } else { 0 };
         let memory = UserMemory::map(source, len, shared, write).or_refused("mmap")?;
-        Ok(Self { memory, file_offset })
+        Ok(Self { memory, file_offset, file: None })
+    }
+
+    /// It has the pages of this file.
+    pub fn sharing(self, file: Arc<OwnedFd>) -> Self {
+        Self { file: Some(file), ..self }
+    }
+
+    /// The file whose pages it has.
+    pub fn file(&self) -> Option<Arc<OwnedFd>> {
+        self.file.clone()
     }
 
     /// The same mapping for another thread.
     pub fn share(&self) -> Result<Self, StepError> {
         let memory = self.memory.share().or_failed("pipe")?;
-        Ok(Self { memory, file_offset: self.file_offset })
+        Ok(Self { memory, file_offset: self.file_offset, file: self.file.clone() })
     }
 
     /// Address of a range that must lie in the mapping, for a pin.

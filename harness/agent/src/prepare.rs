@@ -46,7 +46,11 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
             objects.claim_region(&region)?;
             let mapping = objects.maps.get(&map)?.share()?;
             let address = mapping.address(offset, len)?;
-            let request = PinRequest { address, len, mode, file_offset, run };
+            // They map memory, or start a program.
+            if !mode.by_driver() {
+                objects.jobs.may_change_mappings()?;
+            }
+            let request = PinRequest { address, len, mode, file_offset, run, file: mapping.file() };
             let pinner = objects.pinners.by(mode)?;
             let makes = region.clone();
             let act = move || {

@@ -186,7 +186,10 @@ impl Agent {
             Backing::Anonymous => MapSource::Anonymous,
             Backing::Hugetlb => MapSource::Hugetlb,
         };
-        let mapping = Mapping::new(source, len, shared, write)?;
+        let mut mapping = Mapping::new(source, len, shared, write)?;
+        if let (Backing::File { file, .. }, true) = (backing, shared) {
+            mapping = mapping.sharing(self.objects.files.get(file)?.clone());
+        }
         self.objects.maps.insert(name, mapping);
         Ok(())
     }

@@ -96,6 +96,9 @@ Environment:
   LONGPIN_CACHE     where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
   http_proxy, https_proxy, no_proxy are honoured";
 
+/// In front of the path of a program that pins.
+const EXEC: &str = "exec:";
+
 /// Laboratory for long-term DMA pins on page-cache pages.
 #[derive(Debug, Parser)]
 #[command(name = "longpin", version, max_term_width = 110)]
@@ -110,12 +113,36 @@ impl Cli {
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let matches = Self::command().try_get_matches_from(words)?;
         let mut cli = Self::from_arg_matches(&matches).map_err(|error| error.format(&mut Self::command()))?;
+        cli.take_pinner()?;
         if let (Command::Run(args), Some(("run", run))) = (&mut cli.command, matches.subcommand()) {
             let given = [Some(ValueSource::CommandLine), Some(ValueSource::EnvVariable)];
             let ids = run.ids().map(|id| id.as_str());
             args.given = ids.filter(|id| given.contains(&run.value_source(id))).map(str::to_owned).collect();
+            if args.machine.own.pinner.is_some() {
+                args.given.insert("pinner".to_owned());
+            }
         }
         Ok(cli)
+    }
+
+    /// `--pin exec:PATH` says two things: a pin mode, and the program.
+    fn take_pinner(&mut self) -> Result<(), clap::Error> {
+        let (library, own) = match &mut self.command {
+            Command::Run(args) => (&mut args.library, &mut args.machine.own),
+            Command::Shell(args) => (&mut args.library, &mut args.machine.own),
+            _ => return Ok(()),
+        };
+        for word in &mut library.pin {
+            let Some(path) = word.strip_prefix(EXEC) else { continue };
+            let path = PathBuf::from(path);
+            if own.pinner.as_ref().is_some_and(|named| *named != path) || path.as_os_str().is_empty() {
+                let text = "one program that pins can be named, and has to be: --pin exec:PATH";
+                return Err(Self::command().error(clap::error::ErrorKind::ArgumentConflict, text));
+            }
+            own.pinner = Some(path);
+            word.truncate(EXEC.len() - 1);
+        }
+        Ok(())
     }
 }
 
@@ -145,6 +172,12 @@ pub enum Command {
     Kconfig(KconfigArgs),
     /// List scenarios with their matrix
     List(ListArgs),
+    /// Try a program of yours that pins
+    Pinner {
+        /// What to do
+        #[command(subcommand)]
+        command: PinnerCommand,
+    },
     /// Run one case of an earlier run once more, as it was, and say whether it comes out so
     #[command(after_help = REPLAY_EXIT_CODES)]
     Replay(ReplayArgs),
@@ -197,6 +230,18 @@ pub enum ImageCommand {
     },
 }
 
+/// Subcommands of `pinner`.
+#[derive(Debug, Subcommand)]
+pub enum PinnerCommand {
+    /// Start it on this host, without a guest, and see that it keeps to the protocol (docs/pinners.md); exit code 1 if it
+    /// does not
+    Check {
+        /// The program
+        #[arg(value_name = "PATH")]
+        program: PathBuf,
+    },
+}
+
 /// Form of an output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -230,7 +275,8 @@ pub struct LibraryArgs {
     /// Only these file systems, with or without mount options
     #[arg(long, value_name = "FS", value_delimiter = ',', help = fs_help())]
     pub fs: Vec<String>,
-    /// Only these pin modes: longterm, longterm-ro, pin, get, dio, io_uring, vm-writev, none
+    /// Only these pin modes: longterm, longterm-ro, pin, get, dio, io_uring, vm-writev, none, or exec:PATH: a program of
+    /// yours pins
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     pub pin: Vec<String>,
     /// Only these release modes: clean, dirty, none
@@ -545,6 +591,9 @@ pub struct OwnArgs {
     /// One more kernel module, or another make of one that the guest has; loaded before the driver, in the order given
     #[arg(long, value_name = "FILE[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
     pub module: Vec<ModuleChoice>,
+    /// A program of yours that pins, for pin mode exec; --pin exec:PATH says both
+    #[arg(long, value_name = "PATH")]
+    pub pinner: Option<PathBuf>,
     /// The accelerator's daemon instead of longpin-device [env: LONGPIN_DEVICE=]
     #[arg(long, value_name = "PATH", env = "LONGPIN_DEVICE", hide_env = true)]
     pub device_program: Option<PathBuf>,
@@ -650,7 +699,7 @@ impl RunArgs {
         let Self { machine, cases_per_boot, timeout, ignore_log, seed, .. } = earlier;
         let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, dump, memory, cpus, own } =
             machine;
-        let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
+        let OwnArgs { append, qemu_arg, overlay, driver, module, pinner, device_program } = own;
         let given = |name: &str| self.given.contains(name);
         let mine = &mut self.machine;
         take(&mut mine.kernel, given("kernel"), kernel);
@@ -669,6 +718,7 @@ impl RunArgs {
         take(&mut mine.own.overlay, given("overlay"), overlay);
         take(&mut mine.own.driver, given("driver"), driver);
         take(&mut mine.own.module, given("module"), module);
+        take(&mut mine.own.pinner, given("pinner"), pinner);
         take(&mut mine.own.device_program, given("device_program"), device_program);
         take(&mut self.cases_per_boot, given("cases_per_boot"), cases_per_boot);
         take(&mut self.timeout, given("timeout"), timeout);
@@ -857,6 +907,32 @@ mod tests {
         assert_eq!((args.repeat, args.strict, args.format), (1, false, Vec::new()));
         let format = run(&["--format", "junit=a.xml,ktap", "--format=json=b"]).format;
         assert_eq!(format, ["junit=a.xml", "ktap=-", "json=b"].map(|word| word.parse().unwrap()));
+    }
+
+    #[test]
+    fn a_program_that_pins_is_a_pin_mode_and_a_path() {
+        let run = |line: &[&str]| {
+            let words = ["longpin", "run"].iter().chain(line).map(OsString::from);
+            match Cli::read(words).expect("a command line").command {
+                Command::Run(args) => *args,
+                other => panic!("{other:?}"),
+            }
+        };
+        let args = run(&["--pin", "io_uring,exec:./mine"]);
+        assert_eq!(args.library.pin, ["io_uring", "exec"]);
+        assert_eq!(args.machine.own.pinner, Some("./mine".into()));
+        assert!(args.given.contains("pinner"));
+        let args = run(&["--pin=exec", "--pinner=mine"]);
+        assert_eq!(
+            (args.library.pin, args.machine.own.pinner),
+            (vec!["exec".to_owned()], Some("mine".into()))
+        );
+        assert_eq!(run(&["--pin", "pin"]).machine.own.pinner, None);
+        for line in [["--pin", "exec:"], ["--pin", "exec:a,exec:b"], ["--pin=exec:a", "--pinner=b"]] {
+            let words = ["longpin", "run"].into_iter().chain(line);
+            let error = Cli::read(words.map(OsString::from)).expect_err("two programs or none");
+            assert!(error.to_string().contains("one program that pins can be named"), "{error}");
+        }
     }
 
     #[test]

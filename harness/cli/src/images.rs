@@ -7,9 +7,12 @@ use crate::module_choice::ModuleChoice;
 use anyhow::Context as _;
 use longpin_core::machine::Lacks;
 use longpin_images::{
-    Initramfs, InitramfsSpec, Kernel, KernelTree, Module, Overlay, Reporter, Store, ToolRoot, report,
+    ExtraFile, Initramfs, InitramfsSpec, Kernel, KernelTree, Module, Overlay, Reporter, Store, ToolRoot,
+    report,
 };
+use longpin_proto::pinner::GUEST_PATH;
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -33,6 +36,37 @@ pub struct Brought {
     pub driver: Option<ModuleChoice>,
     /// Beside it.
     pub modules: Vec<ModuleChoice>,
+    /// A program that pins.
+    pub pinner: Option<Pinner>,
+}
+
+/// A program of the user's that pins, as it was read.
+pub struct Pinner {
+    /// File on the host.
+    pub path: PathBuf,
+    content: Vec<u8>,
+}
+
+impl Pinner {
+    /// Errors: `Usage` if it is no program.
+    pub fn read(path: &Path) -> Result<Self> {
+        let unusable = |problem: String| Error::Usage(format!("--pinner {}: {problem}", path.display()));
+        let about = std::fs::metadata(path).map_err(|error| unusable(error.to_string()))?;
+        if !about.is_file() || about.permissions().mode() & 0o111 == 0 {
+            return Err(unusable("it is no file that may be executed".into()));
+        }
+        let content = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { path: path.to_owned(), content })
+    }
+
+    /// BLAKE3 of the file, hex.
+    pub fn hash(&self) -> String {
+        blake3::hash(&self.content).to_hex().to_string()
+    }
+
+    fn file(&self) -> ExtraFile {
+        ExtraFile { path: GUEST_PATH.to_owned(), permissions: 0o755, content: self.content.clone() }
+    }
 }
 
 /// A module as it is loaded.
@@ -131,7 +165,7 @@ impl Images {
             Driver::Missing(why) => Some(why.clone()),
         };
         let modules = self.initramfs.values().flat_map(Initramfs::absent_modules).collect();
-        Lacks { driver, modules }
+        Lacks { driver, pinner: self.brought.pinner.is_none(), modules }
     }
 
     /// Builds the modules of a directory for the kernel, in place.
@@ -259,6 +293,7 @@ impl Base {
                 modules: files.clone(),
                 programs: programs.iter().cloned().collect(),
                 overlay: brought.overlay.clone(),
+                files: brought.pinner.iter().map(Pinner::file).collect(),
                 ..InitramfsSpec::default()
             };
             let made = store.initramfs(&tool_root, &kernel, &spec, &*reporter).map_err(finished)?;

@@ -32,7 +32,7 @@ mod selftest;
 mod terminal;
 mod vm;
 
-use args::{Cli, Command};
+use args::{Cli, Command, PinnerCommand};
 use error::Error;
 use longpin_core::exit_code::ExitCode;
 
@@ -69,6 +69,9 @@ fn dispatch(command: Command) -> u8 {
         Command::Image { command } => commands::image::image(command),
         Command::Kconfig(args) => commands::kconfig::kconfig(&args),
         Command::List(args) => commands::list::list(&args),
+        Command::Pinner { command: PinnerCommand::Check { program } } => {
+            commands::pinner::check(&program).map(|good| if good { ExitCode::Good } else { ExitCode::Bad })
+        }
         Command::Replay(args) => run::replay(&args),
         Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),

@@ -56,6 +56,8 @@ vocabulary! {
         IoUring = "io_uring",
         /// No driver: process_vm_writev in the middle of its copy; FOLL_PIN | FOLL_WRITE.
         VmWritev = "vm-writev",
+        /// No driver: a program of the user's, as it likes.
+        Exec = "exec",
         /// The scenario pins nothing.
         None = "none",
     }
@@ -71,6 +73,7 @@ impl Pin {
             Self::Get => Some(PinMode::Get),
             Self::IoUring => Some(PinMode::IoUring),
             Self::VmWritev => Some(PinMode::VmWritev),
+            Self::Exec => Some(PinMode::Exec),
             Self::Dio | Self::None => None,
         }
     }
@@ -80,14 +83,14 @@ impl Pin {
         self.mode().is_some_and(PinMode::by_driver)
     }
 
-    /// The only way in which the kernel gives such a pin back; none: the driver does as it is told.
+    /// The only way in which the kernel gives such a pin back; none: the driver or the program does as it is told.
     pub fn given_back(self) -> Option<Release> {
         match self {
             // bio_check_pages_dirty(), unpin_user_pages_dirty_lock().
             Self::Dio | Self::VmWritev => Some(Release::Dirty),
             // io_release_ubuf() -> unpin_user_folio().
             Self::IoUring => Some(Release::Clean),
-            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::None => None,
+            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Exec | Self::None => None,
         }
     }
 }
@@ -162,6 +165,8 @@ pub struct Matrix {
     pub fs_on_request: Vec<Flavour>,
     /// Pin modes.
     pub pin: Vec<Pin>,
+    /// Those of them that run only when they are asked for.
+    pub pin_on_request: Vec<Pin>,
     /// Release modes.
     pub release: Vec<Release>,
     /// Variants; empty: the scenario has none.

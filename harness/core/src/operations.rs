@@ -92,12 +92,19 @@ const MISSING: [&str; 3] = ["EOPNOTSUPP", "ENOTTY", "ENOSYS"];
 /// Names by which the driver says that it, its device or a limit is at fault, not the kernel's rules on pins.
 const DRIVER: [&str; 8] = ["ENODEV", "EIO", "ETIMEDOUT", "ENOMEM", "E2BIG", "ENOSPC", "EINTR", "EINVAL"];
 
+/// How calls begin that a program of the user's says were refused.
+const PINNER: &str = "pinner ";
+
 /// Classify the refusal of a step.
 pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
     let is = |names: &[&str]| names.contains(&errno.name.as_str());
     match step {
         // A kernel without it, or one that keeps it from everybody.
         Step::Pin { mode, .. } if !mode.by_driver() && is(&["ENOSYS", "EPERM"]) => Refusal::Missing,
+        // Something between its device and the pages kept the write off.
+        Step::Dma { .. } if errno.call.starts_with(PINNER) && is(&["EFAULT", "EPERM", "EACCES"]) => {
+            Refusal::Denied
+        }
         Step::Pin { .. } if is(&DRIVER) => Refusal::Infra,
         Step::Pin { .. } => Refusal::Denied,
         // mm/gup.c refuses the pages of the buffer; anything else is the disk's fault or ours.

@@ -116,6 +116,18 @@ pub struct AdditionsInfo {
     pub modules: Vec<AddedModule>,
     /// Path of the accelerator's daemon (`--device-program`); null: longpin-device.
     pub device_program: Option<String>,
+    /// Program that pins (`--pinner`, `--pin exec:PATH`), or null.
+    #[serde(default)]
+    pub pinner: Option<PinnerInfo>,
+}
+
+/// A program of the user's that pins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinnerInfo {
+    /// File on the host.
+    pub path: String,
+    /// BLAKE3 of the file, hex.
+    pub hash: String,
 }
 
 /// A module of the user's.

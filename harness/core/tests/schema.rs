@@ -8,7 +8,7 @@ use longpin_core::dmesg::reports::Report;
 use longpin_core::race::Race;
 use longpin_core::report::{
     AddedModule, AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo,
-    ModuleInfo, OverlayInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
+    ModuleInfo, OverlayInfo, PinnerInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
 };
 use longpin_core::verdict::{
     Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, LogLine, Observation, Outcome,
@@ -82,6 +82,7 @@ fn full() -> RunResult {
             overlay: Some(OverlayInfo { path: text(), hash: text() }),
             modules: vec![AddedModule { path: text(), hash: text(), params: vec![text()], driver: true }],
             device_program: Some(text()),
+            pinner: Some(PinnerInfo { path: text(), hash: text() }),
         },
         seed: 1,
         host: HostInfo { kernel: text(), cpu: text(), cpus: 1, memory_kib: 1 },

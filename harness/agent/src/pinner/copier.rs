@@ -23,8 +23,12 @@ pub trait Hold: Debug + Send {
     fn can_write(&self, offset: u64, len: u64) -> Result<(), StepError>;
     /// Have the kernel copy whole pages through the pin. They are there when it returns.
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError>;
-    /// Unpin.
-    fn release(self: Box<Self>) -> Result<(), StepError>;
+    /// Unpin; with or without a dirty bit, if it can do both.
+    fn release(self: Box<Self>, dirty: bool) -> Result<(), StepError>;
+    /// Who has pinned, and how, if it is a program of the user's.
+    fn by(&self) -> String {
+        String::new()
+    }
 }
 
 /// How pages are pinned.
@@ -73,7 +77,9 @@ impl Pinner for Copier {
 
     fn describe(&self, region: u32) -> Result<Fact, StepError> {
         match locked(&self.regions).get(&region) {
-            Some(Region { references, .. }) => Ok(Fact::Pinned(Pinned { region, references: *references })),
+            Some(Region { references, hold, .. }) => {
+                Ok(Fact::Pinned(Pinned { region, references: *references, by: hold.by() }))
+            }
             None => failed!("no region {region:#x}"),
         }
     }
@@ -112,10 +118,10 @@ impl Pinner for Copier {
         Ok(())
     }
 
-    fn release(&self, region: u32, _dirty: bool) -> Result<(), StepError> {
+    fn release(&self, region: u32, dirty: bool) -> Result<(), StepError> {
         let region_of = locked(&self.regions).remove(&region);
         match region_of {
-            Some(Region { hold, .. }) => hold.release(),
+            Some(Region { hold, .. }) => hold.release(dirty),
             None => failed!("no region {region:#x}"),
         }
     }
@@ -172,14 +178,17 @@ mod tests {
             locked(&WRITTEN).push((offset, bytes.to_vec()));
             Ok(())
         }
-        fn release(self: Box<Self>) -> Result<(), StepError> {
+        fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {
             Ok(())
+        }
+        fn by(&self) -> String {
+            "notes".into()
         }
     }
 
     fn request() -> PinRequest {
         let (address, len, file_offset, run) = (0, 5 * PAGE_BYTES, 1 << 20, 9);
-        PinRequest { address, len, mode: PinMode::IoUring, file_offset, run }
+        PinRequest { address, len, mode: PinMode::IoUring, file_offset, run, file: None }
     }
 
     fn program(offset: u64, len: u64, passes: u64) -> Program {
@@ -195,7 +204,10 @@ mod tests {
     fn a_program_is_stamped_cells_of_each_pass_and_is_over_at_once() {
         let copier = Copier::new(|_| Ok(Box::new(Notes)), counters);
         let region = copier.pin(&request()).unwrap();
-        assert_eq!(copier.describe(region), Ok(Fact::Pinned(Pinned { region, references: 5 })));
+        assert_eq!(
+            copier.describe(region),
+            Ok(Fact::Pinned(Pinned { region, references: 5, by: "notes".into() }))
+        );
         let handle = copier.submit(region, &program(PAGE_BYTES, PAGE_BYTES, 2), 9).unwrap();
         let end = copier.wait(handle, 0).unwrap();
         assert_eq!((end.status, end.cells_done, end.last_generation), (STATUS_OK, 16, 101));

@@ -124,7 +124,7 @@ fn mode_and_access(mode: PinMode) -> Option<(u32, u32)> {
         PinMode::LongtermRo => Some((uapi::MODE_LONGTERM, uapi::ACCESS_READ)),
         PinMode::Pin => Some((uapi::MODE_PIN, uapi::ACCESS_WRITE)),
         PinMode::Get => Some((uapi::MODE_GET, uapi::ACCESS_WRITE)),
-        PinMode::IoUring | PinMode::VmWritev => None,
+        PinMode::IoUring | PinMode::VmWritev | PinMode::Exec => None,
     }
 }
 

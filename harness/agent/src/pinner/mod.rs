@@ -4,6 +4,7 @@
 
 mod copier;
 mod driver;
+mod executed;
 #[expect(unsafe_code, reason = "io_uring: the kernel keeps the pages of what is registered")]
 mod uring;
 mod vm_writev;
@@ -14,12 +15,15 @@ use copier::Copier;
 use driver::Driver;
 use longpin_proto::agent::{Fact, PinMode, Program};
 use longpin_proto::facts::DmaResult;
+use longpin_proto::pinner::GUEST_PATH;
+use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 /// What is to be pinned.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PinRequest {
     /// Address of the first byte.
     pub address: u64,
@@ -31,6 +35,8 @@ pub struct PinRequest {
     pub file_offset: u64,
     /// Label of the case.
     pub run: u64,
+    /// The file behind a shared mapping, in which the first byte stands at `file_offset`.
+    pub file: Option<Arc<OwnedFd>>,
 }
 
 /// Somebody who pins. Regions and programs have handles of its own.
@@ -86,6 +92,7 @@ impl Pinners {
             }
             PinMode::IoUring => |request| Ok(Box::new(uring::Registered::pin(request)?)),
             PinMode::VmWritev => |request| Ok(Box::new(vm_writev::HalfCopied::pin(request)?)),
+            PinMode::Exec => |request| Ok(Box::new(executed::Executed::pin(Path::new(GUEST_PATH), request)?)),
         };
         Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())
     }

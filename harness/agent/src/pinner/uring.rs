@@ -82,7 +82,7 @@ impl Hold for Registered {
         Ok(())
     }
 
-    fn release(self: Box<Self>) -> Result<(), StepError> {
+    fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {
         // At the close of the ring it would be done some time later.
         self.ring.submitter().unregister_buffers().or_refused("io_uring_register(IORING_UNREGISTER_BUFFERS)")
     }
@@ -97,7 +97,7 @@ mod tests {
 
     fn request(mapping: &Mapping, len: u64) -> PinRequest {
         let address = mapping.address(0, len).expect("a range");
-        PinRequest { address, len, mode: PinMode::IoUring, file_offset: 0, run: 1 }
+        PinRequest { address, len, mode: PinMode::IoUring, file_offset: 0, run: 1, file: None }
     }
 
     #[test]
@@ -115,7 +115,7 @@ mod tests {
             let expected = if inside { cell as u8 - 8 } else { 0 };
             assert_eq!(seen, vec![expected; 512], "cell {cell}");
         }
-        pin.release().unwrap();
+        pin.release(true).unwrap();
     }
 
     #[test]
@@ -125,13 +125,19 @@ mod tests {
         let mut pin = Box::new(Registered::pin(&request(&mapping, len)).unwrap());
         drop(mapping);
         pin.write(0, &[7; PAGE_BYTES as usize]).unwrap();
-        pin.release().unwrap();
+        pin.release(true).unwrap();
     }
 
     #[test]
     fn memory_that_is_not_there_is_refused_and_names_the_call() {
-        let request =
-            PinRequest { address: 0, len: PAGE_BYTES, mode: PinMode::IoUring, file_offset: 0, run: 1 };
+        let request = PinRequest {
+            address: 0,
+            len: PAGE_BYTES,
+            mode: PinMode::IoUring,
+            file_offset: 0,
+            run: 1,
+            file: None,
+        };
         let Err(StepError::Refused(errno)) = Registered::pin(&request) else { panic!("pinned") };
         assert_eq!(errno.name, "EFAULT");
         assert_eq!(errno.call, "io_uring_register(IORING_REGISTER_BUFFERS)");

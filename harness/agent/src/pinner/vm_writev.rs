@@ -127,7 +127,7 @@ impl Hold for HalfCopied {
         Ok(())
     }
 
-    fn release(self: Box<Self>) -> Result<(), StepError> {
+    fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {
         match self.end()? {
             // Nothing was copied.
             Ok(_) | Err(Errno::FAULT) => Ok(()),
@@ -150,7 +150,8 @@ mod tests {
 
     /// None: this user may not be told of faults of the kernel (vm.unprivileged_userfaultfd).
     fn pin(address: u64, len: u64) -> Option<Result<HalfCopied, StepError>> {
-        let request = PinRequest { address, len, mode: PinMode::VmWritev, file_offset: 0, run: 1 };
+        let request =
+            PinRequest { address, len, mode: PinMode::VmWritev, file_offset: 0, run: 1, file: None };
         match HalfCopied::pin(&request) {
             Err(StepError::Refused(errno)) if errno.call == "userfaultfd" => {
                 eprintln!("not tested: {errno:?}");
@@ -182,7 +183,7 @@ mod tests {
             };
             assert!(message.starts_with("process_vm_writev can now copy bytes 12288 to 12288"), "{message}");
         }
-        pin.release().unwrap();
+        pin.release(true).unwrap();
         assert_eq!(page(&mut memory, 3), 0);
     }
 
@@ -190,7 +191,7 @@ mod tests {
     fn a_pin_that_nothing_was_written_through_is_given_back() {
         let memory = memory();
         if let Some(pin) = pin(memory.address(0, LEN).unwrap(), LEN) {
-            Box::new(pin.unwrap()).release().unwrap();
+            Box::new(pin.unwrap()).release(true).unwrap();
         }
     }
 

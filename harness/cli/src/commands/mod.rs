@@ -7,5 +7,6 @@ pub mod findings;
 pub mod image;
 pub mod kconfig;
 pub mod list;
+pub mod pinner;
 pub mod report;
 pub mod shell;

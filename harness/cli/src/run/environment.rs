@@ -5,8 +5,8 @@ use crate::guest::{Guest, Machine};
 use crate::images::{Brought, Driver};
 use anyhow::Context as _;
 use longpin_core::report::{
-    AddedModule, AdditionsInfo, Environment, HostInfo, KernelInfo, ModuleInfo, OverlayInfo, ProgramInfo,
-    QemuInfo,
+    AddedModule, AdditionsInfo, Environment, HostInfo, KernelInfo, ModuleInfo, OverlayInfo, PinnerInfo,
+    ProgramInfo, QemuInfo,
 };
 use std::path::Path;
 
@@ -39,7 +39,7 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
 
 fn additions(machine: &Machine) -> anyhow::Result<AdditionsInfo> {
     let text = |path: &Path| path.display().to_string();
-    let Brought { overlay, driver, modules } = &machine.images.brought;
+    let Brought { overlay, driver, modules, pinner } = &machine.images.brought;
     let overlay = overlay.as_ref();
     let modules =
         modules.iter().map(|module| (module, false)).chain(driver.iter().map(|module| (module, true)));
@@ -54,6 +54,7 @@ fn additions(machine: &Machine) -> anyhow::Result<AdditionsInfo> {
         overlay: overlay
             .map(|overlay| OverlayInfo { path: text(overlay.dir()), hash: overlay.hash().to_owned() }),
         device_program: machine.device.given().map(text),
+        pinner: pinner.as_ref().map(|pinner| PinnerInfo { path: text(&pinner.path), hash: pinner.hash() }),
     })
 }
 

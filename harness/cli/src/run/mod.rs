@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::formats::{self, Form, Output};
 use crate::guest::Machine;
 use crate::guest::dump::Dumps;
-use crate::images::{Brought, Driver, Images};
+use crate::images::{Brought, Driver, Images, Pinner};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
 use crate::output;
@@ -242,7 +242,7 @@ struct Own {
 
 impl Own {
     fn open(args: &OwnArgs, memory_mib: u32) -> Result<Self> {
-        let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = args;
+        let OwnArgs { append, qemu_arg, overlay, driver, module, pinner, device_program } = args;
         let device = match device_program {
             Some(path) => Program::open_given(path).map_err(|error| Error::Usage(format!("{error:#}")))?,
             None => Program::open()?,
@@ -252,7 +252,8 @@ impl Own {
         let overlay = overlay.as_deref().map(|dir| Overlay::read(dir, most_bytes)).transpose();
         let overlay = overlay.map_err(|error| Error::Usage(error.to_string()))?;
         let additions = Additions { kernel_words: append.clone(), qemu_args: qemu_arg.clone() };
-        let brought = Brought { overlay, driver: driver.clone(), modules: module.clone() };
+        let pinner = pinner.as_deref().map(Pinner::read).transpose()?;
+        let brought = Brought { overlay, driver: driver.clone(), modules: module.clone(), pinner };
         Ok(Self { brought, device, additions })
     }
 }

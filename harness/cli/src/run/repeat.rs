@@ -72,7 +72,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
     let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, dump, memory, cpus, own } = machine;
-    let OwnArgs { append, qemu_arg, overlay, driver, module, device_program } = own;
+    let OwnArgs { append, qemu_arg, overlay, driver, module, pinner, device_program } = own;
     let usual = MachineArgs::usual();
     let mut words = Vec::new();
     let mut say = |name: &str, value: Option<OsString>| {
@@ -100,6 +100,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
     say("--overlay", overlay.as_deref().map(&path));
     say("--driver", driver.as_ref().map(|module| module.text(&path)));
     module.iter().for_each(|module| say("--module", Some(module.text(&path))));
+    say("--pinner", pinner.as_deref().map(&path));
     say("--device-program", device_program.as_deref().map(&path));
     say("--repeat", unless(repeat, &1, |n| n.to_string().into()));
     say("--retries", unless(retries, &0, |n| n.to_string().into()));
@@ -213,6 +214,8 @@ mod tests {
             "/v/lib.ko",
             "--module",
             "/v/more.ko,ports=1,2",
+            "--pinner",
+            "/p/pins",
             "--device-program",
             "/d/accel",
             "--repeat",
@@ -255,6 +258,8 @@ mod tests {
             "b,modules=m",
             "--overlay=o",
             "--driver=v.ko,debug=1",
+            "--pin=exec",
+            "--pinner=p",
             "--device-program=d",
             "--ignore-log=known.toml",
         ]);
@@ -263,8 +268,8 @@ mod tests {
         let here = here.display();
         let command = format!(
             "exec '/opt/long pin/longpin' run --scenario-dir \"$here/scenarios\" \
-             --ignore-log \"$here/ignore-log.toml\" mine --kernel {here}/b,modules={here}/m \
-             --disk-dir {here}/disks --overlay {here}/o --driver {here}/v.ko,debug=1 \
+             --ignore-log \"$here/ignore-log.toml\" mine --pin exec --kernel {here}/b,modules={here}/m \
+             --disk-dir {here}/disks --overlay {here}/o --driver {here}/v.ko,debug=1 --pinner {here}/p \
              --device-program {here}/d --seed 7 \"$@\"\n"
         );
         assert!(script.ends_with(&command), "{script}");

@@ -300,6 +300,9 @@ fn missing(case: &Case, audited: bool, lacks: &Lacks) -> Option<String> {
             (_, Some(why)) if needs.driver => {
                 Some(format!("line {line} of the scenario needs the driver; {why}"))
             }
+            _ if needs.pinner && lacks.pinner => Some(format!(
+                "line {line} of the scenario needs a program that pins; name yours: --pin exec:PATH"
+            )),
             _ if needs.audited_disk && !audited => Some(format!(
                 "line {line} of the scenario needs the auditing disk; run it with --disk audited"
             )),

@@ -176,13 +176,18 @@ impl Filter {
         variants
     }
 
-    /// Some file systems run only when they are asked for: by `--fs`, which is looked at beside this, or by a case id or
-    /// a pattern that has their name.
+    /// Some file systems and pin modes run only when they are asked for: by `--fs` and `--pin`, which are looked at beside
+    /// this, or by a case id or a pattern that has their name.
     fn asks_for(&self, scenario: &Scenario, point: &Point) -> bool {
-        let named = |word: &String| word.split('/').any(|part| point.fs.is_named(part));
-        !scenario.matrix.fs_on_request.contains(&point.fs)
+        let in_words =
+            |named: &dyn Fn(&str) -> bool| self.scenarios.iter().any(|word| word.split('/').any(named));
+        let fs = !scenario.matrix.fs_on_request.contains(&point.fs)
             || !self.fs.is_empty()
-            || self.scenarios.iter().any(named)
+            || in_words(&|part| point.fs.is_named(part));
+        let pin = !scenario.matrix.pin_on_request.contains(&point.pin)
+            || !self.pin.is_empty()
+            || in_words(&|part| point.pin.as_str() == part);
+        fs && pin
     }
 
     /// The scenario is in one of the groups.

@@ -104,7 +104,7 @@ fn words_that_name_nothing_are_errors() {
     );
     assert_eq!(
         error(filter(&[], &[], &[], &["rw"])),
-        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, dio, io_uring, vm-writev, none"
+        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, dio, io_uring, vm-writev, exec, none"
     );
     assert_eq!(
         error(filter(&["one"], &[], &["xfs"], &[])),
@@ -147,6 +147,26 @@ fn a_file_system_on_request_runs_only_when_it_is_asked_for() {
         assert_eq!(ids(&[word], &[], &[]), [xfs], "{word}");
     }
     assert_eq!(ids(&[], &["one/ext4:data=journal"], &["xfs", "ext4"]), [xfs]);
+}
+
+#[test]
+fn a_pin_mode_on_request_runs_only_when_it_is_asked_for() {
+    let text = "schema = 1\nname = \"one\"\ntitle = \"t\"\nmechanism = \"m\"\nmatrix.fs = [\"ext4\"]\n\
+                matrix.pin = [\"pin\"]\nmatrix.pin_on_request = [\"exec\"]\nmatrix.release = [\"clean\"]\n\
+                step = [\"mkfs\", \"mount\", \"create\", \"map\", \"pin\", \"release\", \"compare\"]\n\
+                [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n";
+    let library = [Arc::new(Scenario::parse("one.toml", text).unwrap())];
+    let ids = |words: Words<'_>| -> Vec<String> {
+        let filter = Filter::parse(&library, words).unwrap();
+        cases(&library, &filter, 1).into_iter().map(|case| case.id).collect()
+    };
+    let words = |list: &[&str]| -> Vec<String> { list.iter().map(|word| (*word).to_owned()).collect() };
+    assert_eq!(ids(Words::default()), ["one/ext4/pin/clean"]);
+    assert_eq!(ids(Words { pin: &words(&["exec"]), ..Words::default() }), ["one/ext4/exec/clean"]);
+    let both = words(&["pin", "exec"]);
+    assert_eq!(ids(Words { pin: &both, ..Words::default() }).len(), 2);
+    let named = words(&["one/ext4/exec/clean"]);
+    assert_eq!(ids(Words { scenarios: &named, ..Words::default() }), ["one/ext4/exec/clean"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ pub mod trace;
 
 pub use crate::result::{
     AddedModule, AdditionsInfo, BootResult, CaseError, CaseResult, Environment, HostInfo, KernelInfo,
-    ModuleInfo, OverlayInfo, ProgramInfo, QemuInfo,
+    ModuleInfo, OverlayInfo, PinnerInfo, ProgramInfo, QemuInfo,
 };
 pub use document::{RESULT_SCHEMA, RunResult, Summary};
 pub use table::{TableStyle, table};

@@ -108,10 +108,13 @@ fn matrix(source: Source<'_>, fields: &mut Fields<'_, '_>) -> Result<Matrix, Fau
     let mut flavours =
         |key| axes.words(key, "file system", |word| Flavour::parse(word).ok(), FileSystem::list);
     let (usual, on_request) = (flavours("fs")?, flavours("fs_on_request")?);
+    let mut pins = |key| axes.words(key, "pin mode", Pin::parse, Pin::list);
+    let (usual_pins, pin_on_request) = (pins("pin")?, pins("pin_on_request")?);
     let mut matrix = Matrix {
         fs: [usual, on_request.clone()].concat(),
         fs_on_request: on_request,
-        pin: axes.words("pin", "pin mode", Pin::parse, Pin::list)?,
+        pin: [usual_pins, pin_on_request.clone()].concat(),
+        pin_on_request,
         release: axes.words("release", "release mode", Release::parse, Release::list)?,
         variant: axes.strings("variant")?.into_iter().map(|at| at.value).collect(),
         exclude: Vec::new(),

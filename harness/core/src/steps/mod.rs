@@ -99,13 +99,15 @@ pub(crate) struct Needs<'a> {
     pub audited_disk: bool,
     /// Only a guest with the driver can.
     pub driver: bool,
+    /// Only a guest with a program of the user's that pins can.
+    pub pinner: bool,
     /// Module of the guest that it loads.
     pub module: Option<&'a str>,
 }
 
 impl Needs<'_> {
     /// Only a disk of ours.
-    const AUDITED_DISK: Self = Self { audited_disk: true, driver: false, module: None };
+    const AUDITED_DISK: Self = Self { audited_disk: true, driver: false, pinner: false, module: None };
 }
 
 /// What a step can take pages from.

@@ -109,7 +109,12 @@ impl Verb for Pin {
 
     fn needs(&self, point: &Point) -> Needs<'_> {
         let mode = self.mode(point);
-        Needs { audited_disk: mode == Mode::Dio, driver: mode.by_driver(), module: None }
+        Needs {
+            audited_disk: mode == Mode::Dio,
+            driver: mode.by_driver(),
+            pinner: mode == Mode::Exec,
+            module: None,
+        }
     }
 
     fn makes_region(&self) -> Option<&str> {

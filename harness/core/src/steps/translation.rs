@@ -35,6 +35,8 @@ pub struct CaseEnv {
 pub struct Lacks {
     /// Why there is no driver; none: there is one.
     pub driver: Option<String>,
+    /// No program of the user's that pins.
+    pub pinner: bool,
     /// Modules that it has neither as files nor built in; those that are given parameters, as no files.
     pub modules: BTreeSet<String>,
 }

@@ -61,6 +61,7 @@ fn a_case_that_rules_the_disk_is_skipped_without_one() {
 fn a_case_that_needs_what_the_kernel_has_not_is_skipped_with_the_reason() {
     let no_driver = |modules: &[&str]| CaseEnv {
         lacks: Lacks {
+            pinner: true,
             driver: Some("kernel 6.1 has no Rust".into()),
             modules: modules.iter().map(|name| (*name).to_owned()).collect(),
         },
@@ -89,6 +90,10 @@ fn a_case_that_needs_what_the_kernel_has_not_is_skipped_with_the_reason() {
     assert_eq!(skipped(&of("longterm-ro", pins), env()), None);
     let copied = pins.replace("generation = 100", "generation = 100, pages = 1");
     assert_eq!(skipped(&of("vm-writev", &copied), no_driver(&[])), None);
+    let wanted = "line 9 of the scenario needs a program that pins; name yours: --pin exec:PATH";
+    assert_eq!(skipped(&of("exec", pins), no_driver(&[])).as_deref(), Some(wanted));
+    let with_pinner = CaseEnv { lacks: Lacks { pinner: false, ..no_driver(&[]).lacks }, ..env() };
+    assert_eq!(skipped(&of("exec", pins), with_pinner), None);
     let no_fs = skipped(&of("dio", pins), no_driver(&["ext4"]));
     assert_eq!(no_fs.as_deref(), Some("the kernel has no ext4, neither as a module nor built in"));
     let load = r#"{ do = "load-module", module = "dm-integrity" }, "mkfs", "mount", "create", "compare""#;

@@ -68,7 +68,9 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
         let pages: Vec<u64> = pages_of(pin.offset, pin.len).collect();
         let pages = format!("{} of {}", words::pages(&pages), pin.path);
         let how = match pin.mode() {
-            Some(mode) if !mode.by_driver() => format!("the kernel pins {pages} ({})", words::flags(mode)),
+            Some(mode) if !mode.by_driver() => {
+                format!("{} pins {pages} ({})", words::other(mode), words::flags(mode))
+            }
             Some(mode) => format!("the driver pins {pages} for the device ({})", words::flags(mode)),
             None => format!(
                 "an O_DIRECT read into {pages} begins; the disk holds it, so the kernel keeps the pages pinned"

@@ -68,7 +68,16 @@ pub(super) fn flags(mode: PinMode) -> &'static str {
         PinMode::Pin => "FOLL_PIN | FOLL_WRITE",
         PinMode::Get => "FOLL_GET",
         PinMode::IoUring => "registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+        PinMode::Exec => "a program of the user's, as it likes",
         PinMode::VmWritev => "process_vm_writev: FOLL_PIN | FOLL_WRITE",
+    }
+}
+
+/// Who pins, where the driver does not.
+pub(super) fn other(mode: PinMode) -> &'static str {
+    match mode {
+        PinMode::Exec => "the program",
+        _ => "the kernel",
     }
 }
 

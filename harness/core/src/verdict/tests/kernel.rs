@@ -5,7 +5,7 @@ use super::super::Cause;
 use super::tale::{LEN, RUN, Tale, by_dma, cpu, errno};
 use super::{verdict, words};
 use crate::record::Role;
-use longpin_proto::agent::{Fact, Outcome, PinMode, Step};
+use longpin_proto::agent::{Fact, Outcome, PinMode, Program, Step};
 use longpin_proto::disk::{Author, Change};
 use longpin_proto::facts::Pinned;
 
@@ -18,7 +18,11 @@ fn pin() -> Step {
 fn of_a_copy(references: i64) -> Tale {
     let mut tale = Tale::of_a_file();
     tale.map(true);
-    tale.seen(Role::Act, pin(), Fact::Pinned(Pinned { region: Pinned::FIRST_REGION, references }));
+    tale.seen(
+        Role::Act,
+        pin(),
+        Fact::Pinned(Pinned { region: Pinned::FIRST_REGION, references, by: String::new() }),
+    );
     tale.dma_unrecorded(101);
     tale.done(Step::Release { region: "r".into(), dirty: true });
     tale.remount();
@@ -41,7 +45,7 @@ fn a_pin_taken_by_a_job_is_known_as_well() {
     let mut tale = Tale::of_a_file();
     tale.map(true);
     tale.spawn("j", pin());
-    tale.join("j", Fact::Pinned(Pinned { region: Pinned::FIRST_REGION, references: 2 }));
+    tale.join("j", Fact::Pinned(Pinned { region: Pinned::FIRST_REGION, references: 2, by: String::new() }));
     tale.dma_unrecorded(101);
     tale.remount();
     tale.compare("a", |_| cpu(1));
@@ -85,6 +89,27 @@ fn a_page_that_changed_in_flight_to_what_was_copied_was_changed_by_the_copy() {
         assert_eq!(words(&seen), [word], "{before} -> {after}");
         let counts = seen.audit.map(|audit| (audit.hits_by_dma, audit.hits_by_others));
         assert_eq!(counts, Some(if word == "unstable" { (1, 0) } else { (0, 1) }));
+    }
+}
+
+#[test]
+fn a_write_that_was_kept_off_is_refused_where_a_program_says_so() {
+    let of = |name: &str, call: &str| {
+        let mut tale = Tale::of_a_file();
+        tale.map(true);
+        let by = "tale 7: for reading".to_owned();
+        let pinned = Pinned { region: Pinned::FIRST_REGION, references: 2, by };
+        tale.seen(Role::Act, pin(), Fact::Pinned(pinned));
+        let dma = Program { offset: 0, len: LEN, generation: 100, passes: 1, cell_bytes: 512 };
+        let step = Step::Dma { program: "p".into(), region: "r".into(), dma, run: RUN };
+        tale.evidence(Role::Act, step, Outcome::Refused(errno(name, call)));
+        verdict(tale)
+    };
+    let seen = of("EFAULT", "pinner tale 7: DMA write");
+    assert_eq!(words(&seen), ["refused"]);
+    assert!(seen.reason.contains("pinner tale 7: DMA write gave EFAULT"), "{}", seen.reason);
+    for (name, call) in [("EIO", "pinner tale 7: DMA write"), ("EFAULT", "ioctl(LONGPIN_IOC_SUBMIT)")] {
+        assert_eq!(of(name, call).problem.map(|problem| problem.cause), Some(Cause::Infra), "{name} {call}");
     }
 }
 

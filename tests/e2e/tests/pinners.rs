@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0 OR MIT
+//! Pins that are not the driver's: what the kernel's own users take, and programs of the user's.
+
+use longpin_e2e::{Lab, only_case, read_json};
+use longpin_images::{Store, report};
+use serde_json::{Value, json};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("temporary paths are UTF-8")
+}
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/sample-pinner").join(name)
+}
+
+/// A program of docs/sample-pinner, built as its first lines say.
+fn sample(lab: &Lab, name: &str, more: &[&str]) -> PathBuf {
+    let program = lab.path("pinner");
+    let built = Command::new("cc")
+        .args(["-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o"])
+        .args([&program, &source(name)])
+        .args(more)
+        .output()
+        .expect("a C compiler");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    program
+}
+
+/// Modules of the stock kernel, unpacked, in the order in which they need each other.
+fn modules(lab: &Lab, paths: &[&str]) -> Vec<String> {
+    let store = Store::open_default().expect("the store was opened by the program too");
+    let reporter = report::for_stderr();
+    let root = store.tool_root(&*reporter).expect("the tool root is built");
+    let kernel = store.kernel(&root, &*reporter).expect("the kernel is there");
+    let unpack = |path: &&str| {
+        let packed = kernel.modules_dir().join(format!("kernel/{path}.ko.xz"));
+        let unpacked = lab.path(&format!("{}.ko", path.rsplit('/').next().unwrap_or(path)));
+        let done = Command::new("xz").arg("-dc").arg(&packed).output().expect("xz");
+        assert!(done.status.success(), "{}: {}", packed.display(), String::from_utf8_lossy(&done.stderr));
+        std::fs::write(&unpacked, done.stdout).expect("the place is writable");
+        text(&unpacked).to_owned()
+    };
+    paths.iter().map(unpack).collect()
+}
+
+fn script(lab: &Lab, name: &str, arms: &str) -> PathBuf {
+    let path = lab.path(name);
+    let hello = "hello*) echo pinner 1 tale 7;; describe) echo ok nothing;; quit) exit 0;;";
+    let script = format!("#!/bin/sh\nwhile read -r line; do case \"$line\" in {hello} {arms} esac; done\n");
+    std::fs::write(&path, script).expect("the place is writable");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("the file is ours");
+    path
+}
+
+fn observed(result: &Value, id: &str) -> Value {
+    let cases = result["cases"].as_array().expect("a list");
+    let case = cases.iter().find(|case| case["id"] == id).unwrap_or_else(|| panic!("{id} did not run"));
+    case["observations"].clone()
+}
+
+#[test]
+fn the_kernels_own_pins_show_what_they_do_and_say_what_is_known() {
+    let lab = Lab::new();
+    let ended = lab.run(&["late-copy", "copy-bleed", "copy-in-flight", "--fs", "xfs,tmpfs"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    for (id, words) in [
+        ("late-copy/xfs/io_uring/clean", json!(["refused"])),
+        ("late-copy/xfs/vm-writev/dirty", json!(["intact"])),
+        ("late-copy/tmpfs/io_uring/clean", json!(["intact"])),
+        ("copy-bleed/xfs/vm-writev/dirty", json!(["bleed"])),
+        ("copy-in-flight/xfs/vm-writev/dirty", json!(["unstable"])),
+    ] {
+        assert_eq!(observed(&result, id), words, "{id}");
+    }
+    let record = read_json(&lab.out().join("cases/late-copy.xfs.vm-writev.dirty.json"));
+    let steps = record["evidence"].as_array().expect("a list");
+    let pinned = steps.iter().find_map(|step| {
+        let fact = &step["outcome"]["fact"];
+        (fact["fact"] == "pinned").then(|| fact["value"].clone())
+    });
+    // 16 pages of a file that has large folios or not: references are counted by page.
+    assert_eq!(pinned.expect("a pin")["references"], json!(16));
+    lab.assert_tidy();
+}
+
+#[test]
+fn the_sample_keeps_to_the_protocol_and_pins_in_the_guest() {
+    let lab = Lab::new();
+    let lines = std::fs::read_to_string(source("pinner.c")).expect("the sample is there").lines().count();
+    assert!(lines < 200, "{lines} lines");
+    let program = sample(&lab, "pinner.c", &[]);
+    let checked = lab.start(&["pinner", "check", text(&program)]).end();
+    assert_eq!(checked.code, Some(0), "{}{}", checked.stdout, checked.stderr);
+    assert!(checked.stdout.lines().all(|line| line.starts_with("ok     ")), "{}", checked.stdout);
+    let pin = format!("exec:{}", text(&program));
+    let ended = lab.run(&["late-copy", "--fs", "ext4,tmpfs", "--release", "clean", "--pin", &pin]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    assert_eq!(observed(&result, "late-copy/ext4/exec/clean"), json!(["refused"]));
+    assert_eq!(observed(&result, "late-copy/tmpfs/exec/clean"), json!(["intact"]));
+    assert_eq!(result["environment"]["additions"]["pinner"]["path"], json!(text(&program)));
+    let record = std::fs::read_to_string(lab.out().join("cases/late-copy.tmpfs.exec.clean.json"));
+    assert!(record.expect("a record").contains("sample-io_uring 1.0: a registered buffer"));
+    lab.assert_tidy();
+}
+
+#[test]
+fn a_device_behind_an_iommu_writes_where_vfio_has_mapped_for_writing_only() {
+    for (more, release, code, words) in
+        [(&[][..], "dirty", 0, ["refused", "intact"]), (&["-DREAD_ONLY"], "clean", 1, ["refused", "refused"])]
+    {
+        let lab = Lab::new();
+        let pin = format!("exec:{}", text(&sample(&lab, "vfio_edu.c", more)));
+        let vfio = modules(
+            &lab,
+            &[
+                "virt/lib/irqbypass",
+                "drivers/vfio/vfio",
+                "drivers/vfio/vfio_iommu_type1",
+                "drivers/vfio/pci/vfio-pci-core",
+                "drivers/vfio/pci/vfio-pci",
+            ],
+        );
+        let mut args = vec!["late-copy", "--fs", "ext4,tmpfs", "--release", release, "--pin", &pin];
+        args.extend(["--append", "intel_iommu=on iommu=pt"]);
+        for arg in ["-device", "intel-iommu", "-device", "edu"] {
+            args.extend(["--qemu-arg", arg]);
+        }
+        vfio.iter().for_each(|module| args.extend(["--module", module]));
+        let ended = lab.run(&args);
+        // Of a mapping for reading the library expects nothing: on tmpfs its refusal is a difference.
+        assert_eq!(ended.code, Some(code), "{}", ended.stderr);
+        let result = lab.result();
+        for (fs, word) in ["ext4", "tmpfs"].into_iter().zip(words) {
+            assert_eq!(
+                observed(&result, &format!("late-copy/{fs}/exec/{release}")),
+                json!([word]),
+                "{more:?}"
+            );
+        }
+        let console = std::fs::read_to_string(lab.out().join("boot-1/console.log")).expect("a console");
+        let kept_off = console.contains("PTE Write access is not set");
+        assert_eq!(kept_off, code == 1, "{more:?}: {console}");
+        lab.assert_tidy();
+    }
+}
+
+#[test]
+fn what_a_program_does_wrong_is_no_verdict_about_the_kernel() {
+    let lab = Lab::new();
+    for (arms, reason) in [
+        ("pin*) kill -SEGV $$;;", "pinner tale 7 ended (signal 11) when it was asked to `pin 0 65536`"),
+        ("*) echo ok; echo ok;;", "pinner tale 7 said more than one line of 512 bytes to `pin 0 65536`"),
+        (
+            "*) echo yes;;",
+            "pinner tale 7 answered `yes` to `pin 0 65536`; it has to be ok, or errno NUMBER CALL",
+        ),
+        // It pins nothing, and writes nothing.
+        ("*) echo ok;;", "the guest's count of pins did not grow when `r` was pinned"),
+    ] {
+        let lab = Lab::new();
+        let pin = format!("exec:{}", text(&script(&lab, "tale", arms)));
+        let ended = lab.run(&["late-copy", "--fs", "tmpfs", "--release", "dirty", "--pin", &pin]);
+        assert_eq!(ended.code, Some(2), "{arms}: {}", ended.stderr);
+        let result = lab.result();
+        let case = only_case(&result);
+        assert_eq!(case["outcome"], json!("error"), "{arms}");
+        assert!(
+            case["reason"].as_str().is_some_and(|text| text.contains(reason)),
+            "{arms}: {}",
+            case["reason"]
+        );
+        lab.assert_tidy();
+    }
+    let none = lab.run(&["late-copy", "--fs", "tmpfs", "--release", "dirty", "--pin", "exec"]);
+    assert_eq!(none.code, Some(4), "{}", none.stderr);
+    let result = lab.result();
+    let reason = only_case(&result)["reason"].as_str().map(str::to_owned);
+    assert!(reason.is_some_and(|text| text.contains("name yours: --pin exec:PATH")), "{result}");
+}
+
+#[test]
+fn a_program_that_is_none_is_wrong_usage() {
+    let lab = Lab::without_images();
+    let data = lab.path("data");
+    std::fs::write(&data, "no program").expect("the place is writable");
+    for (args, said) in [
+        (vec!["run", "late-copy", "--pin", "exec:/no/such"], "--pinner /no/such: No such file"),
+        (vec!["run", "late-copy", "--pin", "exec:"], "one program that pins can be named"),
+        (vec!["run", "late-copy", "--pin", "exec:/a,exec:/b"], "one program that pins can be named"),
+        (vec!["run", "late-copy", "--pinner", text(&data)], "it is no file that may be executed"),
+        (vec!["pinner", "check", "/no/such"], "/no/such: No such file"),
+    ] {
+        let ended = lab.start(&args).end();
+        assert_eq!(ended.code, Some(3), "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(said), "{args:?}: {}", ended.stderr);
+    }
+    let lie = script(&lab, "lie", "pin*) echo ok;; *) echo errno 22 no;;");
+    let checked = lab.start(&["pinner", "check", text(&lie)]).end();
+    assert_eq!(checked.code, Some(1), "{}", checked.stderr);
+    let fault = "fault  writes all pages: it answers `errno 22 no`";
+    assert!(checked.stdout.contains(fault), "{}", checked.stdout);
+}
