@@ -25,7 +25,10 @@ pub fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {
     let path = dir.join("result.json");
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return unfinished(dir, notices),
+        // A file in the place of the directory is as good as nothing.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return unfinished(dir, notices);
+        }
         Err(error) => return Err(Error::Usage(format!("{}: {error}", path.display()))),
     };
     let run: RunResult = parse(&path, &text, RESULT_SCHEMA)?;
