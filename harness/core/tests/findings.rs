@@ -2,38 +2,22 @@
 //! Findings of a run of the whole library: each bad verdict is there once, explained, and with the command that shows it.
 #![expect(clippy::disallowed_methods, reason = "the test reads the files that the core is given as text")]
 
+mod common;
+
+use common::{file, scenarios};
 use longpin_core::findings::{Findings, markdown};
 use longpin_core::plan::{self, Case, Filter};
 use longpin_core::report::{CaseResult, RunResult};
-use longpin_core::scenario::Scenario;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-fn tests(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name)
-}
 
 fn cases() -> Vec<Case> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(tests("scenarios"))
-        .expect("scenario directory")
-        .map(|entry| entry.expect("entry").path())
-        .collect();
-    paths.sort();
-    let scenarios: Vec<Arc<Scenario>> = paths
-        .iter()
-        .map(|path| {
-            let text = std::fs::read_to_string(path).expect("text");
-            Arc::new(Scenario::parse(&path.display().to_string(), &text).expect("a valid scenario"))
-        })
-        .collect();
-    plan::cases(&scenarios, &Filter::default(), 1)
+    plan::cases(&scenarios(), &Filter::default(), 1)
 }
 
 /// The stored verdicts, as a run would have them.
 fn whole_library() -> RunResult {
-    let text = std::fs::read_to_string(tests("goldens/verdicts.jsonl")).expect("stored verdicts");
+    let text = std::fs::read_to_string(file("goldens/verdicts.jsonl")).expect("stored verdicts");
     let result = |line: &str| -> CaseResult {
         let mut fields: Value = serde_json::from_str(line).expect("a verdict");
         fields["boot"] = json!(1);

@@ -2,43 +2,31 @@
 //! The verdicts of stored records are what they were, field by field.
 #![expect(clippy::disallowed_methods, reason = "the test reads the files that the core is given as text")]
 
+mod common;
+
+use common::{file, scenarios};
 use longpin_core::plan::{self, Case, Filter};
 use longpin_core::record::CaseRecord;
 use longpin_core::report::CaseResult;
-use longpin_core::scenario::Scenario;
 use longpin_core::verdict;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Differences that are shown.
 const SHOWN: usize = 20;
 /// Of a run, not of a verdict.
 const LEFT_OUT: [&str; 3] = ["attempts", "boot", "seconds"];
 
-fn tests(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests").join(name)
-}
-
 fn cases() -> BTreeMap<String, Case> {
-    let scenarios: Vec<Arc<Scenario>> = std::fs::read_dir(tests("scenarios"))
-        .expect("scenario directory")
-        .map(|entry| {
-            let path = entry.expect("entry").path();
-            let text = std::fs::read_to_string(&path).expect("text");
-            Arc::new(Scenario::parse(&path.display().to_string(), &text).expect("a valid scenario"))
-        })
-        .collect();
-    let cases = plan::cases(&scenarios, &Filter::default(), 1);
+    let cases = plan::cases(&scenarios(), &Filter::default(), 1);
     cases.into_iter().map(|case| (case.id.clone(), case)).collect()
 }
 
 /// Judged again, by id.
 fn verdicts() -> BTreeMap<String, Map<String, Value>> {
     let cases = cases();
-    let packed = std::fs::read(tests("goldens/records.json.zst")).expect("stored records");
+    let packed = std::fs::read(file("goldens/records.json.zst")).expect("stored records");
     let decoder = ruzstd::decoding::StreamingDecoder::new(packed.as_slice()).expect("a zstd stream");
     let records = serde_json::Deserializer::from_reader(BufReader::new(decoder)).into_iter::<CaseRecord>();
     records
@@ -66,7 +54,7 @@ fn verdicts() -> BTreeMap<String, Map<String, Value>> {
 }
 
 fn stored() -> BTreeMap<String, Map<String, Value>> {
-    let text = std::fs::read_to_string(tests("goldens/verdicts.jsonl")).expect("stored verdicts");
+    let text = std::fs::read_to_string(file("goldens/verdicts.jsonl")).expect("stored verdicts");
     text.lines()
         .map(|line| {
             let fields: Map<String, Value> = serde_json::from_str(line).expect("a line is an object");
@@ -102,7 +90,7 @@ fn the_verdicts_of_stored_records_are_what_they_were() {
     if std::env::var_os("UPDATE_GOLDENS").is_some() {
         let lines: String =
             is.values().map(|fields| format!("{}\n", Value::Object(fields.clone()))).collect();
-        std::fs::write(tests("goldens/verdicts.jsonl"), lines).expect("goldens can be written");
+        std::fs::write(file("goldens/verdicts.jsonl"), lines).expect("goldens can be written");
     }
     let differences = differences(&stored(), &is);
     let shown: Vec<String> = differences.iter().take(SHOWN).cloned().collect();
