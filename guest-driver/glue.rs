@@ -34,7 +34,7 @@ mod generated {
 pub(crate) use generated::*;
 
 static_assert!(LONGPIN_VIRTIO_ID as u32 == dma::VIRTIO_ID);
-static_assert!(LONGPIN_NUM_QUEUES as usize == dma::NUM_QUEUES);
+static_assert!(LONGPIN_NUM_QUEUES as usize == dma::NUM_PINNED_QUEUES);
 static_assert!(LONGPIN_MAX_SEGMENT as u64 == dma::MAX_REGION_BYTES);
 
 /// Does not compile if a function of this name here and in `glue.h` differ in type.

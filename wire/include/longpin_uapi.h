@@ -11,6 +11,7 @@
 #define LONGPIN_MODE_LONGTERM 1
 #define LONGPIN_MODE_PIN 2
 #define LONGPIN_MODE_GET 3
+#define LONGPIN_MODE_NOTIFIER 4
 
 #define LONGPIN_ACCESS_READ 0
 #define LONGPIN_ACCESS_WRITE 1
@@ -96,6 +97,17 @@ struct longpin_query {
 	__u32 folio_pages;
 };
 
+struct longpin_mirror {
+	__u32 region;
+	__u32 reserved;
+	__u64 pages;
+	__u64 invalidations;
+	__u64 longest_invalidation_ns;
+	__u64 faults;
+	__u64 refused;
+	__u64 retries;
+};
+
 #define LONGPIN_IOC_TYPE 0xB9
 #define LONGPIN_IOC_INFO _IOR(LONGPIN_IOC_TYPE, 0, struct longpin_info)
 #define LONGPIN_IOC_PIN _IOWR(LONGPIN_IOC_TYPE, 1, struct longpin_pin)
@@ -104,5 +116,6 @@ struct longpin_query {
 #define LONGPIN_IOC_WAIT _IOWR(LONGPIN_IOC_TYPE, 4, struct longpin_wait)
 #define LONGPIN_IOC_STOP _IOW(LONGPIN_IOC_TYPE, 5, struct longpin_stop)
 #define LONGPIN_IOC_QUERY _IOWR(LONGPIN_IOC_TYPE, 6, struct longpin_query)
+#define LONGPIN_IOC_MIRROR _IOWR(LONGPIN_IOC_TYPE, 7, struct longpin_mirror)
 
 #endif

@@ -1,10 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT OR GPL-2.0
 //! The accelerator as a virtio device: configuration space and virtqueue messages.
 //!
-//! Two virtqueues. [`QUEUE_CONTROL`] carries short requests (map, unmap, stop), each answered as soon as it is
-//! done. [`QUEUE_DMA`] carries DMA programs: a chain stays with the device until its program has ended, so
+//! Two virtqueues, or four. [`QUEUE_CONTROL`] carries short requests (map, unmap, stop), each answered as soon as it
+//! is done. [`QUEUE_DMA`] carries DMA programs: a chain stays with the device until its program has ended, so
 //! completions come in any order. A request is one descriptor chain: a device-readable part that starts with a
 //! [`RequestHeader`], then a device-writable part of exactly one [`Response`].
+//!
+//! A device with [`FEATURE_REVOCABLE`] has two more queues and keeps regions that nobody has pinned. Such a region
+//! begins without memory. Where a program comes to a page that the device has no translation for, the device takes a
+//! chain of [`QUEUE_FAULTS`], which the driver has left there, and answers it with a [`FaultEvent`]. The driver has
+//! the page brought in, and gives its address by [`OP_POPULATE`] on [`QUEUE_MMU`], or refuses by [`OP_FAULT_DONE`].
+//! Before the kernel takes a page away or makes it read-only, the driver revokes the range by [`OP_INVALIDATE`], and
+//! the answer to that promises that the device neither writes there nor will, until the next populate.
 //!
 //! This file is compiled into the kernel module as well: `core`, zerocopy derives and Rust 1.85 only.
 
@@ -22,8 +29,15 @@ pub const CONFIG_SIZE: usize = 64;
 pub const QUEUE_CONTROL: u32 = 0;
 /// Index of the virtqueue for DMA programs.
 pub const QUEUE_DMA: u32 = 1;
-/// Number of virtqueues (QEMU's `num_vqs=`).
-pub const NUM_QUEUES: usize = 2;
+/// Index of the virtqueue for populate, invalidate and the end of a fault; see [`FEATURE_REVOCABLE`]. One of its own,
+/// since an invalidation must never wait behind a request that waits for memory.
+pub const QUEUE_MMU: u32 = 2;
+/// Index of the virtqueue on which the device asks for pages: each chain is answered when there is a fault.
+pub const QUEUE_FAULTS: u32 = 3;
+/// Number of virtqueues (QEMU's `num_vqs=`) of a device with [`FEATURE_REVOCABLE`].
+pub const NUM_QUEUES: usize = 4;
+/// Number of virtqueues of one without.
+pub const NUM_PINNED_QUEUES: usize = 2;
 /// Entries of each virtqueue (QEMU's `vq_size=`).
 pub const QUEUE_SIZE: u16 = 256;
 /// Most segments in one [`MapRequest`]: with the header it stays below 64 KiB, one kernel allocation of order 4.
@@ -55,12 +69,15 @@ pub struct Config {
     pub reserved0: u32,
     /// Largest region in bytes.
     pub max_region_bytes: u64,
-    /// Optional abilities, none defined in version 1.
+    /// Optional abilities: `FEATURE_` bits.
     pub features: u64,
     /// Zero.
     pub reserved1: [u64; 3],
 }
 const _: () = assert!(size_of::<Config>() == CONFIG_SIZE);
+
+/// [`Config::features`]: the device takes regions of [`MAP_REVOCABLE`], and has all [`NUM_QUEUES`] queues.
+pub const FEATURE_REVOCABLE: u64 = 1;
 
 /// [`RequestHeader::op`]: add segments to a region; `MapRequest` and its segments follow.
 pub const OP_MAP: u32 = 1;
@@ -70,6 +87,15 @@ pub const OP_UNMAP: u32 = 2;
 pub const OP_STOP: u32 = 3;
 /// [`RequestHeader::op`]: run a DMA program (only on [`QUEUE_DMA`]).
 pub const OP_DMA: u32 = 4;
+/// [`RequestHeader::op`]: translations of a part of a revocable region; `PopulateRequest` and its segments follow
+/// (only on [`QUEUE_MMU`]).
+pub const OP_POPULATE: u32 = 5;
+/// [`RequestHeader::op`]: forget translations (only on [`QUEUE_MMU`]).
+pub const OP_INVALIDATE: u32 = 6;
+/// [`RequestHeader::op`]: a fault will not be answered by a populate (only on [`QUEUE_MMU`]).
+pub const OP_FAULT_DONE: u32 = 7;
+/// [`RequestHeader::op`]: a place for the next [`FaultEvent`]; no body (only on [`QUEUE_FAULTS`]).
+pub const OP_AWAIT_FAULT: u32 = 8;
 
 /// First 16 bytes of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -89,6 +115,10 @@ pub const MAP_FIRST: u32 = 1;
 /// [`MapRequest::flags`]: last part; the lengths must now add up to `total_bytes` and DMA may begin.
 pub const MAP_LAST: u32 = 2;
 
+/// [`MapRequest::flags`]: a region without memory of its own, whose pages come and go. With both of the other bits and
+/// without segments.
+pub const MAP_REVOCABLE: u32 = 4;
+
 /// Body of [`OP_MAP`]: announces (part of) a pinned region. Followed by `nr_segments` [`Segment`]s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -105,7 +135,7 @@ pub struct MapRequest {
     pub run: u64,
     /// How it was pinned, a `MODE_` constant of the ioctl interface: for the ledger only.
     pub pin_mode: u32,
-    /// Number of segments that follow, at most [`MAX_SEGMENTS_PER_MAP`].
+    /// Number of segments that follow, at most [`MAX_SEGMENTS_PER_MAP`]; none with [`MAP_REVOCABLE`].
     pub nr_segments: u32,
 }
 const _: () = assert!(size_of::<MapRequest>() == 40);
@@ -131,6 +161,101 @@ pub struct UnmapRequest {
     pub release: u32,
 }
 const _: () = assert!(size_of::<UnmapRequest>() == 8);
+
+/// Bytes of a page of a revocable region: populate, invalidate and faults are in whole ones.
+pub const PAGE_BYTES: u64 = 4096;
+
+/// Body of [`OP_POPULATE`]: where a part of a revocable region is now. Followed by `nr_segments` [`Segment`]s, of
+/// whole pages. Older translations of these pages are replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct PopulateRequest {
+    /// Region.
+    pub region: u32,
+    /// What the device may do there, an `ACCESS_` constant of the ioctl interface.
+    pub access: u32,
+    /// First byte in the region, a multiple of [`PAGE_BYTES`].
+    pub offset: u64,
+    /// The fault that is answered by this; 0: none, nobody asked.
+    pub fault: u64,
+    /// Number of segments that follow, not zero.
+    pub nr_segments: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<PopulateRequest>() == 32);
+
+/// [`InvalidateRequest::reason`]: the range is unmapped (munmap, mremap, truncate, punch).
+pub const INVALIDATE_UNMAP: u32 = 1;
+/// [`InvalidateRequest::reason`]: its pages are taken out of the page table (reclaim, copy on write, MADV_DONTNEED).
+pub const INVALIDATE_CLEAR: u32 = 2;
+/// [`InvalidateRequest::reason`]: the mapping's protection changes (mprotect).
+pub const INVALIDATE_PROTECTION_VMA: u32 = 3;
+/// [`InvalidateRequest::reason`]: single pages become read-only (writeback, fork).
+pub const INVALIDATE_PROTECTION_PAGE: u32 = 4;
+/// [`InvalidateRequest::reason`]: tracking of written pages begins anew.
+pub const INVALIDATE_SOFT_DIRTY: u32 = 5;
+/// [`InvalidateRequest::reason`]: the process is gone.
+pub const INVALIDATE_RELEASE: u32 = 6;
+/// [`InvalidateRequest::reason`]: the pages move.
+pub const INVALIDATE_MIGRATE: u32 = 7;
+/// [`InvalidateRequest::reason`]: another device wants the page alone.
+pub const INVALIDATE_EXCLUSIVE: u32 = 8;
+/// [`InvalidateRequest::reason`]: one that this version has no word for.
+pub const INVALIDATE_OTHER: u32 = 9;
+
+/// Body of [`OP_INVALIDATE`]. The response comes only when no DMA to the range is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct InvalidateRequest {
+    /// Region.
+    pub region: u32,
+    /// An `INVALIDATE_` constant, the kernel's `enum mmu_notifier_event`: for the ledger only.
+    pub reason: u32,
+    /// First byte in the region, a multiple of [`PAGE_BYTES`].
+    pub offset: u64,
+    /// Bytes, a multiple of [`PAGE_BYTES`], not zero.
+    pub length: u64,
+}
+const _: () = assert!(size_of::<InvalidateRequest>() == 24);
+
+/// Body of [`OP_FAULT_DONE`]: the program that faulted ends with [`STATUS_FAULT`], or tries again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FaultDone {
+    /// [`FaultEvent::id`].
+    pub fault: u64,
+    /// Why there is no page, an errno of Linux; 0: try again.
+    pub error: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+const _: () = assert!(size_of::<FaultDone>() == 16);
+
+/// What answers [`OP_AWAIT_FAULT`], in the place of a [`Response`]: a program has come to pages that the device has no
+/// translation for, or one that does not allow the access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct FaultEvent {
+    /// [`STATUS_OK`]; any other: there is no fault, the chain comes back unused.
+    pub status: u32,
+    /// What the program wants to do, an `ACCESS_` constant of the ioctl interface.
+    pub access: u32,
+    /// Tag of the request.
+    pub tag: u64,
+    /// Number of the fault, not zero, never used twice between resets.
+    pub id: u64,
+    /// Region.
+    pub region: u32,
+    /// Low 32 bits of the program's tag.
+    pub program: u32,
+    /// First byte in the region, a multiple of [`PAGE_BYTES`].
+    pub offset: u64,
+    /// Bytes, a multiple of [`PAGE_BYTES`], not zero.
+    pub length: u64,
+}
+const _: () = assert!(size_of::<FaultEvent>() == size_of::<Response>());
+const _: () = assert!(core::mem::offset_of!(FaultEvent, tag) == core::mem::offset_of!(Response, tag));
 
 /// Body of [`OP_STOP`]: ask a program to end; its own chain then completes with [`STATUS_STOPPED`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -210,6 +335,8 @@ pub const STATUS_STOPPED: u32 = 5;
 pub const STATUS_LIMIT: u32 = 6;
 /// [`Response::status`]: the device failed (for instance its ledger could not be written).
 pub const STATUS_DEVICE_ERROR: u32 = 7;
+/// [`Response::status`]: the driver refused a page that the program needs. Its counts are valid.
+pub const STATUS_FAULT: u32 = 8;
 
 /// Device-writable part of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -217,7 +344,7 @@ pub const STATUS_DEVICE_ERROR: u32 = 7;
 pub struct Response {
     /// A `STATUS_` constant.
     pub status: u32,
-    /// CRC-32C of the bytes read, for [`DIRECTION_READ`]; else zero.
+    /// CRC-32C of the bytes read, for [`DIRECTION_READ`]; the errno of a refused fault, with [`STATUS_FAULT`]; else zero.
     pub crc32c: u32,
     /// Tag of the request (zero if it was too short to have one).
     pub tag: u64,

@@ -45,6 +45,17 @@ pub const KIND_SEGMENT: u32 = 7;
 /// [`Entry::kind`]: bytes were read from guest memory.
 pub const KIND_DMA_READ: u32 = 8;
 
+/// [`Entry::kind`]: a translation of a revocable region: `dma_addr`, `len`, `file_offset`, `detail` = access. Written
+/// before a program can use it.
+pub const KIND_POPULATE: u32 = 9;
+/// [`Entry::kind`]: a range of a revocable region is quiet, its translations are gone: `len`, `file_offset`, `detail` =
+/// `dma::INVALIDATE_` constant. Written when no write to it is under way, before the driver hears so.
+pub const KIND_INVALIDATE: u32 = 10;
+/// [`Entry::kind`]: a program has come to a page without translation: `len`, `file_offset`, `detail` = access.
+pub const KIND_FAULT: u32 = 11;
+/// [`Entry::kind`]: the driver refused a fault: `detail` = errno.
+pub const KIND_FAULT_REFUSED: u32 = 12;
+
 /// One event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

@@ -25,9 +25,14 @@ pub const MODE_PIN: u32 = 2;
 /// [`Pin::mode`]: `FOLL_GET` and `put_page`, as old drivers do.
 pub const MODE_GET: u32 = 3;
 
-/// [`Pin::access`]: without `FOLL_WRITE`. The device may write all the same: that is the bug to be shown.
+/// [`Pin::mode`]: no reference is held. The range is mirrored by an `mmu_interval_notifier`: the device faults where it
+/// has no page, and gives back what the kernel takes. For devices with `dma::FEATURE_REVOCABLE`.
+pub const MODE_NOTIFIER: u32 = 4;
+
+/// [`Pin::access`]: without `FOLL_WRITE`. The device may write all the same: that is the bug to be shown. With
+/// [`MODE_NOTIFIER`] the pages are brought in for reading, all at once, and a write faults for itself.
 pub const ACCESS_READ: u32 = 0;
-/// [`Pin::access`]: with `FOLL_WRITE`.
+/// [`Pin::access`]: with `FOLL_WRITE`. With [`MODE_NOTIFIER`] nothing is brought in before the device faults.
 pub const ACCESS_WRITE: u32 = 1;
 
 /// [`Release::how`]: no dirty bit set (drivers that forget it exist in tree).
@@ -61,6 +66,7 @@ const _: () = assert!(size_of::<Info>() == 32);
 ///
 /// Errors: EINVAL (constants, alignment, reserved), EFAULT (address; the kernel refuses a long-term pin of a file
 /// mapping; the shared zero page, with [`ACCESS_READ`]), EOPNOTSUPP (DMA addresses are not physical ones), ENOMEM (memory or RLIMIT_MEMLOCK), EPERM, E2BIG (over 1 GiB), ENOSPC (too many regions),
+/// EOPNOTSUPP (also: [`MODE_NOTIFIER`], and the device or the kernel cannot),
 /// ENODEV (device gone), EIO (device refused), ETIMEDOUT (device silent), EINTR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -79,9 +85,9 @@ pub struct Pin {
     pub run: u64,
     /// Out: handle of the region, not zero.
     pub region: u32,
-    /// Out: base pages pinned.
+    /// Out: base pages pinned, or mirrored.
     pub nr_pages: u32,
-    /// Out: DMA segments after merging.
+    /// Out: DMA segments after merging; pages that the device has, with [`MODE_NOTIFIER`].
     pub nr_segments: u32,
     /// In: zero.
     pub reserved: u32,
@@ -217,6 +223,30 @@ pub struct Query {
 }
 const _: () = assert!(size_of::<Query>() == 64);
 
+/// `LONGPIN_IOC_MIRROR`: what a region of [`MODE_NOTIFIER`] has seen. Errors: ENOENT, EINVAL (a region of another mode;
+/// reserved).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Mirror {
+    /// In: region.
+    pub region: u32,
+    /// In: zero.
+    pub reserved: u32,
+    /// Out: pages that the device has now.
+    pub pages: u64,
+    /// Out: invalidations that took a page from the device.
+    pub invalidations: u64,
+    /// Out: the longest of them: nanoseconds for which the kernel's caller was held.
+    pub longest_invalidation_ns: u64,
+    /// Out: faults of the device that were answered with a page.
+    pub faults: u64,
+    /// Out: faults that were refused.
+    pub refused: u64,
+    /// Out: times that a page was taken again while it was on its way to the device.
+    pub retries: u64,
+}
+const _: () = assert!(size_of::<Mirror>() == 56);
+
 const READ: u32 = 2;
 const WRITE: u32 = 1;
 
@@ -239,3 +269,5 @@ pub const IOC_WAIT: u32 = ioc(READ | WRITE, 4, size_of::<Wait>());
 pub const IOC_STOP: u32 = ioc(WRITE, 5, size_of::<Stop>());
 /// See [`Query`].
 pub const IOC_QUERY: u32 = ioc(READ | WRITE, 6, size_of::<Query>());
+/// See [`Mirror`].
+pub const IOC_MIRROR: u32 = ioc(READ | WRITE, 7, size_of::<Mirror>());

@@ -2,7 +2,7 @@
 //! `include/longpin_uapi.h` and `src/uapi.rs` describe the same bytes: a C compiler and rustc are asked for every
 //! size, offset and ioctl number, and the answers are compared.
 
-use longpin_wire::uapi::{self, Info, Pin, Query, Release, Stop, Submit, Wait};
+use longpin_wire::uapi::{self, Info, Mirror, Pin, Query, Release, Stop, Submit, Wait};
 use std::fmt::Write as _;
 use std::mem::{offset_of, size_of};
 use std::process::Command;
@@ -93,10 +93,22 @@ fn layouts() -> Vec<Layout> {
             page_has_mapping,
             folio_pages
         ),
+        layout!(
+            Mirror,
+            "mirror",
+            region,
+            reserved,
+            pages,
+            invalidations,
+            longest_invalidation_ns,
+            faults,
+            refused,
+            retries
+        ),
     ]
 }
 
-const NUMBERS: [(&str, u32); 14] = [
+const NUMBERS: [(&str, u32); 16] = [
     ("LONGPIN_IOC_INFO", uapi::IOC_INFO),
     ("LONGPIN_IOC_PIN", uapi::IOC_PIN),
     ("LONGPIN_IOC_RELEASE", uapi::IOC_RELEASE),
@@ -104,10 +116,12 @@ const NUMBERS: [(&str, u32); 14] = [
     ("LONGPIN_IOC_WAIT", uapi::IOC_WAIT),
     ("LONGPIN_IOC_STOP", uapi::IOC_STOP),
     ("LONGPIN_IOC_QUERY", uapi::IOC_QUERY),
+    ("LONGPIN_IOC_MIRROR", uapi::IOC_MIRROR),
     ("LONGPIN_VERSION", uapi::VERSION),
     ("LONGPIN_MODE_LONGTERM", uapi::MODE_LONGTERM),
     ("LONGPIN_MODE_PIN", uapi::MODE_PIN),
     ("LONGPIN_MODE_GET", uapi::MODE_GET),
+    ("LONGPIN_MODE_NOTIFIER", uapi::MODE_NOTIFIER),
     ("LONGPIN_ACCESS_WRITE", uapi::ACCESS_WRITE),
     ("LONGPIN_RELEASE_CLEAN", uapi::RELEASE_CLEAN),
     ("LONGPIN_RELEASE_DIRTY", uapi::RELEASE_DIRTY),
