@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! The command line. Only what was typed; `main` makes a `Config` of it.
 
-use clap::{ArgGroup, Parser};
+use clap::{ArgGroup, Parser, ValueEnum};
 use longpin_device::disk::DiskOptions;
 use longpin_device::ledger::MAX_FILE_BYTES;
+use longpin_device::translations::{DEFAULT_BOUND, Eviction, MAX_BOUND};
 use std::path::PathBuf;
 
 /// Virtual hardware for QEMU by vhost-user: an accelerator that writes into pinned guest pages, and auditing disks.
@@ -37,6 +38,14 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", requires = "ledger", default_value_t = MAX_FILE_BYTES)]
     pub ledger_limit: u64,
 
+    /// Let the device know so many pages of each revocable region at once; one more, and it forgets another
+    #[arg(long, value_name = "PAGES", default_value_t = DEFAULT_BOUND, value_parser = parse_bound)]
+    pub translation_cache: usize,
+
+    /// Which page it forgets
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+    pub translation_eviction: EvictionArg,
+
     /// Write "ready" and a newline to this inherited file descriptor, and close it, when the sockets are served
     #[arg(long, value_name = "N")]
     pub ready_fd: Option<i32>,
@@ -50,11 +59,37 @@ pub struct Args {
     pub log_level: String,
 }
 
+/// `--translation-eviction`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum EvictionArg {
+    /// The one that it has known for longest
+    #[default]
+    Oldest,
+    /// One by pseudo-random numbers, the same in each run
+    Random,
+}
+
+impl From<EvictionArg> for Eviction {
+    fn from(which: EvictionArg) -> Self {
+        match which {
+            EvictionArg::Oldest => Self::Oldest,
+            EvictionArg::Random => Self::Random,
+        }
+    }
+}
+
+fn parse_bound(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(pages) if (1..=MAX_BOUND).contains(&pages) => Ok(pages),
+        _ => Err(format!("use a number of pages from 1 to {MAX_BOUND}")),
+    }
+}
+
 const AFTER_HELP: &str = "\
 QEMU (10.2 or later) takes it with:
   -object memory-backend-memfd,id=mem,size=1G,share=on -machine q35,memory-backend=mem
   -chardev socket,id=acc,path=PATH
-  -device vhost-user-test-device-pci,chardev=acc,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
+  -device vhost-user-test-device-pci,chardev=acc,virtio-id=38,num_vqs=4,vq_size=256,config_size=64
 and a disk with:
   -chardev socket,id=disk,path=PATH -device vhost-user-blk-pci,chardev=disk,num-queues=2
 
@@ -83,6 +118,18 @@ mod tests {
         assert!(Args::try_parse_from(["longpin-device", "--fd", "3"].iter().chain(&disk)).is_ok());
         let error = Args::try_parse_from(["longpin-device", "--disk", "socket=s"]).unwrap_err();
         assert!(error.to_string().contains("image=PATH is missing"), "{error}");
+    }
+
+    #[test]
+    fn the_translation_cache_has_a_size() {
+        let args = |more: &[&str]| Args::try_parse_from(["longpin-device", "--fd", "3"].iter().chain(more));
+        assert_eq!(args(&["--translation-cache", "1"]).unwrap().translation_cache, 1);
+        for bad in ["0", "4194305", "many"] {
+            let error = args(&["--translation-cache", bad]).unwrap_err().to_string();
+            assert!(error.contains("from 1 to 4194304"), "{error}");
+        }
+        let random = args(&["--translation-eviction", "random"]).unwrap().translation_eviction;
+        assert_eq!(Eviction::from(random), Eviction::Random);
     }
 
     #[test]

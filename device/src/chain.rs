@@ -13,9 +13,12 @@ use crate::descriptors::{BadEnd, Buffer, MAX_DESCRIPTORS, buffers};
 use crate::mem::{BadAddress, Gpa, View};
 use crate::program::{Program, ProgramError};
 use crate::region::{Label, MapPart};
+use crate::translations::{Invalidate, Populate};
 use longpin_wire::dma::{
-    self, DmaRequest, MapRequest, RequestHeader, Response, Segment, StopRequest, UnmapRequest,
+    self, DmaRequest, FaultDone, InvalidateRequest, MapRequest, PopulateRequest, RequestHeader, Response,
+    Segment, StopRequest, UnmapRequest,
 };
+use longpin_wire::uapi::{ACCESS_READ, ACCESS_WRITE};
 use std::ops::Deref;
 use virtio_queue::DescriptorChain;
 use vm_memory::GuestMemory;
@@ -93,6 +96,28 @@ pub enum ChainError {
     /// Segments of a part.
     #[error("{0} segments in one request; use 1 to {max}", max = dma::MAX_SEGMENTS_PER_MAP)]
     Segments(u32),
+    /// A revocable region has no segments, and one part.
+    #[error("a revocable region with flags {flags:#x} and {segments} segments; use first, last and none")]
+    Revocable {
+        /// `MAP_` bits.
+        flags: u32,
+        /// Segments.
+        segments: u32,
+    },
+    /// Unknown `ACCESS_` constant.
+    #[error("access {0} is unknown")]
+    Access(u32),
+    /// Offset and length of a revocable region's part.
+    #[error("range {offset}+{len} is not made of whole pages")]
+    Pages {
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// Fault 0 is none.
+    #[error("fault is 0")]
+    FaultZero,
     /// Length of a region.
     #[error("region of {0} bytes; use 1 to {max}", max = dma::MAX_REGION_BYTES)]
     RegionBytes(u64),
@@ -148,6 +173,19 @@ pub enum Request {
     },
     /// [`dma::OP_DMA`].
     Dma(Program),
+    /// [`dma::OP_POPULATE`].
+    Populate(Populate),
+    /// [`dma::OP_INVALIDATE`].
+    Invalidate(Invalidate),
+    /// [`dma::OP_FAULT_DONE`].
+    FaultDone {
+        /// Fault.
+        fault: u64,
+        /// An errno, or 0.
+        error: u32,
+    },
+    /// [`dma::OP_AWAIT_FAULT`].
+    AwaitFault,
 }
 
 /// Where a response goes: guest addresses that were checked and hold exactly one [`Response`].
@@ -261,6 +299,8 @@ fn parse_bytes(bytes: &[u8], queue: u32) -> Result<Request, ChainError> {
     let home = match op {
         dma::OP_MAP | dma::OP_UNMAP | dma::OP_STOP => dma::QUEUE_CONTROL,
         dma::OP_DMA => dma::QUEUE_DMA,
+        dma::OP_POPULATE | dma::OP_INVALIDATE | dma::OP_FAULT_DONE => dma::QUEUE_MMU,
+        dma::OP_AWAIT_FAULT => dma::QUEUE_FAULTS,
         other => return Err(ChainError::Op(other)),
     };
     if home != queue {
@@ -273,6 +313,24 @@ fn parse_bytes(bytes: &[u8], queue: u32) -> Result<Request, ChainError> {
             Ok(Request::Unmap { region, release })
         }
         dma::OP_STOP => Ok(Request::Stop { program: exactly::<StopRequest>(op, body)?.program }),
+        dma::OP_POPULATE => parse_populate(body).map(Request::Populate),
+        dma::OP_INVALIDATE => {
+            let InvalidateRequest { region, reason, offset, length } = exactly(op, body)?;
+            whole_pages(offset, length)?;
+            Ok(Request::Invalidate(Invalidate { region, offset, length, reason }))
+        }
+        dma::OP_FAULT_DONE => {
+            let FaultDone { fault, error, reserved } = exactly(op, body)?;
+            match (fault, reserved) {
+                (0, _) => Err(ChainError::FaultZero),
+                (_, 0) => Ok(Request::FaultDone { fault, error }),
+                (_, reserved) => Err(ChainError::Reserved(reserved)),
+            }
+        }
+        dma::OP_AWAIT_FAULT => match body.len() {
+            0 => Ok(Request::AwaitFault),
+            have => Err(ChainError::Length { op, have, want: 0 }),
+        },
         _ => Ok(Request::Dma(Program::parse(&exactly::<DmaRequest>(op, body)?, tag)?)),
     }
 }
@@ -285,7 +343,8 @@ fn exactly<T: FromBytes>(op: u32, body: &[u8]) -> Result<T, ChainError> {
 fn parse_map(body: &[u8]) -> Result<MapPart, ChainError> {
     let length = |want| ChainError::Length { op: dma::OP_MAP, have: body.len(), want };
     let (map, rest) = MapRequest::read_from_prefix(body).map_err(|_| length(size_of::<MapRequest>()))?;
-    if map.nr_segments == 0 || map.nr_segments > dma::MAX_SEGMENTS_PER_MAP {
+    let revocable = map.flags & dma::MAP_REVOCABLE != 0;
+    if !revocable && map.nr_segments == 0 || map.nr_segments > dma::MAX_SEGMENTS_PER_MAP {
         return Err(ChainError::Segments(map.nr_segments));
     }
     let want = map.nr_segments as usize * size_of::<Segment>();
@@ -295,13 +354,20 @@ fn parse_map(body: &[u8]) -> Result<MapPart, ChainError> {
     if map.region == 0 {
         return Err(ChainError::RegionZero);
     }
-    if map.flags & !(dma::MAP_FIRST | dma::MAP_LAST) != 0 {
+    let all = dma::MAP_FIRST | dma::MAP_LAST | dma::MAP_REVOCABLE;
+    if map.flags & !all != 0 {
         return Err(ChainError::MapFlags(map.flags));
+    }
+    if revocable && (map.flags != all || map.nr_segments > 0) {
+        return Err(ChainError::Revocable { flags: map.flags, segments: map.nr_segments });
     }
     if map.total_bytes == 0 || map.total_bytes > dma::MAX_REGION_BYTES {
         return Err(ChainError::RegionBytes(map.total_bytes));
     }
-    let segments = rest.chunks_exact(size_of::<Segment>()).map(parse_segment).collect::<Result<_, _>>()?;
+    if revocable {
+        whole_pages(0, map.total_bytes)?;
+    }
+    let segments = segments(rest)?;
     let MapRequest { region, total_bytes, file_offset, run, pin_mode, .. } = map;
     Ok(MapPart {
         label: Label { region, total_bytes, file_offset, run, pin_mode },
@@ -309,6 +375,48 @@ fn parse_map(body: &[u8]) -> Result<MapPart, ChainError> {
         last: map.flags & dma::MAP_LAST != 0,
         segments,
     })
+}
+
+fn parse_populate(body: &[u8]) -> Result<Populate, ChainError> {
+    let length = |want| ChainError::Length { op: dma::OP_POPULATE, have: body.len(), want };
+    let (populate, rest) =
+        PopulateRequest::read_from_prefix(body).map_err(|_| length(size_of::<PopulateRequest>()))?;
+    let PopulateRequest { region, access, offset, fault, nr_segments, reserved } = populate;
+    if reserved != 0 {
+        return Err(ChainError::Reserved(reserved));
+    }
+    if nr_segments == 0 || nr_segments > dma::MAX_SEGMENTS_PER_MAP {
+        return Err(ChainError::Segments(nr_segments));
+    }
+    let want = nr_segments as usize * size_of::<Segment>();
+    if rest.len() != want {
+        return Err(length(size_of::<PopulateRequest>() + want));
+    }
+    let write = match access {
+        ACCESS_READ => false,
+        ACCESS_WRITE => true,
+        other => return Err(ChainError::Access(other)),
+    };
+    let segments = segments(rest)?;
+    for (gpa, len) in &segments {
+        whole_pages(gpa.0, *len)?;
+    }
+    let bytes = segments.iter().try_fold(0u64, |sum, (_, len)| sum.checked_add(*len));
+    whole_pages(offset, bytes.unwrap_or(u64::MAX))?;
+    Ok(Populate { region, offset, segments, write, fault })
+}
+
+fn whole_pages(offset: u64, len: u64) -> Result<(), ChainError> {
+    let whole = offset.is_multiple_of(dma::PAGE_BYTES) && len.is_multiple_of(dma::PAGE_BYTES);
+    if whole && len > 0 && offset.checked_add(len).is_some() {
+        Ok(())
+    } else {
+        Err(ChainError::Pages { offset, len })
+    }
+}
+
+fn segments(bytes: &[u8]) -> Result<Vec<(Gpa, u64)>, ChainError> {
+    bytes.chunks_exact(size_of::<Segment>()).map(parse_segment).collect()
 }
 
 fn parse_segment(bytes: &[u8]) -> Result<(Gpa, u64), ChainError> {

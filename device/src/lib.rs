@@ -31,6 +31,7 @@ pub mod program;
 pub mod region;
 pub mod stop;
 pub mod sys;
+pub mod translations;
 pub mod vring;
 
 use accel::{Accelerator, Faults};
@@ -50,6 +51,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use stop::Stop;
+use translations::CacheOptions;
 
 /// What a daemon is made of.
 #[derive(Debug, Default)]
@@ -64,6 +66,8 @@ pub struct Config {
     pub ledger: Option<PathBuf>,
     /// Most bytes of it; [`ledger::MAX_FILE_BYTES`] where nothing is said.
     pub ledger_limit: Option<u64>,
+    /// Cache of revocable regions.
+    pub cache: CacheOptions,
     /// Written to and closed when all sockets are served.
     pub ready: Option<File>,
     /// Serve one front-end after another.
@@ -141,6 +145,7 @@ pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
         disk::check_host().map_err(ServeError::IoUring)?;
     }
     let mut device = Device::new(ledger, config.accelerator.as_ref())?;
+    device.engine.set_cache(config.cache);
     let sockets: Vec<_> = config.disks.into_iter().map(|disk| device.add_disk(disk)).collect();
     let device = Arc::new(device);
     let control = config.control.map(|socket| ControlServer::start(socket, device.clone(), stop.clone()));

@@ -10,6 +10,7 @@ use longpin_device::disk::{DiskConfig, DiskOptions, Image, ImageError};
 use longpin_device::ledger::LedgerError;
 use longpin_device::listener::{ListenError, SocketFile};
 use longpin_device::stop::Stop;
+use longpin_device::translations::CacheOptions;
 use longpin_device::{Config, ServeError, panics, serve, sys};
 use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -77,7 +78,8 @@ fn run(args: &Args) -> Result<(), MainError> {
     stop_on_signals(stop.clone()).map_err(MainError::Signals)?;
     let (ledger, ledger_limit) = (args.ledger.clone(), Some(args.ledger_limit));
     let persist = args.persist;
-    let config = Config { accelerator, disks, control, ledger, ledger_limit, ready, persist };
+    let cache = CacheOptions { bound: args.translation_cache, eviction: args.translation_eviction.into() };
+    let config = Config { accelerator, disks, control, ledger, ledger_limit, cache, ready, persist };
     Ok(serve(config, &stop)?)
 }
 

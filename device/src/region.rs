@@ -7,13 +7,16 @@
 //! first access until after its last.
 
 use crate::mem::Gpa;
+use crate::translations::{CacheOptions, MAX_BOUND, Translations};
+
+pub use crate::translations::Segment;
 use longpin_wire::dma;
 use std::collections::{HashMap, hash_map};
 use std::sync::Arc;
 
 /// Most segments over all regions: 16 GiB in base pages, 96 MiB of tables. Without it, a guest could announce 4096
 /// regions of a GiB each and take 25 GiB of the host's memory.
-pub const MAX_SEGMENTS: usize = 4 << 20;
+pub const MAX_SEGMENTS: usize = MAX_BOUND;
 
 /// A request that cannot be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +46,9 @@ pub enum RegionError {
         /// Announced.
         want: u64,
     },
+    /// Its pages were announced once and for all.
+    #[error("region {0} is not revocable")]
+    NotRevocable(u32),
     /// [`dma::MAX_REGIONS`] or [`MAX_SEGMENTS`].
     #[error("too many regions or segments; unmap some first")]
     Limit,
@@ -57,7 +63,8 @@ pub struct MapPart {
     pub first: bool,
     /// Last part.
     pub last: bool,
-    /// Address and length of each segment; lengths not zero, ends not past the address space.
+    /// Address and length of each segment; lengths not zero, ends not past the address space. None at all: a revocable
+    /// region, in one part.
     pub segments: Vec<(Gpa, u64)>,
 }
 
@@ -76,31 +83,28 @@ pub struct Label {
     pub pin_mode: u32,
 }
 
-/// A contiguous piece of a region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Segment {
-    /// First byte in the region.
-    pub offset: u64,
-    /// Where that is.
-    pub gpa: Gpa,
-    /// Bytes.
-    pub len: u64,
-}
-
 /// A region whose segments are all known.
 ///
 /// # Invariants
 ///
-/// Segments are in ascending order of `offset`, without gaps, and add up to `label.total_bytes`.
+/// Segments are in ascending order of `offset`, without gaps, and add up to `label.total_bytes`; or there are none, and
+/// translations.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Region {
     /// What was announced.
     pub label: Label,
-    /// Where its bytes are.
+    /// Where its bytes are, if they are pinned.
     pub segments: Vec<Segment>,
+    /// Where they are just now, if they are not.
+    pub translations: Option<Translations>,
 }
 
 impl Region {
+    /// What it counts for in [`MAX_SEGMENTS`].
+    fn weight(&self) -> usize {
+        self.segments.len() + self.translations.as_ref().map_or(0, Translations::bound)
+    }
+
     /// Whether the range lies in the region.
     pub fn contains(&self, offset: u64, len: u64) -> bool {
         offset.checked_add(len).is_some_and(|end| end <= self.label.total_bytes)
@@ -159,6 +163,7 @@ pub enum Closed<T> {
 pub struct RegionTable<T> {
     regions: HashMap<u32, State<T>>,
     segments: usize,
+    cache: CacheOptions,
 }
 
 enum State<T> {
@@ -169,11 +174,25 @@ enum State<T> {
 
 impl<T> Default for RegionTable<T> {
     fn default() -> Self {
-        Self { regions: HashMap::new(), segments: 0 }
+        Self { regions: HashMap::new(), segments: 0, cache: CacheOptions::default() }
     }
 }
 
 impl<T> RegionTable<T> {
+    /// For revocable regions from now on.
+    pub fn set_cache(&mut self, cache: CacheOptions) {
+        self.cache = cache;
+    }
+
+    /// A region that is ready, or closing: somebody may still use it.
+    pub fn find(&self, id: u32) -> Result<Arc<Region>, RegionError> {
+        match self.regions.get(&id) {
+            Some(State::Ready { region, .. } | State::Closing { region, .. }) => Ok(region.clone()),
+            Some(State::Building { .. }) => Err(RegionError::Incomplete(id)),
+            None => Err(RegionError::NotFound(id)),
+        }
+    }
+
     /// Regions, complete or not.
     pub fn len(&self) -> usize {
         self.regions.len()
@@ -195,11 +214,32 @@ impl<T> RegionTable<T> {
             None if self.regions.len() >= dma::MAX_REGIONS as usize => return Err(RegionError::Limit),
             Some(State::Building { .. }) | None => {}
         }
+        if part.segments.is_empty() {
+            return self.map_revocable(part);
+        }
         let result = self.extend(part);
         if result.is_err() {
             self.discard(id);
         }
         result
+    }
+
+    fn map_revocable(&mut self, part: &MapPart) -> Result<Mapped, RegionError> {
+        let id = part.label.region;
+        if !(part.first && part.last) {
+            self.discard(id);
+            return Err(RegionError::Contradiction(id));
+        }
+        let pages = part.label.total_bytes.div_ceil(dma::PAGE_BYTES) as usize;
+        let cache = CacheOptions { bound: self.cache.bound.clamp(1, pages.max(1)), ..self.cache };
+        if self.segments + cache.bound > MAX_SEGMENTS {
+            return Err(RegionError::Limit);
+        }
+        self.segments += cache.bound;
+        let translations = Some(Translations::new(cache));
+        let region = Arc::new(Region { label: part.label, segments: Vec::new(), translations });
+        self.regions.insert(id, State::Ready { region: region.clone(), users: 0 });
+        Ok(Mapped::Complete(region))
     }
 
     /// Forget a region if it is incomplete.
@@ -240,7 +280,8 @@ impl<T> RegionTable<T> {
             return Ok(Mapped::Partly);
         }
         // INVARIANT: the loop above leaves no gaps, and the sum was checked.
-        let region = Arc::new(Region { label: *label, segments: std::mem::take(segments) });
+        let region =
+            Arc::new(Region { label: *label, segments: std::mem::take(segments), translations: None });
         *state = State::Ready { region: region.clone(), users: 0 };
         Ok(Mapped::Complete(region))
     }
@@ -269,7 +310,7 @@ impl<T> RegionTable<T> {
         }
         match self.regions.remove(&id)? {
             State::Closing { region, users: 0, then } => {
-                self.segments -= region.segments.len();
+                self.segments -= region.weight();
                 Some((then, region))
             }
             other => {
@@ -287,7 +328,7 @@ impl<T> RegionTable<T> {
                 Ok(Closed::Waiting)
             }
             Some(State::Ready { region, .. }) => {
-                self.segments -= region.segments.len();
+                self.segments -= region.weight();
                 Ok(Closed::Quiet(then, Some(region)))
             }
             Some(State::Building { segments, .. }) => {

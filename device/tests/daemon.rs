@@ -178,7 +178,7 @@ fn help_names_exit_codes_and_the_qemu_line() {
     let output = Command::new(env!("CARGO_BIN_EXE_longpin-device")).arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     for expected in
-        ["virtio-id=38,num_vqs=2,vq_size=256,config_size=64", "Exit codes:", "--persist", "--ready-fd"]
+        ["virtio-id=38,num_vqs=4,vq_size=256,config_size=64", "Exit codes:", "--persist", "--ready-fd"]
     {
         assert!(help.contains(expected), "no {expected:?} in\n{help}");
     }

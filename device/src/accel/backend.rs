@@ -76,7 +76,8 @@ impl VhostUserBackend for Accelerator {
     fn handle_event(&self, event: u16, _set: EventSet, vrings: &[Vring], _thread: usize) -> io::Result<()> {
         log::trace!("queue {event}: kick");
         let ready = |vring: &Vring| vring.is_usable(&vring.get_ref(), dma::QUEUE_SIZE);
-        self.counters.set_driver_ready(vrings.iter().all(ready));
+        // The others are for drivers that know `dma::FEATURE_REVOCABLE`.
+        self.counters.set_driver_ready(vrings.iter().take(dma::NUM_PINNED_QUEUES).all(ready));
         // Never an error: it would end the vring thread, and the device with it.
         self.poll(vrings);
         Ok(())

@@ -18,7 +18,7 @@ impl Default for ConfigSpace {
             max_programs: MAX_PROGRAMS as u32,
             reserved0: 0,
             max_region_bytes: dma::MAX_REGION_BYTES,
-            features: 0,
+            features: dma::FEATURE_REVOCABLE,
             reserved1: [0; 3],
         })
     }
@@ -43,6 +43,7 @@ mod tests {
         let config = Config::read_from_bytes(&bytes).unwrap();
         assert_eq!((config.magic, config.version), (dma::CONFIG_MAGIC, dma::VERSION));
         assert_eq!(config.max_programs, 256);
+        assert_eq!(config.features, dma::FEATURE_REVOCABLE);
         assert_eq!((config.reserved0, config.reserved1), (0, [0; 3]));
     }
 

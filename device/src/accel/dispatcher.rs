@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! One thread that executes requests in the order in which they were taken. It may wait (a map for the ledger), so
-//! that the vring thread does not have to.
+//! Threads that execute requests in the order in which they were taken. They may wait (a map for the ledger), so
+//! that the vring thread does not have to. The queue of the MMU has one of its own: an invalidation waits for nothing
+//! but the batches of programs.
 
 use super::faults::Faults;
 use super::ring::Reply;
@@ -19,7 +20,9 @@ pub(super) struct Dispatcher {
 }
 
 impl Dispatcher {
+    /// `name`: of the thread.
     pub(super) fn start(
+        name: &str,
         engine: Arc<Engine>,
         counters: Arc<Counters>,
         faults: Arc<Faults>,
@@ -27,7 +30,7 @@ impl Dispatcher {
         let (requests, taken) = mpsc::channel();
         let executor = Executor { engine, counters, faults };
         let body = move || taken.into_iter().for_each(|(reply, request)| executor.execute(reply, request));
-        let thread = thread::Builder::new().name("dispatcher".into()).spawn(body)?;
+        let thread = thread::Builder::new().name(name.into()).spawn(body)?;
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
@@ -73,6 +76,14 @@ impl Executor {
             }
             _ if self.faults.silent_control() => reply.abandon(),
             Request::Map(part) => self.answer(reply, self.engine.map(&part)),
+            Request::Populate(part) => self.answer(reply, self.engine.populate(&part)),
+            Request::Invalidate(range) => self.answer(reply, self.engine.invalidate(range)),
+            Request::FaultDone { fault, error } => {
+                self.engine.answer_fault(fault, error);
+                self.answer(reply, Ok(()));
+            }
+            // The front keeps these (`Accelerator::poll`).
+            Request::AwaitFault => reply.abandon(),
             Request::Stop { program } => self.answer(reply, self.engine.stop(program)),
             Request::Unmap { .. } if self.faults.denied_region() => reply.status(STATUS_NOT_FOUND),
             Request::Unmap { region, release } => {

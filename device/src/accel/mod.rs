@@ -2,14 +2,16 @@
 //! The accelerator's vhost-user front: features, configuration space, queues. It moves requests from the rings to
 //! the engine and answers back; it knows nothing of DMA.
 //!
-//! Threads: the vhost-user thread (setup, stop), one vring thread (takes chains, never waits), one dispatcher
-//! (executes requests in order, may wait for the ledger), and the engine's threads, which answer by themselves.
+//! Threads: the vhost-user thread (setup, stop), one vring thread (takes chains, never waits), two dispatchers, of
+//! which one is for the MMU queue (each executes requests in order, may wait for the ledger), and the engine's threads,
+//! which answer by themselves.
 //!
 //! Lock order: `turn`, then a view of guest memory, then a vring's lock.
 
 mod backend;
 mod config_space;
 mod dispatcher;
+mod fault_desk;
 mod faults;
 mod ring;
 
@@ -24,6 +26,7 @@ use crate::log_limit::LogLimit;
 use crate::mem::{GuestRam, Map, View};
 use crate::vring::Vring;
 use dispatcher::Dispatcher;
+use fault_desk::FaultDesk;
 use longpin_wire::dma;
 use parking_lot::Mutex;
 use ring::{Heads, Place, Reply};
@@ -42,6 +45,8 @@ pub struct Accelerator {
     engine: Arc<Engine>,
     counters: Arc<Counters>,
     dispatcher: Dispatcher,
+    mmu: Dispatcher,
+    desk: Arc<FaultDesk>,
     heads: Arc<Heads>,
     faults: Arc<Faults>,
     /// Held while chains are taken, and while a queue is being stopped: what was taken is known to the stop.
@@ -52,8 +57,13 @@ pub struct Accelerator {
 impl Accelerator {
     /// A front for `engine`.
     pub fn new(engine: Arc<Engine>, counters: Arc<Counters>, faults: Arc<Faults>) -> io::Result<Self> {
+        let desk = Arc::<FaultDesk>::default();
+        engine.set_fault_sink(desk.clone());
+        let dispatcher = |name| Dispatcher::start(name, engine.clone(), counters.clone(), faults.clone());
         Ok(Self {
-            dispatcher: Dispatcher::start(engine.clone(), counters.clone(), faults.clone())?,
+            dispatcher: dispatcher("dispatcher")?,
+            mmu: dispatcher("mmu")?,
+            desk,
             engine,
             counters,
             heads: Arc::default(),
@@ -63,7 +73,7 @@ impl Accelerator {
         })
     }
 
-    /// Take what the driver has made available, on both queues, and hand it over.
+    /// Take what the driver has made available, on all queues, and hand it over.
     ///
     /// A driver may submit a program on one queue and stop it on the other before we look. What it published later
     /// must not be executed earlier: the control queue is read first and dispatched last.
@@ -75,12 +85,17 @@ impl Accelerator {
             for (reply, request) in dma.into_iter().chain(control) {
                 self.dispatcher.send(reply, request);
             }
+            let (taken_mmu, mmu) = self.take(vrings, dma::QUEUE_MMU);
+            mmu.into_iter().for_each(|(reply, request)| self.mmu.send(reply, request));
+            let (taken_faults, chains) = self.take(vrings, dma::QUEUE_FAULTS);
+            // Of this queue the parser takes one request only.
+            chains.into_iter().for_each(|(reply, _)| self.desk.offer(reply));
             // Every queue asks for kicks again, also if another has more.
             let view = self.engine.ram().view();
             let more = vrings.iter().fold(false, |more, vring| vring.listen(dma::QUEUE_SIZE, &view) | more);
             drop(view);
             // Without progress there is nothing to come back for: an unusable ring always claims to hold more.
-            if !more || taken + taken_dma == 0 {
+            if !more || taken + taken_dma + taken_mmu + taken_faults == 0 {
                 return;
             }
         }
@@ -162,9 +177,11 @@ impl Front for Accelerator {
         let _turn = self.turn.lock();
         self.counters.set_driver_ready(false);
         self.engine.begin_reset();
+        self.desk.close();
         self.heads.wait_idle(QUIESCE_DEADLINE)?;
         self.engine.finish_reset(QUIESCE_DEADLINE)?;
         self.heads.clear();
+        self.desk.open();
         Ok(())
     }
 }

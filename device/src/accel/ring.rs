@@ -11,7 +11,7 @@ use crate::duties::{Duties, Unanswered};
 use crate::engine::{ProgramEnd, Refusal};
 use crate::mem::{BadAddress, GuestRam, View};
 use crate::vring::Vring;
-use longpin_wire::dma::{self, Response};
+use longpin_wire::dma::{self, FaultEvent, Response};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,17 +126,23 @@ impl Reply {
         self.heads.settled();
     }
 
-    fn finish(mut self, end: ProgramEnd) {
+    /// Answer a chain that was left for a fault.
+    pub(super) fn fault(mut self, event: FaultEvent) {
         if let Some(place) = self.place.take() {
-            self.put(&place, end);
+            self.put(&place, zerocopy::transmute!(event));
         }
     }
 
-    fn put(&self, place: &Place, end: ProgramEnd) {
-        let ProgramEnd { status, crc32c, cells_done, last_generation, started_ns, finished_ns } = end;
+    fn finish(mut self, end: ProgramEnd) {
+        if let Some(place) = self.place.take() {
+            self.put(&place, response(end));
+        }
+    }
+
+    fn put(&self, place: &Place, response: Response) {
         let lie = self.faults.lie(place.queue);
         let tag = if lie == Some(Lie::WrongTag) { !self.tag } else { self.tag };
-        let response = Response { status, crc32c, tag, cells_done, last_generation, started_ns, finished_ns };
+        let response = Response { tag, ..response };
         {
             // The view also covers the ring: `virtio-queue` takes the map of the moment by itself.
             let view = self.ram.view();
@@ -178,6 +184,11 @@ impl Reply {
     }
 }
 
+fn response(end: ProgramEnd) -> Response {
+    let ProgramEnd { status, crc32c, cells_done, last_generation, started_ns, finished_ns } = end;
+    Response { status, crc32c, tag: 0, cells_done, last_generation, started_ns, finished_ns }
+}
+
 fn write(view: &View<'_>, slot: &ResponseSlot, response: &Response) -> Result<u32, BadAddress> {
     let mut bytes = response.as_bytes();
     for (gpa, len) in slot.pieces() {
@@ -192,7 +203,8 @@ impl Drop for Reply {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
             log::error!("queue {}: a request (tag {}) was dropped unanswered", place.queue, self.tag);
-            self.put(&place, ProgramEnd { status: dma::STATUS_DEVICE_ERROR, ..ProgramEnd::default() });
+            let failed = ProgramEnd { status: dma::STATUS_DEVICE_ERROR, ..ProgramEnd::default() };
+            self.put(&place, response(failed));
         }
     }
 }

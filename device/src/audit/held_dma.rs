@@ -121,7 +121,7 @@ fn region_of(reads: &[&mut Waiting], order: &HeldDma) -> (Region, Vec<Range<u64>
         // What direct I/O takes: FOLL_PIN, without FOLL_LONGTERM (`iov_iter_extract_user_pages()`).
         pin_mode: uapi::MODE_PIN,
     };
-    (Region { label, segments }, places)
+    (Region { label, segments, translations: None }, places)
 }
 
 /// Make the region known, if it is new: to the audit, and in the ledger.

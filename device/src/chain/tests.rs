@@ -208,7 +208,7 @@ fn reserved_must_be_zero() {
 
 #[test]
 fn unknown_operations_are_named() {
-    for op in [0, 5, u32::MAX] {
+    for op in [0, 9, u32::MAX] {
         assert_eq!(content(&header(op), dma::QUEUE_CONTROL), ChainError::Op(op));
     }
 }
@@ -219,8 +219,10 @@ fn an_operation_on_the_wrong_queue_is_refused() {
         let queue = dma::QUEUE_DMA;
         assert_eq!(content(&header(op), queue), ChainError::WrongQueue { op, queue });
     }
-    let (op, queue) = (dma::OP_DMA, dma::QUEUE_CONTROL);
-    assert_eq!(content(&header(op), queue), ChainError::WrongQueue { op, queue });
+    for op in [dma::OP_DMA, dma::OP_POPULATE, dma::OP_INVALIDATE, dma::OP_FAULT_DONE, dma::OP_AWAIT_FAULT] {
+        let queue = dma::QUEUE_CONTROL;
+        assert_eq!(content(&header(op), queue), ChainError::WrongQueue { op, queue });
+    }
 }
 
 #[test]
@@ -230,6 +232,8 @@ fn a_body_of_another_length_is_refused() {
         (dma::OP_UNMAP, dma::QUEUE_CONTROL, 8),
         (dma::OP_STOP, dma::QUEUE_CONTROL, 8),
         (dma::OP_DMA, dma::QUEUE_DMA, 96),
+        (dma::OP_INVALIDATE, dma::QUEUE_MMU, 24),
+        (dma::OP_FAULT_DONE, dma::QUEUE_MMU, 16),
     ] {
         let mut bytes = header(op);
         bytes.resize(16 + want - 1, 0);
@@ -249,7 +253,8 @@ fn a_map_request_is_checked_field_by_field() {
     let refused =
         |change: fn(&mut MapRequest)| content(&map(change, &[(0x8000, 0x2000)]), dma::QUEUE_CONTROL);
     assert_eq!(refused(|map| map.region = 0), ChainError::RegionZero);
-    assert_eq!(refused(|map| map.flags = 4), ChainError::MapFlags(4));
+    assert_eq!(refused(|map| map.flags = 8), ChainError::MapFlags(8));
+    assert_eq!(refused(|map| map.flags = 7), ChainError::Revocable { flags: 7, segments: 1 });
     assert_eq!(refused(|map| map.nr_segments = 0), ChainError::Segments(0));
     assert_eq!(refused(|map| map.nr_segments = 4001), ChainError::Segments(4001));
     assert_eq!(refused(|map| map.total_bytes = 0), ChainError::RegionBytes(0));
@@ -257,6 +262,77 @@ fn a_map_request_is_checked_field_by_field() {
     assert_eq!(refused(|map| map.total_bytes = (1 << 30) + 1), ChainError::RegionBytes(over));
     assert_eq!(ChainError::RegionBytes(over).status(), dma::STATUS_LIMIT);
     assert_eq!(ChainError::RegionBytes(0).status(), dma::STATUS_INVALID);
+}
+
+#[test]
+fn a_revocable_region_has_whole_pages_one_part_and_no_segments() {
+    let with = |flags, total_bytes| {
+        let change = |map: &mut MapRequest| (map.flags, map.total_bytes) = (flags, total_bytes);
+        request(&map(change, &[]), dma::QUEUE_CONTROL).request
+    };
+    let Ok(Request::Map(part)) = with(7, 0x2000) else { panic!("a good request") };
+    assert!(part.first && part.last && part.segments.is_empty());
+    assert_eq!(with(5, 0x2000), Err(ChainError::Revocable { flags: 5, segments: 0 }));
+    assert_eq!(with(7, 0x2001), Err(ChainError::Pages { offset: 0, len: 0x2001 }));
+    assert_eq!(with(3, 0x2000), Err(ChainError::Segments(0)), "a pinned region has segments");
+}
+
+#[test]
+fn requests_of_the_mmu_queue_are_checked_field_by_field() {
+    let populate = |change: fn(&mut PopulateRequest), segments: &[(u64, u64)]| {
+        let mut body = PopulateRequest {
+            region: 3,
+            access: ACCESS_WRITE,
+            offset: 0x1000,
+            fault: 5,
+            nr_segments: segments.len() as u32,
+            reserved: 0,
+        };
+        change(&mut body);
+        let mut bytes = header(dma::OP_POPULATE);
+        bytes.extend_from_slice(body.as_bytes());
+        segments
+            .iter()
+            .for_each(|&(dma_addr, len)| bytes.extend_from_slice(Segment { dma_addr, len }.as_bytes()));
+        request(&bytes, dma::QUEUE_MMU).request
+    };
+    let page = &[(0x8000, 0x1000)];
+    let segments = vec![(Gpa(0x8000), 0x1000)];
+    let expected = Populate { region: 3, offset: 0x1000, segments, write: true, fault: 5 };
+    assert_eq!(populate(|_| (), page), Ok(Request::Populate(expected)));
+    assert_eq!(populate(|body| body.access = 2, page), Err(ChainError::Access(2)));
+    assert_eq!(populate(|body| body.reserved = 1, page), Err(ChainError::Reserved(1)));
+    assert_eq!(populate(|_| (), &[]), Err(ChainError::Segments(0)));
+    let pages = |offset, len| Err(ChainError::Pages { offset, len });
+    assert_eq!(populate(|body| body.offset = 0x800, page), pages(0x800, 0x1000));
+    assert_eq!(populate(|_| (), &[(0x8000, 0x800)]), pages(0x8000, 0x800));
+    assert_eq!(populate(|_| (), &[(0x8200, 0x1000)]), pages(0x8200, 0x1000));
+    let last = u64::MAX - 0xfff;
+    assert_eq!(populate(|body| body.offset = u64::MAX - 0xfff, page), pages(last, 0x1000));
+
+    let invalidate = |offset, length| {
+        let mut bytes = header(dma::OP_INVALIDATE);
+        bytes.extend_from_slice(InvalidateRequest { region: 3, reason: 4, offset, length }.as_bytes());
+        request(&bytes, dma::QUEUE_MMU).request
+    };
+    let expected = Invalidate { region: 3, offset: 0x1000, length: 0x2000, reason: 4 };
+    assert_eq!(invalidate(0x1000, 0x2000), Ok(Request::Invalidate(expected)));
+    assert_eq!(invalidate(0x1000, 0), pages_error(0x1000, 0));
+    assert_eq!(invalidate(1, 0x1000), pages_error(1, 0x1000));
+
+    let done = |fault, reserved| {
+        let mut bytes = header(dma::OP_FAULT_DONE);
+        bytes.extend_from_slice(FaultDone { fault, error: 14, reserved }.as_bytes());
+        request(&bytes, dma::QUEUE_MMU).request
+    };
+    assert_eq!(done(5, 0), Ok(Request::FaultDone { fault: 5, error: 14 }));
+    assert_eq!(done(0, 0), Err(ChainError::FaultZero));
+    assert_eq!(done(5, 1), Err(ChainError::Reserved(1)));
+    assert_eq!(request(&header(dma::OP_AWAIT_FAULT), dma::QUEUE_FAULTS).request, Ok(Request::AwaitFault));
+}
+
+fn pages_error(offset: u64, len: u64) -> Result<Request, ChainError> {
+    Err(ChainError::Pages { offset, len })
 }
 
 #[test]

@@ -11,6 +11,7 @@
 //! * After the completion of [`Engine::unmap`], or the return of [`Engine::finish_reset`], the engine does not touch
 //!   the memory in question again (see `region.rs`).
 //! * The completion of each program of a region is called before that of the region's unmap.
+//! * After the return of [`Engine::invalidate`] no program writes to the range before it was populated again.
 //! * A write is in memory before its ledger entry is made, and room in the ledger is there before the write.
 //!
 //! Lock order: the engine's state, then the pin index; a view of guest memory, then the ledger's locks, then the
@@ -18,6 +19,7 @@
 
 mod pace;
 mod page_bits;
+mod page_faults;
 mod pin_index;
 mod refusal;
 mod stop;
@@ -25,6 +27,7 @@ mod trace;
 mod worker;
 
 pub use page_bits::PageBits;
+pub use page_faults::{FaultSink, PageFault};
 pub use pin_index::{Owner, Pin, PinIndex, PinnedBy, Pins};
 pub use refusal::Refusal;
 pub use trace::{Covered, Trace, WrittenBy, page_of};
@@ -34,8 +37,12 @@ use crate::counters::Counters;
 use crate::ledger::{self, Ledger, Producer};
 use crate::mem::GuestRam;
 use crate::program::Program;
-use crate::region::{Closed, MapPart, Mapped, Region, RegionTable};
-use longpin_wire::ledger::{Entry, KIND_MAP, KIND_RESET, KIND_SEGMENT, KIND_UNMAP};
+use crate::region::{Closed, MapPart, Mapped, Region, RegionError, RegionTable};
+use crate::translations::{CacheOptions, Invalidate, Populate};
+use longpin_wire::ledger::{
+    Entry, KIND_INVALIDATE, KIND_MAP, KIND_POPULATE, KIND_RESET, KIND_SEGMENT, KIND_UNMAP,
+};
+use page_faults::PageFaults;
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::collections::hash_map;
@@ -88,6 +95,7 @@ pub struct Engine {
     trace: Arc<Trace>,
     /// The engine's own entries: map, unmap, reset.
     events: Producer,
+    faults: PageFaults,
     state: Mutex<State>,
     /// A program has gone.
     gone: Condvar,
@@ -121,7 +129,18 @@ impl Engine {
     pub fn new(ram: Arc<GuestRam>, ledger: Arc<Ledger>, counters: Arc<Counters>) -> Arc<Self> {
         let (events, trace) = (ledger.producer(), Arc::new(Trace::new(ram.clone())));
         let (pins, state, gone) = (Arc::default(), Mutex::default(), Condvar::new());
-        Arc::new(Self { ram, ledger, counters, pins, trace, events, state, gone })
+        let faults = PageFaults::default();
+        Arc::new(Self { ram, ledger, counters, pins, trace, events, faults, state, gone })
+    }
+
+    /// For revocable regions from now on.
+    pub fn set_cache(&self, cache: CacheOptions) {
+        self.state.lock().regions.set_cache(cache);
+    }
+
+    /// Who hears of page faults from now on.
+    pub fn set_fault_sink(&self, sink: Arc<dyn FaultSink>) {
+        self.faults.set_sink(sink);
     }
 
     /// Which guest pages are pinned now.
@@ -212,6 +231,81 @@ impl Engine {
     fn record_event(&self, entry: impl FnOnce(u64) -> Entry) {
         let mut log = self.events.begin();
         log.record(entry(clock::monotonic_ns()));
+    }
+
+    /// Make pages of a revocable region usable, and answer the fault that asked for them. Blocks while the ledger has
+    /// no room.
+    pub fn populate(&self, part: &Populate) -> Result<(), Refusal> {
+        let bytes = part.segments.iter().map(|(_, len)| len).sum();
+        let region = self.revocable(part.region, part.offset, bytes)?;
+        let view = self.ram.view();
+        part.segments.iter().try_for_each(|(gpa, len)| view.check(*gpa, *len))?;
+        drop(view);
+        self.events.make_room(None)?;
+        let label = &region.label;
+        let publish = || {
+            let mut log = self.events.begin();
+            let (now, mut at) = (clock::monotonic_ns(), part.offset);
+            for (gpa, len) in &part.segments {
+                log.record(Entry {
+                    region: label.region,
+                    run: label.run,
+                    dma_addr: gpa.0,
+                    len: *len,
+                    file_offset: label.file_offset.wrapping_add(at),
+                    detail: u32::from(part.write),
+                    ..ledger::entry(KIND_POPULATE, now)
+                });
+                at += len;
+            }
+        };
+        if let Some(translations) = &region.translations {
+            translations.populate(part.offset, &part.segments, part.write, publish);
+        }
+        if part.fault != 0 {
+            self.answer_fault(part.fault, 0);
+        }
+        Ok(())
+    }
+
+    /// Take a range of a revocable region back. When this returns, no write to it is under way, and none begins. Waits
+    /// for the batches of programs, and for nothing else.
+    pub fn invalidate(&self, range: Invalidate) -> Result<(), Refusal> {
+        let Invalidate { region, offset, length, reason } = range;
+        let region = self.revocable(region, offset, length)?;
+        let label = &region.label;
+        if let Some(translations) = &region.translations {
+            translations.invalidate(offset, length, || {
+                self.record_event(|now| Entry {
+                    region: label.region,
+                    run: label.run,
+                    len: length,
+                    file_offset: label.file_offset.wrapping_add(offset),
+                    detail: reason,
+                    ..ledger::entry(KIND_INVALIDATE, now)
+                });
+            });
+        }
+        self.events.offer();
+        Ok(())
+    }
+
+    fn revocable(&self, id: u32, offset: u64, length: u64) -> Result<Arc<Region>, Refusal> {
+        let region = self.state.lock().regions.find(id)?;
+        if region.translations.is_none() {
+            return Err(RegionError::NotRevocable(id).into());
+        }
+        if !region.contains(offset, length) {
+            return Err(Refusal::OutsideRegion { region: id, offset, length });
+        }
+        Ok(region)
+    }
+
+    /// The driver has an errno for a program that faulted, or 0: it is to try again. If none waits, it has ended.
+    pub fn answer_fault(&self, id: u64, error: u32) {
+        if !self.faults.answer(id, error) {
+            log::debug!("nobody waits for fault {id}");
+        }
     }
 
     /// Stop the programs of a region and forget it; `done` is called when it is quiet. Does not block.

@@ -10,6 +10,7 @@
 
 use crate::mem::Gpa;
 use crate::region::Region;
+use crate::translations::Places;
 use parking_lot::{RwLock, RwLockReadGuard};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,8 +43,15 @@ pub struct Pin {
     run: u64,
     /// Of offset 0.
     file_offset: Option<u64>,
+    pages: Pages,
+}
+
+#[derive(Debug)]
+enum Pages {
     /// In ascending order of `gpa`, none over another.
-    extents: Vec<Extent>,
+    Kept(Vec<Extent>),
+    /// Of a revocable region: where they are, or were last.
+    Revocable(Arc<Places>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +73,10 @@ impl Pin {
             region: Some(label.region),
             run: label.run,
             file_offset: Some(label.file_offset),
-            extents: extents(segments),
+            pages: match &region.translations {
+                Some(translations) => Pages::Revocable(translations.places().clone()),
+                None => Pages::Kept(extents(segments)),
+            },
         }
     }
 
@@ -83,21 +94,34 @@ impl Pin {
             at += u64::from(*len);
             (*gpa, u64::from(*len), offset)
         });
-        Self { owner: Owner::HeldRead(request), region, run, file_offset, extents: extents(placed) }
+        Self {
+            owner: Owner::HeldRead(request),
+            region,
+            run,
+            file_offset,
+            pages: Pages::Kept(extents(placed)),
+        }
     }
 
     fn find(&self, gpa: Gpa, len: u32) -> Option<PinnedBy> {
-        let end = gpa.0.saturating_add(u64::from(len));
-        let before = self.extents.partition_point(|extent| extent.gpa < end);
-        let extent = self.extents[..before].last()?;
-        if extent.gpa + u64::from(extent.len) <= gpa.0 {
-            return None;
-        }
-        let place = |base: u64| {
-            base.wrapping_add(u64::from(extent.offset)).wrapping_add(gpa.0.wrapping_sub(extent.gpa))
+        let offset = match &self.pages {
+            Pages::Kept(extents) => offset_in(extents, gpa, len)?,
+            Pages::Revocable(places) => places.find(gpa)?,
         };
-        Some(PinnedBy { region: self.region, run: self.run, file_offset: self.file_offset.map(place) })
+        let file_offset = self.file_offset.map(|base| base.wrapping_add(offset));
+        Some(PinnedBy { region: self.region, run: self.run, file_offset })
     }
+}
+
+/// Offset of `gpa`, for a range of which at least one byte is in an extent; wraps where `gpa` itself is before it.
+fn offset_in(extents: &[Extent], gpa: Gpa, len: u32) -> Option<u64> {
+    let end = gpa.0.saturating_add(u64::from(len));
+    let before = extents.partition_point(|extent| extent.gpa < end);
+    let extent = extents[..before].last()?;
+    if extent.gpa + u64::from(extent.len) <= gpa.0 {
+        return None;
+    }
+    Some(u64::from(extent.offset).wrapping_add(gpa.0.wrapping_sub(extent.gpa)))
 }
 
 /// Sorted, neighbours joined, and of those that lie over one another each byte once: a search looks at one extent.
@@ -202,7 +226,18 @@ mod tests {
                 segment
             })
             .collect();
-        Region { label: Label { region: id, total_bytes: offset, file_offset, run, pin_mode: 1 }, segments }
+        Region {
+            label: Label { region: id, total_bytes: offset, file_offset, run, pin_mode: 1 },
+            segments,
+            translations: None,
+        }
+    }
+
+    fn kept(pin: &Pin) -> usize {
+        match &pin.pages {
+            Pages::Kept(extents) => extents.len(),
+            Pages::Revocable(_) => panic!("a region of segments"),
+        }
     }
 
     fn find(index: &PinIndex, gpa: u64) -> Vec<(Option<u32>, Option<u64>)> {
@@ -235,9 +270,9 @@ mod tests {
     #[test]
     fn neighbours_are_joined_only_where_both_memory_and_file_go_on() {
         let one = Pin::of_region(&region(1, 0, 0, &[(0x1000, 0x1000), (0x2000, 0x1000), (0x3000, 0x800)]));
-        assert_eq!(one.extents.len(), 1);
+        assert_eq!(kept(&one), 1);
         let two = Pin::of_region(&region(1, 0, 0, &[(0x2000, 0x1000), (0x1000, 0x1000)]));
-        assert_eq!(two.extents.len(), 2);
+        assert_eq!(kept(&two), 2);
     }
 
     #[test]

@@ -36,6 +36,9 @@ pub enum Refusal {
     /// [`MAX_PROGRAMS`].
     #[error("{MAX_PROGRAMS} programs run already")]
     TooManyPrograms,
+    /// The driver gave no page.
+    #[error("page fault refused with errno {0}")]
+    Fault(u32),
     /// The device is being reset.
     #[error("the device is being reset")]
     Resetting,
@@ -55,11 +58,14 @@ impl Refusal {
                 dma::STATUS_BUSY
             }
             Self::Region(RegionError::NotFound(_)) | Self::NoProgram(_) => dma::STATUS_NOT_FOUND,
-            Self::Region(RegionError::Contradiction(_) | RegionError::Length { .. }) => dma::STATUS_INVALID,
+            Self::Region(
+                RegionError::Contradiction(_) | RegionError::Length { .. } | RegionError::NotRevocable(_),
+            ) => dma::STATUS_INVALID,
             Self::Region(RegionError::Limit) | Self::TooManyPrograms => dma::STATUS_LIMIT,
             Self::Address(_) | Self::OutsideRegion { .. } => dma::STATUS_BAD_ADDRESS,
             Self::ProgramExists(_) => dma::STATUS_BUSY,
             Self::Resetting | Self::Ledger(LedgerError::Stopped) => dma::STATUS_STOPPED,
+            Self::Fault(_) => dma::STATUS_FAULT,
             Self::Ledger(_) | Self::Thread(_) => dma::STATUS_DEVICE_ERROR,
         }
     }

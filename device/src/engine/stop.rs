@@ -30,10 +30,21 @@ impl StopSignal {
         self.flag.load(Ordering::Acquire)
     }
 
+    /// Have the sleeper look again at what it waits for.
+    pub(super) fn wake(&self) {
+        let _lock = self.sleep.lock();
+        self.wake.notify_all();
+    }
+
     /// Sleep until `until_ns` on the device's clock, or until the flag is set.
     pub(super) fn sleep_until(&self, until_ns: u64) {
+        self.wait(until_ns, || false);
+    }
+
+    /// The same, or until `done`: who makes that true calls [`Self::wake`] afterwards.
+    pub(super) fn wait(&self, until_ns: u64, done: impl Fn() -> bool) {
         let mut lock = self.sleep.lock();
-        while !self.is_set() {
+        while !self.is_set() && !done() {
             let now = clock::monotonic_ns();
             if now >= until_ns {
                 return;

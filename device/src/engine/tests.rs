@@ -291,3 +291,103 @@ fn writes_to_pages_in_flight_are_traced_to_the_last() {
     trace.leave([1, 3].into_iter());
     assert_eq!(trace.covered(1, since).bytes.count(), 0);
 }
+
+/// A driver that gives every page, from a place of its own, and takes it back at random.
+struct Pager {
+    engine: std::sync::Weak<Engine>,
+    faults: mpsc::Sender<PageFault>,
+}
+
+impl FaultSink for Pager {
+    fn raise(&self, fault: PageFault) {
+        self.faults.send(fault).unwrap();
+    }
+
+    fn withdraw(&self, _id: u64) {
+        assert!(self.engine.strong_count() > 0);
+    }
+}
+
+#[test]
+fn programs_make_progress_while_pages_come_and_go_and_write_to_none_that_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger");
+    let fixture = Fixture::new(Ledger::create(&path).unwrap());
+    let (faults, raised) = mpsc::channel();
+    fixture.engine.set_fault_sink(Arc::new(Pager { engine: Arc::downgrade(&fixture.engine), faults }));
+    let (pages, page) = (32u64, dma::PAGE_BYTES);
+    let label = Label { region: 1, total_bytes: pages * page, file_offset: 0, run: 1, pin_mode: 4 };
+    fixture.engine.map(&MapPart { label, first: true, last: true, segments: Vec::new() }).unwrap();
+    let programs: Vec<_> = (1..=4u64)
+        .map(|tag| {
+            let seed = Some(tag);
+            fixture.start(Program { seed, passes: 20, ..endless(tag, 1, pages * page) })
+        })
+        .collect();
+    let engine = fixture.engine.clone();
+    let take =
+        |offset, length| engine.invalidate(Invalidate { region: 1, offset, length, reason: 4 }).unwrap();
+    let mut given = 0u64;
+    let mut ended = 0;
+    while ended < programs.len() {
+        for end in programs.iter().filter_map(|end| end.try_recv().ok()) {
+            let end = end.unwrap();
+            assert_eq!((end.status, end.last_generation), (dma::STATUS_OK, 20));
+            ended += 1;
+        }
+        let Ok(fault) = raised.recv_timeout(Duration::from_millis(10)) else { continue };
+        assert!(fault.write && fault.length == page && fault.offset < pages * page);
+        let segments = vec![(Gpa(fault.offset), page)];
+        let part = Populate { region: 1, offset: fault.offset, segments, write: true, fault: fault.id };
+        engine.populate(&part).unwrap();
+        given += 1;
+        if given.is_multiple_of(3) {
+            let offset = given * 7 % pages * page;
+            take(offset, page);
+            // From here until the next populate this page is not the device's.
+            let pattern = vec![given as u8; page as usize];
+            fixture.write(offset, &pattern);
+            assert!(fixture.read(offset, page as usize) == pattern, "a late write to {offset}");
+        }
+    }
+    take(0, pages * page);
+    fixture.ledger.sync().unwrap();
+    let mut entries = entries(&path);
+    entries.sort_by_key(|entry| entry.time_ns);
+    let mut known = vec![false; pages as usize];
+    for entry in &entries {
+        let first = (entry.file_offset / page) as usize;
+        match entry.kind {
+            KIND_POPULATE => known[first] = true,
+            KIND_INVALIDATE => known[first..first + (entry.len / page) as usize].fill(false),
+            KIND_DMA_WRITE => assert!(known[first], "a write to page {first} that the device does not have"),
+            _ => {}
+        }
+    }
+    assert!(
+        entries.iter().filter(|entry| entry.kind == longpin_wire::ledger::KIND_FAULT).count() as u64 >= given
+    );
+}
+
+#[test]
+fn a_small_cache_faults_again_for_what_it_forgot() {
+    let fixture = Fixture::new(Ledger::counting());
+    fixture.engine.set_cache(CacheOptions { bound: 2, ..CacheOptions::default() });
+    let (faults, raised) = mpsc::channel();
+    fixture.engine.set_fault_sink(Arc::new(Pager { engine: Arc::downgrade(&fixture.engine), faults }));
+    let page = dma::PAGE_BYTES;
+    let label = Label { region: 1, total_bytes: 8 * page, file_offset: 0, run: 1, pin_mode: 4 };
+    fixture.engine.map(&MapPart { label, first: true, last: true, segments: Vec::new() }).unwrap();
+    let end = fixture.start(Program { passes: 2, ..endless(1, 1, 8 * page) });
+    for n in 0..16u64 {
+        let fault = raised.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(fault.offset, n % 8 * page, "of eight pages and two places, each pass misses all");
+        let segments = vec![(Gpa(fault.offset), page)];
+        fixture
+            .engine
+            .populate(&Populate { region: 1, offset: fault.offset, segments, write: true, fault: fault.id })
+            .unwrap();
+    }
+    let end = wait(&end).unwrap();
+    assert_eq!((end.status, end.last_generation), (dma::STATUS_OK, 2));
+}

@@ -2,15 +2,20 @@
 //! One program from its first wait to its completion, in its own thread.
 
 use super::pace::{Due, Pace};
+use super::page_faults::Faulted;
 use super::stop::StopSignal;
-use super::{Engine, ProgramDone, ProgramEnd, Refusal};
+use super::{Engine, PageFault, ProgramDone, ProgramEnd, Refusal};
 use crate::clock;
 use crate::ledger::{self, Batch, Producer};
 use crate::mem::{BadAddress, View};
 use crate::program::{Op, PAGE_BYTES, Payload, Program, Run, Schedule};
-use crate::region::Region;
+use crate::region::{Region, Segment};
+use crate::translations::Entered;
 use longpin_wire::dma::{STATUS_DEVICE_ERROR, STATUS_OK, STATUS_STOPPED};
-use longpin_wire::ledger::{Entry, KIND_DMA_READ, KIND_DMA_WRITE, KIND_PROGRAM_END, KIND_PROGRAM_START};
+use longpin_wire::ledger::{
+    Entry, KIND_DMA_READ, KIND_DMA_WRITE, KIND_FAULT, KIND_FAULT_REFUSED, KIND_PROGRAM_END,
+    KIND_PROGRAM_START,
+};
 use longpin_wire::stamp::{self, SOURCE_DMA, Stamp};
 use std::sync::Arc;
 use std::thread;
@@ -90,7 +95,9 @@ struct Transfer<'a> {
     engine: &'a Engine,
     program: &'a Program,
     region: &'a Region,
-    stop: &'a StopSignal,
+    stop: &'a Arc<StopSignal>,
+    /// A run that waits for its page.
+    waiting: Option<Run>,
     page: Box<[u8; PAGE_BYTES as usize]>,
     /// Of the pass that is being read.
     crc32c: u32,
@@ -101,7 +108,7 @@ struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    fn new(engine: &'a Engine, program: &'a Program, region: &'a Region, stop: &'a StopSignal) -> Self {
+    fn new(engine: &'a Engine, program: &'a Program, region: &'a Region, stop: &'a Arc<StopSignal>) -> Self {
         let mut page = Box::new([0; PAGE_BYTES as usize]);
         if let Op::WriteToMemory(Payload::Fill(byte)) = program.op {
             page.fill(byte);
@@ -111,6 +118,7 @@ impl<'a> Transfer<'a> {
             program,
             region,
             stop,
+            waiting: None,
             page,
             crc32c: 0,
             bytes: 0,
@@ -128,6 +136,9 @@ impl<'a> Transfer<'a> {
             Err(Break::Stopped) => STATUS_STOPPED,
             Err(Break::Failed(refusal)) => {
                 log::debug!("program {} failed: {refusal}", self.program.tag);
+                if let Refusal::Fault(errno) = refusal {
+                    self.end.crc32c = errno;
+                }
                 refusal.status()
             }
         };
@@ -159,7 +170,7 @@ impl<'a> Transfer<'a> {
         };
         let pace = Pace::new(self.program.rate_cells_per_s, self.end.started_ns);
         let mut schedule = self.program.schedule();
-        while !schedule.is_finished() {
+        while self.waiting.is_some() || !schedule.is_finished() {
             self.check_stop()?;
             let now = clock::monotonic_ns();
             if now >= limit_ns {
@@ -169,63 +180,140 @@ impl<'a> Transfer<'a> {
                 Due::NotBefore(then) => self.stop.sleep_until(then.min(limit_ns)),
                 Due::Cells(cells) => {
                     self.make_room(producer)?;
-                    self.batch(producer, &mut schedule, cells)?;
+                    if let Some(missing) = self.batch(producer, &mut schedule, cells)? {
+                        self.fault(producer, missing, limit_ns)?;
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// At most `cells` cells under one view of the memory.
-    fn batch(&mut self, producer: &Producer, schedule: &mut Schedule, mut cells: u64) -> Result<(), Break> {
+    /// At most `cells` cells under one view of the memory, and of the region's translations. Comes back before its time
+    /// with the first byte of a run that has no page: it is the next to be moved.
+    fn batch(
+        &mut self,
+        producer: &Producer,
+        schedule: &mut Schedule,
+        mut cells: u64,
+    ) -> Result<Option<u64>, Break> {
         let view = self.engine.ram.view();
+        let entered = self.region.translations.as_ref().map(|translations| translations.enter());
         let mut log = producer.begin();
         let first = log.len();
-        let mut moved = Ok(());
+        let mut moved = Ok(None);
         for _ in 0..BATCH_RUNS {
-            if cells == 0 || log.is_full() || moved.is_err() {
+            if cells == 0 || log.is_full() || !matches!(moved, Ok(None)) {
                 break;
             }
-            let Some(run) = schedule.next_run(cells) else { break };
-            cells -= run.cells;
-            moved = self.check_stop().and_then(|()| Ok(self.transfer(&view, &mut log, &run)?));
+            let Some(run) = self.waiting.take().or_else(|| schedule.next_run(cells)) else { break };
+            cells = cells.saturating_sub(run.cells);
+            let missing = entered.as_ref().and_then(|entered| self.missing(entered, &run));
+            if missing.is_some() {
+                self.waiting = Some(run);
+                moved = Ok(missing);
+                continue;
+            }
+            moved = self
+                .check_stop()
+                .and_then(|()| Ok(self.transfer(&view, entered.as_ref(), &mut log, &run)?))
+                .map(|()| None);
             if moved.is_ok() {
                 self.account(&run);
             }
         }
-        // Under the view: who waits for the end of all views finds every write in the trace.
+        // Under the view: who waits for the end of all views finds every write in the trace. And while entered: who
+        // waits for that, too.
         self.engine.trace.record(log.since(first));
-        drop((log, view));
+        drop((log, entered, view));
         self.publish_counts();
         moved
     }
 
-    fn transfer(&mut self, view: &View<'_>, log: &mut Batch<'_>, run: &Run) -> Result<(), BadAddress> {
+    fn writes(&self) -> bool {
+        self.program.op != Op::ReadFromMemory
+    }
+
+    fn missing(&self, entered: &Entered<'_>, run: &Run) -> Option<u64> {
+        entered.first_missing(run.offset, run.len, self.writes())
+    }
+
+    /// Ask the driver for the page of `missing`, and wait.
+    fn fault(&self, producer: &Producer, missing: u64, limit_ns: u64) -> Result<(), Break> {
+        self.make_room(producer)?;
+        let fault = PageFault {
+            id: self.engine.faults.next_id(),
+            region: self.program.region,
+            program: self.program.tag,
+            offset: missing - missing % PAGE_BYTES,
+            length: PAGE_BYTES,
+            write: self.writes(),
+        };
+        let entry = |kind, detail| Entry {
+            len: fault.length,
+            file_offset: self.region.label.file_offset.wrapping_add(fault.offset),
+            detail,
+            ..self.event(kind)
+        };
+        producer.record(entry(KIND_FAULT, u32::from(fault.write)));
+        match self.engine.faults.raise(fault, self.stop, limit_ns) {
+            // Unanswered: the loop finds out why.
+            Faulted::Populated | Faulted::Unanswered => Ok(()),
+            Faulted::Refused(errno) => {
+                producer.record(entry(KIND_FAULT_REFUSED, errno));
+                Err(Break::Failed(Refusal::Fault(errno)))
+            }
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        view: &View<'_>,
+        entered: Option<&Entered<'_>>,
+        log: &mut Batch<'_>,
+        run: &Run,
+    ) -> Result<(), BadAddress> {
         if self.program.op == Op::WriteToMemory(Payload::Stamp) {
             self.stamp(run);
         }
-        for piece in self.region.pieces(run.offset, run.len) {
-            let from = (piece.offset - run.offset) as usize;
-            let bytes = &mut self.page[from..from + piece.len as usize];
-            let kind = match self.program.op {
-                Op::WriteToMemory(_) => {
-                    view.write(piece.gpa, bytes)?;
-                    KIND_DMA_WRITE
-                }
-                Op::ReadFromMemory => {
-                    view.read(piece.gpa, bytes)?;
-                    self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
-                    KIND_DMA_READ
-                }
-            };
-            log.record(Entry {
-                dma_addr: piece.gpa.0,
-                len: piece.len,
-                generation: run.generation,
-                file_offset: self.region.label.file_offset.wrapping_add(piece.offset),
-                ..self.event(kind)
-            });
+        let (region, write) = (self.region, self.writes());
+        match entered {
+            None => region
+                .pieces(run.offset, run.len)
+                .try_for_each(|piece| self.transfer_piece(view, log, run, piece)),
+            Some(entered) => entered
+                .pieces(run.offset, run.len, write)
+                .try_for_each(|piece| self.transfer_piece(view, log, run, piece)),
         }
+    }
+
+    fn transfer_piece(
+        &mut self,
+        view: &View<'_>,
+        log: &mut Batch<'_>,
+        run: &Run,
+        piece: Segment,
+    ) -> Result<(), BadAddress> {
+        let from = (piece.offset - run.offset) as usize;
+        let bytes = &mut self.page[from..from + piece.len as usize];
+        let kind = match self.program.op {
+            Op::WriteToMemory(_) => {
+                view.write(piece.gpa, bytes)?;
+                KIND_DMA_WRITE
+            }
+            Op::ReadFromMemory => {
+                view.read(piece.gpa, bytes)?;
+                self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+                KIND_DMA_READ
+            }
+        };
+        log.record(Entry {
+            dma_addr: piece.gpa.0,
+            len: piece.len,
+            generation: run.generation,
+            file_offset: self.region.label.file_offset.wrapping_add(piece.offset),
+            ..self.event(kind)
+        });
         Ok(())
     }
 
@@ -259,7 +347,7 @@ impl<'a> Transfer<'a> {
     fn publish_counts(&mut self) {
         let (cells, bytes) = (self.end.cells_done - self.counted.0, self.bytes - self.counted.1);
         self.counted = (self.end.cells_done, self.bytes);
-        if self.program.op != Op::ReadFromMemory {
+        if self.writes() {
             self.engine.counters.wrote(cells, bytes);
         }
     }

@@ -96,6 +96,42 @@ fn an_incomplete_region_is_closed_without_ever_having_been() {
     assert_eq!((table.len(), table.segments), (0, 0));
 }
 
+fn revocable(region: u32, total_bytes: u64) -> MapPart {
+    part(region, (true, true), total_bytes, &[])
+}
+
+#[test]
+fn revocable_regions_count_for_what_they_may_hold() {
+    let mut table = RegionTable::<()>::default();
+    let page = dma::PAGE_BYTES;
+    assert!(matches!(table.map(&revocable(1, 3 * page)), Ok(Mapped::Complete(_))));
+    assert_eq!(table.segments, 3, "a region has no more translations than pages");
+    table.set_cache(CacheOptions { bound: MAX_SEGMENTS - 4, ..CacheOptions::default() });
+    assert!(matches!(table.map(&revocable(2, page)), Ok(Mapped::Complete(_))));
+    let many = dma::MAX_REGION_BYTES;
+    let pages = (many / page) as usize;
+    let fit = (MAX_SEGMENTS - 4) / pages;
+    for region in 0..fit as u32 {
+        assert!(matches!(table.map(&revocable(10 + region, many)), Ok(Mapped::Complete(_))));
+    }
+    assert_eq!(table.map(&revocable(3, many)), Err(RegionError::Limit));
+    assert!(matches!(table.close(10, ()), Ok(Closed::Quiet((), Some(_)))));
+    assert!(
+        matches!(table.map(&revocable(3, many)), Ok(Mapped::Complete(_))),
+        "what is closed is given back"
+    );
+}
+
+#[test]
+fn a_revocable_region_is_whole_at_once() {
+    let mut table = RegionTable::<()>::default();
+    let page = dma::PAGE_BYTES;
+    assert_eq!(table.map(&part(1, (true, false), page, &[])), Err(RegionError::Contradiction(1)));
+    assert_eq!(table.map(&part(1, (true, false), 2 * page, &[(0, page)])), Ok(Mapped::Partly));
+    assert_eq!(table.map(&part(1, (false, true), 2 * page, &[])), Err(RegionError::Contradiction(1)));
+    assert_eq!((table.len(), table.segments), (0, 0));
+}
+
 proptest! {
     /// Pieces cover the range in order, each within one segment and one page of guest memory.
     #[test]

@@ -5,6 +5,7 @@ use super::{Blk, DEADLINE, Driver, EVENT_IDX, INDIRECT, VERSION_1, wait_for};
 use longpin_device::disk::{DiskConfig, Image};
 use longpin_device::listener::SocketFile;
 use longpin_device::stop::Stop;
+use longpin_device::translations::CacheOptions;
 use longpin_device::{Config, ServeError, serve};
 use longpin_proto::control::{Answer, Request as ControlRequest, Status};
 use longpin_proto::disk::DiskStatus;
@@ -51,6 +52,7 @@ impl Daemon {
             control: Some(SocketFile::bind(&dir.path().join("control")).unwrap()),
             ledger: Some(dir.path().join("ledger")),
             ledger_limit: None,
+            cache: CacheOptions::default(),
             ready: None,
             persist: false,
         };
@@ -91,6 +93,11 @@ impl Daemon {
 
     pub fn control(&self) -> Control {
         Control::connect(&self.dir.path().join("control"))
+    }
+
+    /// Where the accelerator's front-end connects.
+    pub fn socket_path(&self) -> PathBuf {
+        self.dir.path().join("vhost")
     }
 
     pub fn ledger_path(&self) -> PathBuf {

@@ -14,7 +14,8 @@ pub use daemon::{Control, Daemon, disk_config};
 pub use program::{Program, refused};
 pub use random::Random;
 pub use requests::{
-    dma_request, endless, map_part, map_request, raw_descriptor, stamps, stop_request, unmap_request,
+    await_fault, dma_request, endless, fault_done, invalidate, map_part, map_request, map_revocable,
+    populate, raw_descriptor, stamps, stop_request, unmap_request,
 };
 
 use longpin_wire::dma::{self, DmaRequest, Response};

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Bytes of requests and descriptors.
 
-use longpin_wire::dma::{self, DmaRequest, MapRequest, RequestHeader, Segment, StopRequest, UnmapRequest};
+use longpin_wire::dma::{
+    self, DmaRequest, FaultDone, InvalidateRequest, MapRequest, PopulateRequest, RequestHeader, Segment,
+    StopRequest, UnmapRequest,
+};
 use zerocopy::IntoBytes as _;
 
 pub fn raw_descriptor(gpa: u64, len: u32, flags: u32, next: u16) -> [u8; 16] {
@@ -38,6 +41,40 @@ pub fn map_part(region: u32, flags: u32, total_bytes: u64, segments: &[(u64, u64
         bytes.extend_from_slice(Segment { dma_addr, len }.as_bytes());
     }
     bytes
+}
+
+/// A region without pages.
+pub fn map_revocable(region: u32, total_bytes: u64) -> Vec<u8> {
+    map_part(region, dma::MAP_FIRST | dma::MAP_LAST | dma::MAP_REVOCABLE, total_bytes, &[])
+}
+
+pub fn populate(region: u32, offset: u64, access: u32, fault: u64, segments: &[(u64, u64)]) -> Vec<u8> {
+    let mut bytes = header(dma::OP_POPULATE, 4000 + fault);
+    let nr_segments = segments.len() as u32;
+    let populate = PopulateRequest { region, access, offset, fault, nr_segments, reserved: 0 };
+    bytes.extend_from_slice(populate.as_bytes());
+    for &(dma_addr, len) in segments {
+        bytes.extend_from_slice(Segment { dma_addr, len }.as_bytes());
+    }
+    bytes
+}
+
+pub fn invalidate(region: u32, offset: u64, length: u64) -> Vec<u8> {
+    let mut bytes = header(dma::OP_INVALIDATE, 5000);
+    let reason = dma::INVALIDATE_PROTECTION_PAGE;
+    bytes.extend_from_slice(InvalidateRequest { region, reason, offset, length }.as_bytes());
+    bytes
+}
+
+pub fn fault_done(fault: u64, error: u32) -> Vec<u8> {
+    let mut bytes = header(dma::OP_FAULT_DONE, 6000 + fault);
+    bytes.extend_from_slice(FaultDone { fault, error, reserved: 0 }.as_bytes());
+    bytes
+}
+
+/// A chain for the next fault.
+pub fn await_fault() -> Vec<u8> {
+    header(dma::OP_AWAIT_FAULT, 7000)
 }
 
 pub fn unmap_request(region: u32) -> Vec<u8> {
