@@ -130,6 +130,8 @@ impl Cli {
         let (library, own) = match &mut self.command {
             Command::Run(args) => (&mut args.library, &mut args.machine.own),
             Command::Shell(args) => (&mut args.library, &mut args.machine.own),
+            Command::Bisect(args) => (&mut args.common.library, &mut args.common.machine.own),
+            Command::BisectStep(args) => (&mut args.common.library, &mut args.common.machine.own),
             _ => return Ok(()),
         };
         for word in &mut library.pin {
@@ -330,6 +332,41 @@ pub struct TryArgs {
     pub timeout: Duration,
 }
 
+/// What both commands of a bisection take.
+#[derive(Debug, Clone, Args)]
+pub struct BisectionArgs {
+    /// Which cases
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// How guests are run
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Which of the modules that the driver's directory makes, and parameters
+    #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
+    pub module_name: Option<ModuleChoice>,
+    /// Where no directory of a driver is named, the kernel's source in --kernel DIR is configured and built: the
+    /// configuration that each step begins with [default: that of DIR at the first step, else a small one]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How tries are made and judged
+    #[command(flatten)]
+    pub tries: TryArgs,
+    /// In how many tries of a bad commit the fault showed: what a clean try is worth follows from it. `bisect` measures it,
+    /// but for --check-ends false
+    #[arg(long, value_name = "HITS/TRIES", default_value = "1/1")]
+    pub seen: HitRate,
+    /// What the kernel says and does not count, as `run --ignore-log` takes it
+    #[arg(long, value_name = "FILE")]
+    pub ignore_log: Option<PathBuf>,
+    /// The fix is looked for: the older commits have the fault
+    #[arg(long)]
+    pub reverse: bool,
+    /// Directory for results: a directory for each step and the log; of `bisect` also the report, and what is needed to go
+    /// on
+    #[arg(long, value_name = "DIR", default_value = "longpin-bisect")]
+    pub out: PathBuf,
+}
+
 /// Options of `bisect`.
 #[derive(Debug, Clone, Args)]
 pub struct BisectArgs {
@@ -339,75 +376,31 @@ pub struct BisectArgs {
     /// The commit that has it
     #[arg(long, value_name = "REV")]
     pub bad: String,
-    /// The cases; of several the one that tells the ends apart best decides
+    /// The cases, of which the one that tells the ends apart best decides, and how commits are tried
     #[command(flatten)]
-    pub library: LibraryArgs,
-    /// How guests are run
-    #[command(flatten)]
-    pub machine: MachineArgs,
+    pub common: BisectionArgs,
     /// Directory of the driver whose history is searched, in its repository (with Kbuild or Makefile): it is built for the
     /// kernel as `image build-module` does, and takes the place of longpin.ko
     #[arg(long, value_name = "DIR")]
     pub module_only: Option<PathBuf>,
-    /// Which of the modules that it makes, and parameters
-    #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
-    pub module_name: Option<ModuleChoice>,
-    /// Without --module-only, the history of the kernel's source in --kernel DIR is searched: the configuration that each
-    /// step begins with [default: that of DIR, else a small one]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// How tries are made and judged
-    #[command(flatten)]
-    pub tries: TryArgs,
-    /// The fix is looked for: the bad commit is the older one
-    #[arg(long)]
-    pub reverse: bool,
     /// Try both ends first: that they differ, in what, and how often the fault shows
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub check_ends: bool,
     /// Tries at the bad end; five are enough if all show the same
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub end_tries: u32,
-    /// Without --check-ends: in how many tries of a bad commit the fault showed
-    #[arg(long, value_name = "HITS/TRIES", default_value = "1/1")]
-    pub seen: HitRate,
-    /// Directory for results: a directory for each step, the log, the report, and what is needed to go on
-    #[arg(long, value_name = "DIR", default_value = "longpin-bisect")]
-    pub out: PathBuf,
 }
 
 /// Options of `bisect-step`.
 #[derive(Debug, Clone, Args)]
 pub struct BisectStepArgs {
-    /// The case: exactly one
+    /// The case, exactly one, and how it is tried
     #[command(flatten)]
-    pub library: LibraryArgs,
-    /// How guests are run
-    #[command(flatten)]
-    pub machine: MachineArgs,
+    pub common: BisectionArgs,
     /// Directory of the driver that is bisected (with Kbuild or Makefile): it is built for the kernel as `image build-module`
     /// does, and takes the place of longpin.ko
     #[arg(long, value_name = "DIR")]
     pub module_dir: Option<PathBuf>,
-    /// Which of the modules that it makes, and parameters
-    #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
-    pub module_name: Option<ModuleChoice>,
-    /// Without --module-dir, the kernel's source in --kernel DIR is configured and built: the configuration that each step
-    /// begins with [default: that of DIR at the first step, else a small one]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// How tries are made and judged
-    #[command(flatten)]
-    pub tries: TryArgs,
-    /// In how many tries of a bad commit the fault showed: what a clean try is worth follows from it
-    #[arg(long, value_name = "HITS/TRIES", default_value = "1/1")]
-    pub seen: HitRate,
-    /// The fix is looked for: the old commits have the fault
-    #[arg(long)]
-    pub reverse: bool,
-    /// Directory for results, a directory for each step, and the log
-    #[arg(long, value_name = "DIR", default_value = "longpin-bisect")]
-    pub out: PathBuf,
 }
 
 /// Options of `compare`.
@@ -928,6 +921,17 @@ mod tests {
             (vec!["exec".to_owned()], Some("mine".into()))
         );
         assert_eq!(run(&["--pin", "pin"]).machine.own.pinner, None);
+        for command in [&["bisect", "--good", "a", "--bad", "b"][..], &["bisect-step"]] {
+            let words =
+                ["longpin"].iter().chain(command).chain(&["--pin", "exec:./mine"]).map(OsString::from);
+            let common = match Cli::read(words).expect("a command line").command {
+                Command::Bisect(args) => args.common,
+                Command::BisectStep(args) => args.common,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(common.library.pin, ["exec"]);
+            assert_eq!(common.machine.own.pinner, Some("./mine".into()));
+        }
         for line in [["--pin", "exec:"], ["--pin", "exec:a,exec:b"], ["--pin=exec:a", "--pinner=b"]] {
             let words = ["longpin", "run"].into_iter().chain(line);
             let error = Cli::read(words.map(OsString::from)).expect_err("two programs or none");

@@ -69,11 +69,64 @@ fn a_step_says_good_bad_or_neither_and_keeps_what_it_saw() {
     lab.assert_tidy();
 }
 
+/// A list for --ignore-log with one title.
+fn ignore_list(lab: &Lab, title: &str, expires: &str) -> PathBuf {
+    let path = lab.path("known.toml");
+    let text = format!("[[ignore]]\ntitle = \"{title}\"\nreason = \"ours\"\nexpires = {expires}\n");
+    std::fs::write(&path, text).expect("the place is ours");
+    path
+}
+
+#[test]
+fn a_report_of_the_kernel_is_known_by_its_title_and_does_not_count_where_it_is_ignored() {
+    let lab = Lab::new();
+    let driver = sample(&lab);
+    let path = driver.join("sample_dirties.c");
+    let source = std::fs::read_to_string(&path).expect("the example is there");
+    let call = "\tunpin_user_pages_dirty_lock(";
+    assert_eq!(source.matches(call).count(), 1, "the example gives pages back otherwise");
+    // Not at the first, which is that of the boot's control.
+    let warns = source
+        .replace(call, &format!("\tstatic int given;\n\n\tWARN_ON(given++);\n{call}"))
+        .replace("static void", "static noinline void");
+    std::fs::write(&path, warns).expect("ours");
+    let step = |more: &[&str]| {
+        let tries = ["--seen", "5/5", "--tries-per-boot", "2", "--module-name", "sample_dirties"];
+        step(&lab, &driver, &[&tries[..], more].concat())
+    };
+    let other = step(&[]);
+    assert_eq!(other.code, Some(125), "{}", other.stderr);
+    let shown = "a try shows `crash:WARNING in sample_unpin (";
+    let (_, rest) = other.stdout.split_once(shown).unwrap_or_else(|| panic!("{}", other.stdout));
+    let report = rest.split(')').next().unwrap_or_default();
+    assert_eq!(report.len(), 12, "{}", other.stdout);
+
+    let list = ignore_list(&lab, "WARNING in sample_unpin", "9999-12-31");
+    let ignored = step(&["--ignore-log", text(&list)]);
+    assert_eq!(ignored.code, Some(0), "{}", ignored.stderr);
+    assert!(ignored.stdout.contains(" good: 2 of 2 tries show `intact`; "), "{}", ignored.stdout);
+
+    // As the step before has it, and by its title.
+    for (bad, code) in [
+        (format!("crash:WARNING in sample_unpin ({report})"), 1),
+        ("crash:WARNING in sample_unpin".to_owned(), 1),
+        ("crash:WARNING in sample_unpin (000000000000)".to_owned(), 125),
+    ] {
+        let args =
+            ["bisect-step", "late-dirty", "--fs", "ext4", "--pin", "pin", "--module-dir", text(&driver)];
+        let more = ["--module-name", "sample_dirties", "--out", "steps", "--bad-is", &bad];
+        let ended = lab.start(&[&args[..], &more].concat()).end();
+        assert_eq!(ended.code, Some(code), "{bad}: {}{}", ended.stdout, ended.stderr);
+    }
+    lab.assert_tidy();
+}
+
 /// git takes every code from 1 to 127 but 125 for bad.
 #[test]
 fn a_wrong_command_line_is_never_a_verdict() {
     let lab = Lab::without_images();
     let driver = sample(&lab);
+    let expired = ignore_list(&lab, "WARNING in f", "2020-01-01");
     for (more, expected) in [
         (&["--nonsense"][..], "unexpected argument"),
         (&["--fs", "ext4,xfs"], "2 cases are chosen"),
@@ -85,6 +138,7 @@ fn a_wrong_command_line_is_never_a_verdict() {
         (&["--error", "1"], "between 0 and 1"),
         (&["--driver", "a.ko"], "leave it out"),
         (&["--scenario-dir", "/nonexistent"], "No such file"),
+        (&["--ignore-log", text(&expired)], "known.toml:1: expired on 2020-01-01"),
     ] {
         let out = lab.path("steps");
         let args = ["bisect-step", "late-dirty", "--pin", "pin", "--module-dir", text(&driver)];
@@ -260,11 +314,28 @@ fn a_fix_is_found_by_looking_the_other_way_round() {
     let lab = Lab::new();
     let (repo, ids) = history(&lab);
     let before = look(&repo);
-    let ended = lab.start(&search(text(&repo.join("driver")), &ids[16], &ids[LAST], &["--reverse"])).end();
+    let list = ignore_list(&lab, "WARNING in f", "9999-12-31");
+    let more = ["--reverse", "--ignore-log", text(&list)];
+    let ended = lab.start(&search(text(&repo.join("driver")), &ids[16], &ids[LAST], &more)).end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let first = format!("first fixed commit: {} sample: revision {FIX}\n", &ids[FIX][..12]);
     assert!(ended.stdout.starts_with(&first), "{}", ended.stdout);
     assert_eq!(look(&repo), before, "the user's repository");
+    // Every run had the list, as it was at the first.
+    let list = std::fs::read_to_string(list).expect("the test wrote it");
+    let steps = read_json(&lab.path("search/bisection.json"));
+    for step in steps["steps"].as_array().expect("steps is a list") {
+        let dir = lab.path("search").join(step["dir"].as_str().expect("a name"));
+        for run in std::fs::read_dir(&dir).expect("a directory for each step") {
+            let run = run.expect("an entry").path();
+            if run.join("result.json").is_file() {
+                let kept = std::fs::read_to_string(run.join("ignore-log.toml"));
+                assert_eq!(kept.expect("it is kept"), list, "{}", run.display());
+            }
+        }
+    }
+    let kept = std::fs::read_to_string(lab.path("search/ignore-log.toml"));
+    assert_eq!(kept.expect("a search that goes on has it"), list);
     lab.assert_tidy();
 }
 
@@ -274,6 +345,7 @@ fn ends_that_cannot_be_are_refused_before_anything_boots() {
     let (repo, ids) = history(&lab);
     let driver = repo.join("driver");
     let (driver, top) = (text(&driver), text(&repo));
+    let expired = ignore_list(&lab, "WARNING in f", "2020-01-01");
     for (place, bad, good, more, expected) in [
         (driver, &*ids[16], "v1", &[][..], "--good v1: "),
         (driver, &ids[1], &ids[16], &[], "the bad one is older; change them, or add --reverse"),
@@ -289,6 +361,7 @@ fn ends_that_cannot_be_are_refused_before_anything_boots() {
         ("/nonexistent", &ids[16], &ids[1], &[], "no such directory"),
         (top, &ids[16], &ids[1], &["--driver", "a.ko"], "leave it out"),
         (driver, &ids[16], &ids[1], &["--check-ends", "false"], "--bad-is: say what"),
+        (driver, &ids[16], &ids[1], &["--ignore-log", text(&expired)], "known.toml:1: expired on 2020-01-01"),
     ] {
         let ended = lab.start(&search(place, bad, good, more)).end();
         assert_eq!(ended.code, Some(3), "{expected}: {}", ended.stderr);

@@ -7,11 +7,13 @@ use super::log;
 use super::step::{only_case, rule};
 use super::subject::Subject;
 use super::trial::Trial;
-use crate::args::{BisectArgs, LibraryArgs};
+use crate::args::{BisectArgs, BisectionArgs, LibraryArgs};
+use crate::earlier::IGNORED;
 use crate::error::{Error, Result};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
 use crate::output;
+use crate::run::ignored;
 use anyhow::Context as _;
 use longpin_core::bisect::{
     self, BISECTION_SCHEMA, Bisection, Current, Difference, Found, Question, Rule, Ruling, Step, Try,
@@ -32,22 +34,29 @@ const GOOD_END: &str = "good end";
 
 /// Find the commit.
 pub fn bisect(args: &BisectArgs) -> Result<ExitCode> {
-    let (name, config) = (args.module_name.as_ref(), args.config.as_deref());
+    let common = &args.common;
+    let (name, config) = (common.module_name.as_ref(), common.config.as_deref());
     let (subject, option, dir) =
-        Subject::of("--module-only", args.module_only.as_deref(), name, config, &args.machine)?;
-    let library = Library::load(&args.library)?;
+        Subject::of("--module-only", args.module_only.as_deref(), name, config, &common.machine)?;
+    let library = Library::load(&common.library)?;
     if !args.check_ends {
-        rule(&args.tries, args.seen, &only_case(&library)?)?;
+        rule(&common.tries, common.seen, &only_case(&library)?)?;
     }
+    // The list as it was when the search began.
+    let kept = common.out.join(IGNORED);
+    let ignore_log =
+        common.ignore_log.as_deref().map(|given| if kept.is_file() { kept.as_path() } else { given });
+    let (_, ignore_list) = ignored::open(ignore_log)?;
     let repo = Repo::of(option, dir, !subject.is_kernel())?;
     let question = question(args, &library, &repo)?;
-    let place = Place::open(&args.out)?;
+    let place = Place::open(&common.out)?;
     let state = place.state(question)?;
     if state.found.is_some() {
         return tell(&place, &state);
     }
     keep_scenarios(&library, &place.scenarios())?;
     subject.keep(dir, &place.dir)?;
+    ignore_list.iter().try_for_each(|list| place.write(IGNORED, list))?;
     let tree = Tree::open(&repo, &place.dir.join("source"), &state.question)?;
     let interrupt = Interrupt::install()?;
     let mut search =
@@ -80,23 +89,24 @@ fn question(args: &BisectArgs, library: &Library, repo: &Repo) -> Result<Questio
     let (bad, good) = (repo.commit("--bad", &args.bad)?, repo.commit("--good", &args.good)?);
     // As text, since all that matters is whether it is the same. Where results lie does not matter.
     let cases: Vec<String> = library.cases(1).into_iter().map(|case| case.id).collect();
-    let BisectArgs { machine, tries, module_name, config, end_tries, check_ends, seen, .. } = args;
+    let BisectArgs { common, end_tries, check_ends, .. } = args;
+    let BisectionArgs { machine, tries, module_name, config, seen, ignore_log, .. } = common;
     let options = format!(
-        "{} {} {cases:?} {machine:?} {tries:?} {module_name:?} {config:?} {end_tries} {check_ends} {seen}",
+        "{} {} {cases:?} {machine:?} {tries:?} {module_name:?} {config:?} {end_tries} {check_ends} {seen} {ignore_log:?}",
         repo.top().display(),
         repo.prefix
     );
-    let question = Question { bad, good, reverse: args.reverse, options };
+    let question = Question { bad, good, reverse: common.reverse, options };
     let (old, new) = (question.old(), question.new_end());
     if repo.leads(new, old)? {
-        let fix = if args.reverse { "leave --reverse out" } else { "add --reverse to look for the fix" };
+        let fix = if common.reverse { "leave --reverse out" } else { "add --reverse to look for the fix" };
         return Err(Error::Usage(match old == new {
             true => "--good and --bad are the same commit".into(),
             false => format!(
                 "--good {} --bad {}: the {} one is older; change them, or {fix}",
                 args.good,
                 args.bad,
-                if args.reverse { "good" } else { "bad" }
+                if common.reverse { "good" } else { "bad" }
             ),
         }));
     }
@@ -206,7 +216,7 @@ impl<'a> Search<'a> {
         output::note(&format!("{commits} commits, about {steps} steps"));
         if self.state.difference.is_none() {
             // One `good` more: that of the end.
-            self.state.error = self.args.tries.error / f64::from(steps + 1);
+            self.state.error = self.args.common.tries.error / f64::from(steps + 1);
             self.ends()?;
         }
         let between = self.state.steps.iter().filter(|step| step.role.is_empty());
@@ -248,7 +258,7 @@ impl<'a> Search<'a> {
     fn ends(&mut self) -> Result<()> {
         if !self.args.check_ends {
             let case = only_case(self.library)?;
-            let rule = rule(&self.args.tries, self.args.seen, &case)?;
+            let rule = rule(&self.args.common.tries, self.args.common.seen, &case)?;
             let Rule { bad, good, rate, .. } = rule;
             self.state.difference = Some(Difference { case: case.id, bad, good, rate });
             return self.save();
@@ -271,7 +281,7 @@ impl<'a> Search<'a> {
             Err(one) => vec![(String::new(), one.clone())],
         };
         working(&at_good)?;
-        let options = &self.args.tries;
+        let options = &self.args.common.tries;
         let found = difference(&at_bad, &at_good, options.bad_is.as_ref(), options.good_is.as_ref())
             .map_err(Error::Usage)?;
         let rule = self.rule(&found)?;
@@ -336,7 +346,7 @@ impl<'a> Search<'a> {
         };
         let (mut tries, mut made) = (Vec::new(), 0);
         while made < self.args.end_tries {
-            let n = self.args.tries.tries_per_boot.min(self.args.end_tries - made);
+            let n = self.args.common.tries.tries_per_boot.min(self.args.end_tries - made);
             let batch = trial.batch(dir, made as usize, n)?;
             working(&batch)?;
             // A case that cannot be tried now cannot be later.
@@ -411,15 +421,17 @@ impl<'a> Search<'a> {
         if !source.is_dir() {
             return Ok(Err(Try::NoBuild { why: format!("it has no {}", self.repo.prefix) }));
         }
-        let machine = self.subject.make(&self.args.machine, &source, &self.place.dir, dir)?;
+        let machine = self.subject.make(&self.args.common.machine, &source, &self.place.dir, dir)?;
         self.go_on()?;
         let kernel_stays = !self.subject.is_kernel();
-        Ok(machine.map(|machine| Trial { library, machine, args: &self.args.tries, kernel_stays }))
+        let args = &self.args.common.tries;
+        let ignore_log = self.args.common.ignore_log.as_ref().map(|_| self.place.dir.join(IGNORED));
+        Ok(machine.map(|machine| Trial { library, machine, args, ignore_log, kernel_stays }))
     }
 
     fn rule(&self, difference: &Difference) -> Result<Rule> {
         let Difference { bad, good, rate, .. } = difference.clone();
-        let (hits, most_tries) = (self.args.tries.hits, self.args.tries.max_tries);
+        let (hits, most_tries) = (self.args.common.tries.hits, self.args.common.tries.max_tries);
         Ok(Rule { bad, good, rate, error: self.state.error, hits, most_tries })
     }
 
@@ -428,7 +440,7 @@ impl<'a> Search<'a> {
         LibraryArgs {
             scenarios: self.library.words().to_vec(),
             scenario_dir: Some(self.place.scenarios()),
-            ..self.args.library.clone()
+            ..self.args.common.library.clone()
         }
     }
 

@@ -9,6 +9,7 @@ use crate::args::{BisectStepArgs, TryArgs};
 use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::output;
+use crate::run::ignored;
 use anyhow::Context as _;
 use longpin_core::bisect::{Fingerprint, HitRate, Rule, Ruling, Verdict};
 use longpin_core::plan::Case;
@@ -32,7 +33,7 @@ pub fn step(args: &BisectStepArgs) -> u8 {
         std::process::exit(i32::from(STOP));
     }));
     match try_commit(args) {
-        Ok(verdict) => verdict.exit_code(args.reverse),
+        Ok(verdict) => verdict.exit_code(args.common.reverse),
         Err(error) => {
             output::note(&format!("longpin: {error}"));
             match error {
@@ -44,24 +45,31 @@ pub fn step(args: &BisectStepArgs) -> u8 {
 }
 
 fn try_commit(args: &BisectStepArgs) -> Result<Verdict> {
-    let (name, config) = (args.module_name.as_ref(), args.config.as_deref());
+    let common = &args.common;
+    let (name, config) = (common.module_name.as_ref(), common.config.as_deref());
     let (subject, _, source) =
-        Subject::of("--module-dir", args.module_dir.as_deref(), name, config, &args.machine)?;
-    let library = Library::load(&args.library)?;
+        Subject::of("--module-dir", args.module_dir.as_deref(), name, config, &common.machine)?;
+    let library = Library::load(&common.library)?;
     let case = only_case(&library)?;
-    let rule = rule(&args.tries, args.seen, &case)?;
+    let rule = rule(&common.tries, common.seen, &case)?;
+    ignored::open(common.ignore_log.as_deref())?;
     let source =
         source.canonicalize().map_err(|error| Error::Usage(format!("{}: {error}", source.display())))?;
     let commit = commit(&source);
-    let dir = step_dir(&args.out, &commit)?;
-    let (machine, mut tries) = match subject.make(&args.machine, &source, &args.out, &dir)? {
+    let dir = step_dir(&common.out, &commit)?;
+    let (machine, mut tries) = match subject.make(&common.machine, &source, &common.out, &dir)? {
         Ok(machine) => (machine, Vec::new()),
-        Err(one) => (args.machine.clone(), vec![one]),
+        Err(one) => (common.machine.clone(), vec![one]),
     };
-    let kernel_stays = !subject.is_kernel();
-    let trial = Trial { library: args.library.clone(), machine, args: &args.tries, kernel_stays };
+    let trial = Trial {
+        library: common.library.clone(),
+        machine,
+        args: &common.tries,
+        ignore_log: common.ignore_log.clone(),
+        kernel_stays: !subject.is_kernel(),
+    };
     let ruling = trial.judge(&dir, &rule, &mut tries, |_| Ok(()))?;
-    tell(&args.out, &commit, &ruling, &dir)?;
+    tell(&common.out, &commit, &ruling, &dir)?;
     Ok(ruling.verdict)
 }
 

@@ -4,7 +4,7 @@
 
 use crate::args::{Color, LibraryArgs, MachineArgs, RunArgs, TryArgs};
 use crate::error::{Error, Result};
-use crate::run;
+use crate::run::{self, ignored};
 use anyhow::Context as _;
 use longpin_core::bisect::{Next, Rule, Ruling, Try, decide};
 use longpin_core::report::RunResult;
@@ -23,6 +23,8 @@ pub struct Trial<'a> {
     pub machine: MachineArgs,
     /// Tries in a boot, and how long each may take.
     pub args: &'a TryArgs,
+    /// What the kernel says and does not count.
+    pub ignore_log: Option<PathBuf>,
     /// The kernel is the same for all commits: one that says nothing when it boots is no commit's fault.
     pub kernel_stays: bool,
 }
@@ -61,6 +63,8 @@ impl Trial<'_> {
         if out.exists() {
             fs::remove_dir_all(&out).with_context(|| format!("{} cannot be removed", out.display()))?;
         }
+        // Which may expire at midnight; that is not the commit's.
+        ignored::open(self.ignore_log.as_deref())?;
         let lab = |why: String| vec![(String::new(), Try::Lab { why })];
         let (result, _) = match run::run_silently(&self.run_args(&out, n)) {
             Ok(done) => done,
@@ -94,9 +98,10 @@ impl Trial<'_> {
             String::from_utf8_lossy(&bytes).into_owned()
         };
         let cases = result.cases.iter().map(|case| {
-            let console = console(case.boot);
-            let one = match Try::of(case, &console) {
-                Try::NoBoot { why } if self.kernel_stays && console.trim().is_empty() => Try::Lab { why },
+            let one = match Try::of(case) {
+                Try::NoBoot { why } if self.kernel_stays && console(case.boot).trim().is_empty() => {
+                    Try::Lab { why }
+                }
                 one => one,
             };
             (case.id.clone(), one)
@@ -137,7 +142,7 @@ impl Trial<'_> {
             timeout: self.args.timeout,
             out: Some(out.to_owned()),
             format: Vec::new(),
-            ignore_log: None,
+            ignore_log: self.ignore_log.clone(),
             strict: false,
             seed: None,
             given: BTreeSet::new(),
@@ -177,8 +182,8 @@ mod tests {
             ..RunResult::default()
         };
         let tries = |kernel_stays| {
-            let (library, machine) = (args.library.clone(), args.machine.clone());
-            let trial = Trial { library, machine, args: &args.tries, kernel_stays };
+            let (library, machine) = (args.common.library.clone(), args.common.machine.clone());
+            let trial = Trial { library, machine, args: &args.common.tries, ignore_log: None, kernel_stays };
             trial.tries(&result, out.path())
         };
         assert_eq!(tries(true)[0], ("a/ext4/pin/clean".to_owned(), Try::Lab { why: why.clone() }));

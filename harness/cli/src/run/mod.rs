@@ -5,7 +5,7 @@ mod batches;
 pub mod case;
 mod environment;
 mod executor;
-mod ignored;
+pub mod ignored;
 pub mod repeat;
 mod replay;
 mod rerun;

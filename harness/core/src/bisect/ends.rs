@@ -92,15 +92,15 @@ fn of_case(
     let (at_bad, at_good) = (seen(bad_end), seen(good_end));
     let good = match good {
         Some(good) => good.clone(),
-        None => at_good.first()?.clone(),
+        None => at_good.first()?.by_title(),
     };
     let bad = match bad {
         Some(bad) => bad.clone(),
-        None => most_frequent(at_bad.iter().filter(|seen| !good.matches(seen)))?.clone(),
+        None => most_frequent(at_bad.iter().filter(|seen| !good.matches(seen)).map(Fingerprint::by_title))?,
     };
     let hits = at_bad.iter().filter(|seen| bad.matches(seen)).count() as u32;
     let tries = at_bad.len() as u32;
-    (hits > 0 && !bad.matches(&good)).then(|| Difference {
+    (hits > 0 && !bad.matches(&good) && !good.matches(&bad)).then(|| Difference {
         case: id.to_owned(),
         bad,
         good,
@@ -109,8 +109,8 @@ fn of_case(
 }
 
 /// Of several the first.
-fn most_frequent<'f>(seen: impl Iterator<Item = &'f Fingerprint>) -> Option<&'f Fingerprint> {
-    let mut counts: Vec<(&Fingerprint, u32)> = Vec::new();
+fn most_frequent(seen: impl Iterator<Item = Fingerprint>) -> Option<Fingerprint> {
+    let mut counts: Vec<(Fingerprint, u32)> = Vec::new();
     for one in seen {
         match counts.iter_mut().find(|(known, _)| *known == one) {
             Some((_, count)) => *count += 1,
@@ -166,6 +166,9 @@ mod tests {
     fn the_fault_is_what_shows_most_often_of_what_the_good_end_does_not_show() {
         let bad = [("a", "crash:x"), ("a", "lost"), ("a", "lost"), ("a", "intact"), ("a", "no build")];
         assert_eq!(found(&bad, &[("a", "intact")]).unwrap(), "a lost intact 2/4");
+        // A crash is known by its title, however it was reached.
+        let crashes = ["crash:x (111111111111)", "crash:x (222222222222)", "lost"].map(|word| ("a", word));
+        assert_eq!(found(&crashes, &[("a", "intact")]).unwrap(), "a crash:x intact 2/3");
         // Good as it is: a pin that should be refused.
         assert_eq!(
             found(&[("a", "intact")], &[("a", "refused:EFAULT")]).unwrap(),
@@ -197,5 +200,11 @@ mod tests {
         assert_eq!((by_user.bad, by_user.rate), (lost, HitRate { hits: 1, tries: 3 }));
         let unseen: Fingerprint = "bleed".parse().unwrap();
         assert!(difference(&bad, &good, Some(&unseen), None).is_err());
+        let ways = tries(&[("a", "crash:x (111111111111)"), ("a", "crash:x (222222222222)")]);
+        let one: Fingerprint = "crash:x (222222222222)".parse().unwrap();
+        let by_way = difference(&ways, &good, Some(&one), None).unwrap();
+        assert_eq!((by_way.bad, by_way.rate), (one.clone(), HitRate { hits: 1, tries: 2 }));
+        let same = difference(&ways, &ways[..1], Some(&one), None).unwrap_err();
+        assert!(same.contains("cannot be told apart"), "{same}");
     }
 }

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a case showed, as it is looked for in other commits: the set of observations, or the title of a crash. Two crashes
-//! are the same if their titles are; numbers, addresses and line numbers, which move from commit to commit, are no part of
-//! a title.
+//! What a case showed, as it is looked for in other commits: the set of observations, or the title of the kernel's report of
+//! itself. Two crashes are the same if their titles are, unless one is asked for that was reached in a certain way.
 
-use crate::dmesg::Class;
 use crate::result::CaseResult;
 use crate::words::{Observation, Outcome};
 use serde::{Deserialize, Serialize};
@@ -11,8 +9,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// Lines of the console after the first of a report in which the function is looked for.
-const REPORT_LINES: usize = 60;
+/// Of a report's own fingerprint.
+const FINGERPRINT_DIGITS: usize = 12;
 
 /// Words that say that something broke, and not what.
 const CRASHES: [Observation; 3] = [Observation::Splat, Observation::Panic, Observation::Hang];
@@ -32,18 +30,19 @@ pub enum Fingerprint {
     Crash {
         /// What it is known by.
         title: String,
+        /// Of the report: who called, too. None: whoever called, or there was no report.
+        report: Option<String>,
     },
 }
 
 impl Fingerprint {
-    /// Of a case that showed something; else none. `console` is what the guest's kernel said in that boot: a report in the
-    /// log of the case has its function there.
-    pub fn of(case: &CaseResult, console: &str) -> Option<Self> {
+    /// Of a case that showed something; else none.
+    pub fn of(case: &CaseResult) -> Option<Self> {
         if case.observations.is_empty() || matches!(case.outcome, Outcome::Skip | Outcome::Error) {
             return None;
         }
-        if let Some(title) = crash(case, console) {
-            return Some(Self::Crash { title });
+        if let Some((title, report)) = crash(case) {
+            return Some(Self::Crash { title, report });
         }
         let errno = case.errno.clone().filter(|_| case.observations.contains(&Observation::Refused));
         Some(Self::Seen { observations: case.observations.clone(), errno })
@@ -63,8 +62,18 @@ impl Fingerprint {
                 Self::Seen { observations, errno },
                 Self::Seen { observations: other_observations, errno: other },
             ) => observations == other_observations && (errno.is_none() || errno == other),
-            (Self::Crash { title }, Self::Crash { title: other }) => title == other,
+            (Self::Crash { title, report }, Self::Crash { title: other_title, report: other }) => {
+                title == other_title && (report.is_none() || report == other)
+            }
             _ => false,
+        }
+    }
+
+    /// The same, whoever called: how a crash is reached changes from commit to commit.
+    pub fn by_title(&self) -> Self {
+        match self {
+            Self::Crash { title, .. } => Self::Crash { title: title.clone(), report: None },
+            seen => seen.clone(),
         }
     }
 
@@ -77,44 +86,22 @@ impl Fingerprint {
     }
 }
 
-fn crash(case: &CaseResult, console: &str) -> Option<String> {
+/// Title, and fingerprint of the report.
+fn crash(case: &CaseResult) -> Option<(String, Option<String>)> {
     let has = |word| case.observations.contains(&word);
     if has(Observation::Splat) || has(Observation::Panic) {
-        // Markers frame a report and say nothing of it.
-        let of = |class| {
-            let line = |line: &&crate::verdict::LogLine| line.class == class && !line.text.contains("---[");
-            case.log.iter().find(line)
-        };
-        let line = of(Class::Splat).or_else(|| of(Class::Panic)).map(|line| line.text.as_str());
-        return Some(match line {
-            Some(line) => title(line, console),
-            None if has(Observation::Panic) => "panic without a word".to_owned(),
-            None => "splat without a word".to_owned(),
+        // What is ignored counts nowhere.
+        let report = case.reports.iter().find(|report| report.ignored.is_none());
+        return Some(match report {
+            Some(report) => (report.title.clone(), Some(report.fingerprint.clone())),
+            None if has(Observation::Panic) => ("panic without a word".to_owned(), None),
+            None => ("splat without a word".to_owned(), None),
         });
     }
     has(Observation::Hang).then(|| match between(&case.reason, "step `", '`') {
-        Some(step) => format!("hang in step {step}"),
-        None => "hang".to_owned(),
+        Some(step) => (format!("hang in step {step}"), None),
+        None => ("hang".to_owned(), None),
     })
-}
-
-/// The line, and where it says nothing of the place the function that the report names: its `RIP:` line.
-fn title(line: &str, console: &str) -> String {
-    let words = normal(line);
-    // Reports of warnings and sanitizers name it themselves.
-    if line.contains("+0x") {
-        return words;
-    }
-    let mut lines = console.lines().skip_while(|other| !other.contains(line)).take(REPORT_LINES);
-    let function = lines.find_map(|line| {
-        let (_, place) = line.split_once("RIP: ")?;
-        let name = place.split_once(':').map_or(place, |(_, name)| name);
-        name.split_once("+0x").map(|(name, _)| name.trim().to_owned())
-    });
-    match function {
-        Some(function) => format!("{words} in {function}"),
-        None => words,
-    }
 }
 
 fn between<'t>(text: &'t str, before: &str, end: char) -> Option<&'t str> {
@@ -122,34 +109,17 @@ fn between<'t>(text: &'t str, before: &str, end: char) -> Option<&'t str> {
     rest.split_once(end).map(|(word, _)| word)
 }
 
-/// Without what differs from run to run and from build to build.
-fn normal(line: &str) -> String {
-    // What follows says where it ran, not what it was.
-    let line = line.split(" CPU#").next().unwrap_or(line);
-    let mut words: Vec<&str> = Vec::new();
-    for word in line.split_whitespace() {
-        if matches!(word, "CPU:" | "PID:") {
-            continue;
-        }
-        let word = word.split("+0x").next().unwrap_or(word).trim_end_matches([',', ';', '!']);
-        let word = match word.rsplit_once(':') {
-            Some((file, number)) if !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) => file,
-            _ => word,
-        };
-        if !word.is_empty() && !is_number(word) {
-            words.push(word);
-        }
+/// `WARNING in f (8f0f5a4d93c1)`, as a case's reason has it: title and fingerprint.
+fn title_and_report(text: &str) -> (&str, Option<&str>) {
+    let parts = text.strip_suffix(')').and_then(|text| text.rsplit_once(" ("));
+    match parts {
+        Some((title, report)) if is_report(report) => (title, Some(report)),
+        _ => (text, None),
     }
-    words.join(" ")
 }
 
-/// `4`, `0x1f`, `ffff88810a2b3c40`, `[#1]`.
-fn is_number(word: &str) -> bool {
-    let core = word.trim_matches(['[', ']', '(', ')', '<', '>', '#', ':', '.']);
-    let core = core.strip_prefix("0x").unwrap_or(core);
-    !core.is_empty()
-        && core.bytes().any(|b| b.is_ascii_digit())
-        && core.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+fn is_report(text: &str) -> bool {
+    text.len() == FINGERPRINT_DIGITS && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 const USAGE: &str = "write observations as lost or lost+warned, refused:EFAULT with an errno, or crash:TITLE";
@@ -160,9 +130,11 @@ impl FromStr for Fingerprint {
     fn from_str(text: &str) -> Result<Self, String> {
         if let Some(title) = text.strip_prefix("crash:") {
             let title = title.trim();
-            return match title {
-                "" => Err(format!("`{text}` has no title; {USAGE}")),
-                title => Ok(Self::Crash { title: title.to_owned() }),
+            return match title_and_report(title) {
+                ("", _) => Err(format!("`{text}` has no title; {USAGE}")),
+                (title, report) => {
+                    Ok(Self::Crash { title: title.to_owned(), report: report.map(str::to_owned) })
+                }
             };
         }
         let (words, errno) = match text.split_once(':') {
@@ -195,7 +167,8 @@ impl fmt::Display for Fingerprint {
                 f.write_str(&words.join("+"))?;
                 errno.iter().try_for_each(|errno| write!(f, ":{errno}"))
             }
-            Self::Crash { title } => write!(f, "crash:{title}"),
+            Self::Crash { title, report: None } => write!(f, "crash:{title}"),
+            Self::Crash { title, report: Some(report) } => write!(f, "crash:{title} ({report})"),
         }
     }
 }
@@ -225,7 +198,9 @@ mod tests {
             "lost+refused",
             "refused:EFAULT",
             "intact",
-            "crash:BUG: kernel NULL pointer dereference in f",
+            "crash:NULL pointer dereference in f",
+            "crash:WARNING in f (8f0f5a4d93c1)",
+            "crash:panic: no such board (rev 2)",
             "crash:hang in step fsync",
         ] {
             let fingerprint: Fingerprint = text.parse().unwrap();
@@ -262,39 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn a_title_has_nothing_that_moves() {
-        for (line, expected) in [
-            (
-                "WARNING: CPU: 0 PID: 17 at mm/gup.c:148 try_grab_folio+0x1/0x2",
-                "WARNING: at mm/gup.c try_grab_folio",
-            ),
-            (
-                "WARNING: mm/gup.c:148 at try_grab_folio+0x1/0x2, CPU#1: longpin-agent/63",
-                "WARNING: mm/gup.c at try_grab_folio",
-            ),
-            (
-                "BUG: KASAN: slab-use-after-free in sample_find+0x15/0x30 [sample]",
-                "BUG: KASAN: slab-use-after-free in sample_find [sample]",
-            ),
-            ("kernel BUG at fs/ext4/inode.c:2847!", "kernel BUG at fs/ext4/inode.c"),
-            ("Oops: 0002 [#1] SMP NOPTI", "Oops: SMP NOPTI"),
-            (
-                "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
-                "Kernel panic - not syncing: Attempted to kill init exitcode=0x0000000b",
-            ),
-        ] {
-            assert_eq!(title(line, ""), expected);
-        }
-    }
-
-    #[test]
-    fn a_report_without_a_place_has_the_function_of_its_console() {
-        let line = "BUG: kernel NULL pointer dereference, address: 0000000000000008";
-        let console = format!(
-            "[ 1.0] RIP: 0010:of_another+0x1/0x2\n[ 2.0] {line}\n[ 2.0] #PF: supervisor write access\n\
-             [ 2.0] RIP: 0010:sample_probe+0x1d/0x90 [sample]\n[ 2.1] RIP: 0033:0x401000\n"
-        );
-        assert_eq!(title(line, &console), "BUG: kernel NULL pointer dereference address: in sample_probe");
-        assert_eq!(title(line, ""), "BUG: kernel NULL pointer dereference address:");
+    fn a_crash_is_the_same_by_its_title_and_who_called_counts_where_it_is_asked_for() {
+        let of = |text: &str| text.parse::<Fingerprint>().unwrap();
+        let seen = of("crash:WARNING in f (8f0f5a4d93c1)");
+        assert!(of("crash:WARNING in f").matches(&seen));
+        assert!(of("crash:WARNING in f (8f0f5a4d93c1)").matches(&seen));
+        assert!(!of("crash:WARNING in f (000000000000)").matches(&seen));
+        assert!(!of("crash:WARNING in g").matches(&seen));
+        assert_eq!(seen.by_title(), of("crash:WARNING in f"));
+        assert_eq!(of("lost").by_title(), of("lost"));
     }
 }

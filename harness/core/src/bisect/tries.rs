@@ -53,10 +53,10 @@ pub enum Try {
 }
 
 impl Try {
-    /// Of a case that has reported; `console` is what the guest of its boot said.
-    pub fn of(case: &CaseResult, console: &str) -> Self {
+    /// Of a case that has reported.
+    pub fn of(case: &CaseResult) -> Self {
         let why = case.reason.clone();
-        if let Some(fingerprint) = Fingerprint::of(case, console) {
+        if let Some(fingerprint) = Fingerprint::of(case) {
             return Self::Seen { fingerprint, why };
         }
         match (case.outcome, case.error.as_ref().map(|error| error.cause)) {
@@ -103,9 +103,10 @@ mod tests {
             "headline": observations.last(), "expected": [], "outcome": outcome, "error": error, "reason": reason,
             "generations": {"device": null, "guest": null, "host": null}, "errno": "EFAULT", "findings": [],
             "seconds": 0.0,
-            "log": [
-                {"class": "splat", "text": "------------[ cut here ]------------", "meaning": ""},
-                {"class": "splat", "text": "WARNING: mm/gup.c:148 at f+0x1/0x2, CPU#1: a/63", "meaning": ""},
+            "log": [],
+            "reports": [
+                {"title": "WARNING in known", "fingerprint": "0", "trace": [], "ignored": "known"},
+                {"title": "WARNING in f", "fingerprint": "8f0f5a4d93c1", "trace": ["f"], "ignored": null},
             ],
         });
         serde_json::from_value(document).unwrap()
@@ -114,18 +115,17 @@ mod tests {
     #[test]
     fn only_what_was_proven_says_anything_of_the_fault() {
         let seen = |observations: &[&str], text: &str| {
-            let found = Try::of(&case("fail", None, observations, "a reason: step `fsync` did not"), "");
+            let found = Try::of(&case("fail", None, observations, "a reason: step `fsync` did not"));
             let (fingerprint, why) = (text.parse().unwrap(), "a reason: step `fsync` did not".to_owned());
             assert_eq!(found, Try::Seen { fingerprint, why }, "{text}");
         };
         seen(&["lost"], "lost");
         seen(&["refused"], "refused:EFAULT");
         seen(&["refused", "lost"], "lost+refused:EFAULT");
-        seen(&["intact", "splat"], "crash:WARNING: mm/gup.c at f");
-        seen(&["panic"], "crash:WARNING: mm/gup.c at f");
+        seen(&["intact", "splat"], "crash:WARNING in f (8f0f5a4d93c1)");
+        seen(&["panic"], "crash:WARNING in f (8f0f5a4d93c1)");
         seen(&["hang"], "crash:hang in step fsync");
-        let other =
-            |outcome: &str, cause, reason: &str| Try::of(&case(outcome, cause, &["lost"], reason), "");
+        let other = |outcome: &str, cause, reason: &str| Try::of(&case(outcome, cause, &["lost"], reason));
         let why = || "x".to_owned();
         assert_eq!(other("error", Some("unproven"), "x"), Try::Unproven { why: why() });
         assert_eq!(other("error", Some("infra"), "x"), Try::Infra { why: why() });
