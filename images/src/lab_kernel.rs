@@ -35,6 +35,7 @@ const OBJECTS_A_STEP: usize = 200;
 const READY: &str = "source-ready";
 /// In the stock kernel's tree are the results of its own preparation, which would stand in the way.
 const SOURCE: &str = include_str!("../recipes/lab-source.sh");
+const PATCH: &str = include_str!("../recipes/lab-patch.sh");
 /// What no module is built against goes.
 const PRUNE: &str = include_str!("../recipes/lab-prune.sh");
 
@@ -119,6 +120,9 @@ fn inputs(
     inputs.value("stock", stock.key().as_str()).value("clang", if recipe.clang { "yes" } else { "no" });
     inputs.bytes("options", fragment(always, &lab.common, recipe).as_bytes());
     inputs.bytes("patch", recipe.patch()?.as_bytes());
+    if recipe.patch.is_some() {
+        inputs.bytes("patch script", PATCH.as_bytes());
+    }
     inputs.bytes("source", SOURCE.as_bytes()).bytes("prune", PRUNE.as_bytes());
     Ok(inputs)
 }
@@ -199,8 +203,8 @@ impl Work<'_> {
         }
         let path = self.dir.join("patch");
         fs::write(&path, text).map_err(Error::io("write", &path))?;
-        let mut apply = self.command("busybox");
-        apply.args(["patch", "-p1", "-d", INSIDE, "-i", "/artifact/patch"]);
+        let mut apply = self.script(PATCH);
+        apply.arg("/artifact/patch");
         build.log.run("patch", &mut apply, PREPARE_LIMIT).map_err(|error| {
             let problem = format!("its patch does not apply to the source of the stock kernel: {error}");
             self.unfit(problem, "the source has moved on: correct the patch in images/recipes")

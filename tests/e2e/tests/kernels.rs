@@ -2,7 +2,7 @@
 //! Kernels that a user brings, here the stock one as image and modules: a kernel that longpin knows nothing of.
 
 use longpin_e2e::Lab;
-use longpin_images::{Kernel, Module, Store, report};
+use longpin_images::{Bind, Kernel, Module, Store, report};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -97,6 +97,37 @@ fn the_stock_kernel_lacks_nothing_that_kconfig_asks_for() {
     let config = kernel.modules_dir().join("config");
     let ended = lab.start(&["kconfig", "--check", config.to_str().expect("UTF-8")]).end();
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "nothing is missing\n"), "{}", ended.stderr);
+}
+
+/// With the tool root's programs, and on the source as it is now: half an hour before a build would find out.
+#[test]
+fn the_patch_of_the_permissive_kernel_applies_to_the_stock_source() {
+    let lab = Lab::new();
+    let (kernel, _) = stock();
+    let store = Store::open_default().expect("the store was opened by the program too");
+    let root = store.tool_root(&*report::for_stderr()).expect("the tool root is built");
+    let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../images/recipes");
+    let script = std::fs::read_to_string(recipes.join("lab-patch.sh")).expect("the recipe is there");
+    let source = kernel.build_dir().expect("it came with its source").join("mm/gup.c");
+    let before = std::fs::read_to_string(source).expect("the source is whole");
+    let tree = lab.path("linux");
+    let file = tree.join("mm/gup.c");
+    std::fs::create_dir_all(tree.join("mm")).expect("the place is new");
+    std::fs::write(&file, &before).expect("ours");
+    let binds = [
+        Bind::read_write(&tree).at("/tree"),
+        Bind::read_only(recipes.join("lab-permissive.patch")).at("/patch"),
+    ];
+    let mut bash = root.command("bash", &binds);
+    let output = bash.args(["-euo", "pipefail", "-c", &script, "bash", "/tree", "/patch"]).output();
+    let output = output.expect("bash starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let after = std::fs::read_to_string(&file).expect("ours");
+    let refusals = |text: &str| {
+        text.matches("return !vma_needs_dirty_tracking(vma);").count()
+            + text.matches("reject_file_backed = true;").count()
+    };
+    assert_eq!((refusals(&before), refusals(&after)), (2, 0), "the slow path and the fast one");
 }
 
 #[test]
