@@ -51,6 +51,25 @@ fn every_bad_verdict_is_there_once_with_its_reason() {
 }
 
 #[test]
+fn the_overview_tells_a_forgetful_driver_from_the_kernel() {
+    let findings = Findings::of(&whole_library(), &[], &cases());
+    let overview = &findings.overview;
+    let cell = |scenario: &str, fs: &str| {
+        let column = overview.file_systems.iter().position(|name| name == fs).expect("a column");
+        let row = overview.rows.iter().find(|(name, _)| name == scenario).expect("a row");
+        row.1[column].map(|worst| (worst.word.as_str(), worst.clean_only))
+    };
+    assert_eq!(cell("reflink-bleed", "xfs"), Some(("bleed", false)));
+    assert_eq!(cell("reflink-bleed", "btrfs"), Some(("lost", true)));
+    assert_eq!(cell("reflink-bleed", "ext4"), None);
+    let page = markdown(&findings, "here", &whole_library(), &[]);
+    let columns = overview.file_systems.len();
+    let row = page.lines().find(|line| line.starts_with("| [reflink-bleed](#reflink-bleed) | "));
+    assert_eq!(row.map(|row| row.matches(" | ").count()), Some(columns), "{row:?}");
+    assert!(page.contains("**bleed**") && page.contains("lost, *clean*"), "{row:?}");
+}
+
+#[test]
 fn the_page_has_table_reason_command_and_what_others_did() {
     let mut run = whole_library();
     run.cases.retain(|case| case.scenario == "lost-update");

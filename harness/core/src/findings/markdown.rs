@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Findings as a page of Markdown, to stand in documentation or to be quoted in a mail.
 
-use super::{Cell, Findings, Harm, Scenario};
+use super::prose::prose;
+use super::{Cell, Findings, Harm, Overview, Scenario, Worst};
 use crate::report::RunResult;
 use crate::report::formats::escaped;
 use std::fmt::Write as _;
@@ -22,10 +23,36 @@ pub fn markdown(findings: &Findings, name: &str, run: &RunResult, others: &[(Str
         let _ = writeln!(page, "| {} |", cells.join(" | "));
     }
     let _ = writeln!(page, "\n{}.", numbers(findings, run));
+    overview(&mut page, &findings.overview);
     for scenario in &findings.scenarios {
         section(&mut page, scenario);
     }
     page
+}
+
+/// What each word of the table means stands in docs/verdicts.md.
+fn overview(page: &mut String, overview: &Overview) {
+    let _ = writeln!(
+        page,
+        "\nThe gravest verdict of each scenario on each file system, over all pins and variants. **Bold**: also where the \
+         pages were set dirty when they were given back. *clean*: only where the driver forgets that.\n"
+    );
+    let columns: Vec<String> = overview.file_systems.iter().map(|fs| escaped(fs)).collect();
+    let _ = writeln!(page, "| | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()));
+    for (name, cells) in &overview.rows {
+        let cells: Vec<String> = cells.iter().map(worst).collect();
+        // The anchor of the section's heading.
+        let _ = writeln!(page, "| [{}](#{}) | {} |", escaped(name), name.to_lowercase(), cells.join(" | "));
+    }
+}
+
+fn worst(cell: &Option<Worst>) -> String {
+    match cell {
+        None => String::new(),
+        Some(Worst { word, .. }) if !word.is_bad() => word.to_string(),
+        Some(Worst { word, clean_only: true }) => format!("{word}, *clean*"),
+        Some(Worst { word, clean_only: false }) => format!("**{word}**"),
+    }
 }
 
 /// `60 cases, 12 with a bad verdict; 1 skipped or an error`.
@@ -49,7 +76,7 @@ fn section(page: &mut String, scenario: &Scenario) {
         let _ = writeln!(page, "{}\n", escaped(&scenario.title));
     }
     if !scenario.mechanism.is_empty() {
-        let _ = writeln!(page, "{}\n", escaped(&scenario.mechanism));
+        let _ = writeln!(page, "{}\n", prose(&scenario.mechanism));
     }
     let columns: Vec<String> = scenario.columns.iter().map(|column| escaped(column)).collect();
     let _ = writeln!(page, "| | {} |\n|---|{}", columns.join(" | "), "---|".repeat(columns.len()));
@@ -81,7 +108,7 @@ fn item(page: &mut String, harm: &Harm) {
     let _ = writeln!(page, "- where: {}{more}", named.join(", "));
     let why =
         if harm.why.is_empty() { "not explained: the scenario expects something else" } else { &harm.why };
-    let _ = writeln!(page, "- why: {}", escaped(why));
+    let _ = writeln!(page, "- why: {}", prose(why));
     let _ = writeln!(page, "- seen: {}", escaped(&harm.seen));
     if let Some(first) = harm.cases.first() {
         let _ = writeln!(page, "- again: `longpin run {first}`");

@@ -5,8 +5,11 @@
 //! Nothing is judged here: verdicts and reasons are those of the results.
 
 mod markdown;
+mod overview;
+mod prose;
 
 pub use markdown::markdown;
+pub use overview::{Overview, Worst};
 
 use crate::plan::Case;
 use crate::report::RunResult;
@@ -20,6 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Findings {
     /// The scenarios with cases in the first run.
     pub scenarios: Vec<Scenario>,
+    /// The gravest of each scenario on each file system.
+    pub overview: Overview,
 }
 
 /// One scenario.
@@ -76,7 +81,8 @@ impl Findings {
                 names.push(&case.scenario);
             }
         }
-        Self { scenarios: names.into_iter().map(|name| Scenario::of(name, run, others, &known)).collect() }
+        let scenarios = names.into_iter().map(|name| Scenario::of(name, run, others, &known)).collect();
+        Self { scenarios, overview: Overview::of(run) }
     }
 }
 
