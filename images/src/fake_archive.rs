@@ -62,7 +62,7 @@ case "$*" in
         : >"$artifact/unpacked/lib/modules/$release/modules.builtin"
         [ ! -e "$here/half" ] || exit 0
         zeros() { head -c "$1" /dev/zero; }
-        { zeros 514; printf HdrS; zeros 8; printf '\000\001'; zeros 240; printf '%s (who) #1\000' "$release"; } \
+        { zeros 514; printf HdrS; zeros 8; printf '\000\001'; zeros 240; printf '%s (who) #1\000' "$release"; zeros 2048; } \
             >"$artifact/unpacked/boot/vmlinuz-$release" ;;
     depmod*) ;;
     bash*) # Unpacking: RELEASE SOURCE TREE is what follows the script's name.

@@ -148,8 +148,12 @@ fn of_build_dir(dir: &Path) -> Result<Files> {
         ["modules.order", SYMVERS].into_iter().try_for_each(is_there)?;
     }
     let image = dir.join(IMAGE);
-    let release = image_release(&read(&image)?)
+    let bytes = read(&image)?;
+    let release = image_release(&bytes)
         .ok_or_else(|| unfit(format!("{IMAGE} is not a bzImage"), "build it again: make bzImage"))?;
+    if let Some(short) = cut_short(&bytes) {
+        return Err(unfit(format!("{IMAGE} {short}"), "build it again: make bzImage"));
+    }
     // A kernel without modules may have been built with them before.
     let order = if has_modules { text(&dir.join("modules.order"))? } else { String::new() };
     let modules: Vec<Found> = order.lines().map(|line| Found::in_build_dir(dir, line)).collect();
@@ -185,9 +189,13 @@ fn of_files(image: &Path, modules: &Path) -> Result<Files> {
         problem,
         remedy: remedy.to_owned(),
     };
-    let release = image_release(&read(image)?).ok_or_else(|| {
+    let bytes = read(image)?;
+    let release = image_release(&bytes).ok_or_else(|| {
         unfit("it is not a bzImage".to_owned(), "give arch/x86/boot/bzImage or /boot/vmlinuz-*")
     })?;
+    if let Some(short) = cut_short(&bytes) {
+        return Err(unfit(format!("it {short}"), "copy it again, whole"));
+    }
     if !modules.ends_with(&release) {
         let problem = format!("it is release {release}, and the modules are in {}", modules.display());
         return Err(unfit(problem, "give the lib/modules/RELEASE of the same kernel"));
@@ -298,12 +306,26 @@ fn image_release(image: &[u8]) -> Option<String> {
     (!release.is_empty()).then(|| release.to_owned())
 }
 
+/// What a bzImage lacks at its end, by the sizes in its header: `setup_sects` and `syssize`. A signed one is longer.
+fn cut_short(image: &[u8]) -> Option<String> {
+    let sectors = match image.get(0x1f1)? {
+        0 => 4,
+        sectors => u64::from(*sectors),
+    };
+    let paragraphs = u32::from_le_bytes(image.get(0x1f4..0x1f8)?.try_into().ok()?);
+    let whole = (sectors + 1) * 512 + u64::from(paragraphs) * 16;
+    let bytes = image.len() as u64;
+    (bytes < whole).then(|| format!("is cut short: {bytes} of {whole} bytes are there"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn image(release: &str) -> Vec<u8> {
-        let mut bytes = vec![0; 0x400];
+        // The setup's own sectors, and three paragraphs behind them.
+        let mut bytes = vec![0; 5 * 512 + 3 * 16];
+        bytes[0x1f4] = 3;
         bytes[0x202..0x206].copy_from_slice(b"HdrS");
         bytes[0x20e..0x210].copy_from_slice(&0x100_u16.to_le_bytes());
         let text = format!("{release} (who@where) #1 SMP\0");
@@ -396,6 +418,11 @@ mod tests {
     fn only_a_bzimage_states_a_release() {
         assert_eq!(image_release(&image("7.3.4+deb13-amd64")).as_deref(), Some("7.3.4+deb13-amd64"));
         assert_eq!(image_release(b"\x7fELF"), None);
+        let whole = image("7.3.4");
+        assert_eq!(cut_short(&whole), None);
+        assert_eq!(cut_short(&[&whole[..], b"signature"].concat()), None);
+        let short = cut_short(&whole[..whole.len() - 1]);
+        assert_eq!(short.as_deref(), Some("is cut short: 2607 of 2608 bytes are there"));
         assert_eq!(image_release(&vec![0; 0x400]), None);
     }
 }

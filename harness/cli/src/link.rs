@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(30);
 /// After an oops the task that ran the step is dead as a rule. Who still lives answers within this time.
 const AFTER_OOPS: Duration = Duration::from_secs(5);
+/// Between two looks at the console of a guest that has not said hello.
+const GLANCE: Duration = Duration::from_secs(1);
 /// Messages that were read and not yet looked at. A guest that sends more waits in its own port.
 const QUEUED_MESSAGES: usize = 64;
 /// Bytes of the log of a boot. A case writes some ten KiB.
@@ -154,11 +156,24 @@ impl AgentLink {
         })
     }
 
-    /// Wait for the agent's introduction.
-    pub fn hello(&mut self, deadline: Deadline) -> Result<Hello, LinkError> {
+    /// Wait for the agent's introduction. A kernel that panics before it has read `panic=` does not end, but stands still: it
+    /// is not waited for.
+    pub fn hello(&mut self, mut deadline: Deadline) -> Result<Hello, LinkError> {
         let started = Instant::now();
+        let mut panicked = false;
+        let message = loop {
+            match self.next(deadline.min(Deadline::after(GLANCE)))? {
+                Some(message) => break Some(message),
+                None if deadline.passed() => break self.next_or_handed_over(deadline, &mut None)?,
+                None if !panicked && console::panic_line(&self.lifelines.console).is_some() => {
+                    panicked = true;
+                    deadline = deadline.min(Deadline::after(self.after_oops));
+                }
+                None => {}
+            }
+        };
         let late = || LinkError::Silent { step: "boot".into(), seconds: started.elapsed().as_secs() };
-        match self.next_or_handed_over(deadline, &mut None)?.ok_or_else(late)? {
+        match message.ok_or_else(late)? {
             Message::Hello(hello) if hello.version == VERSION => Ok(hello),
             Message::Hello(hello) => Err(LinkError::Protocol(format!(
                 "it speaks version {}, this harness speaks {VERSION}; rebuild the image",
@@ -540,6 +555,22 @@ mod tests {
                 && text.contains(&format!("speaks {VERSION}")),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_has_panicked_is_not_waited_for_and_one_that_says_hello_is_not_dead() {
+        let panic = "[    0.000000] Kernel panic - not syncing: no memory\n";
+        let (mut link, peer) = pair();
+        link.after_oops = Duration::ZERO;
+        std::fs::write(peer.dir.path().join("console.log"), panic).unwrap();
+        let error = link.hello(Deadline::after(Duration::from_secs(3600))).unwrap_err();
+        assert!(matches!(error, LinkError::Silent { .. }), "{error}");
+        // What has come counts, whatever the console says.
+        let (mut link, mut peer) = pair();
+        std::fs::write(peer.dir.path().join("console.log"), panic).unwrap();
+        line::send(&mut peer.stream, &done(1)).unwrap();
+        let error = link.hello(Deadline::after(SOON)).unwrap_err();
+        assert!(error.to_string().contains("a greeting was due"), "{error}");
     }
 
     #[test]

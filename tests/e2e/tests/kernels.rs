@@ -144,7 +144,12 @@ fn what_cannot_be_used_is_told_before_anything_boots() {
     other[at + b"vermagic=".len()] = b'9';
     let wrong = lab.path("longpin.ko");
     std::fs::write(&wrong, other).expect("the place is writable");
-    let image = kernel.vmlinuz().display();
+    let (image, modules) = (kernel.vmlinuz().display(), kernel.modules_dir());
+    let modules = modules.display();
+    let (short, garbage) = (lab.path("short"), lab.path("garbage"));
+    let bytes = std::fs::read(kernel.vmlinuz()).expect("the kernel is there");
+    std::fs::write(&short, &bytes[..1 << 20]).expect("the place is writable");
+    std::fs::write(&garbage, bytes.iter().map(|byte| !byte).collect::<Vec<u8>>()).expect("the same");
     let cases = [
         (
             empty.display().to_string(),
@@ -153,6 +158,11 @@ fn what_cannot_be_used_is_told_before_anything_boots() {
         (lab.path("absent").display().to_string(), "absent: No such file or directory"),
         (format!("{image},modules={}", empty.display()), "is release 7."),
         (format!("/bin/sh,modules={}", empty.display()), "it is not a bzImage; give arch/x86/boot/bzImage"),
+        (format!("{},modules={modules}", short.display()), "it is cut short: 1048576 of "),
+        (
+            format!("{},modules={modules}", garbage.display()),
+            "it is not a bzImage; give arch/x86/boot/bzImage",
+        ),
         (named(&kernel, Some(&wrong)), "is for kernel `9."),
         (named(&kernel, Some(Path::new("/bin/sh"))), "it has no vermagic"),
         (named(&kernel, None), "every chosen case needs the driver, and there is none for kernel 7."),
@@ -164,6 +174,26 @@ fn what_cannot_be_used_is_told_before_anything_boots() {
         assert!(ended.stderr.contains(expected), "{kernel}: {}", ended.stderr);
         assert!(!lab.out().exists(), "{kernel}: a result directory for a run that never began");
     }
+}
+
+/// With too little memory it panics before it has a console, and before it knows that a panic is to end it.
+#[test]
+fn a_kernel_that_does_not_boot_is_told_with_its_last_words_and_the_fix() {
+    let lab = Lab::new();
+    let ended = lab.run(&["lost-update", "--fs", "ext4", "--pin", "pin", "--append", "mem=12M"]);
+    assert_eq!(ended.code, Some(2), "{}", ended.stderr);
+    for part in [
+        "guest does not boot: guest kernel panicked: ",
+        "Cannot find place for new RAMDISK",
+        "give the guest more (--memory), or leave out what takes it away (--append mem=)",
+        "boot-1/console.log",
+    ] {
+        assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
+    }
+    let result = lab.result();
+    let case = case(&result, "lost-update/ext4/pin/clean");
+    assert_eq!((&case["outcome"], &case["error"]["cause"]), (&json!("error"), &json!("infra")), "{case}");
+    lab.assert_tidy();
 }
 
 fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {

@@ -29,9 +29,11 @@ pub const SHELL_PORT: &str = "longpin.shell";
 /// * `printk.devkmsg=on` lifts the rate limit of /dev/kmsg for the agent's own marks;
 /// * `sysrq_always_enabled`, `unknown_nmi_panic` and `panic_print=0x40` (backtraces of the other CPUs, too) let a guest that
 ///   hangs be asked where it stands, by its keyboard or by an NMI that only the harness sends;
+/// * `earlyprintk` shows what a kernel says that dies before it has its console; it ends when that begins;
 /// * `oops=panic` is absent on purpose: an oops is evidence that the run wants to report and survive.
-pub const KERNEL_ARGS: [&str; 9] = [
+pub const KERNEL_ARGS: [&str; 10] = [
     "console=ttyS0",
+    "earlyprintk=ttyS0,115200",
     "panic=-1",
     "no_timer_check",
     "loglevel=5",
@@ -206,7 +208,7 @@ mod tests {
 -no-reboot
 -kernel /k/vmlinuz
 -initrd /k/initramfs
--append console=ttyS0 panic=-1 no_timer_check loglevel=5 log_buf_len=4M printk.devkmsg=on sysrq_always_enabled unknown_nmi_panic panic_print=0x40 quiet
+-append console=ttyS0 earlyprintk=ttyS0,115200 panic=-1 no_timer_check loglevel=5 log_buf_len=4M printk.devkmsg=on sysrq_always_enabled unknown_nmi_panic panic_print=0x40 quiet
 -chardev file,id=console,path=/r/console.log
 -serial chardev:console
 -chardev socket,id=qmp,path=/s/qmp

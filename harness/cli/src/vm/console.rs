@@ -40,7 +40,16 @@ pub fn has_oops(log: &Path) -> bool {
 /// What a kernel lacks that never got so far as to greet, by its last words. `longpin kconfig` has the whole list.
 pub fn advice(log: &Path) -> Option<&'static str> {
     /// What is said where, and what is missing then.
-    const WORDS: [(&[&str], &str); 3] = [
+    const WORDS: [(&[&str], &str); 4] = [
+        (
+            &[
+                "Cannot find place for new RAMDISK",
+                "System is deadlocked on memory",
+                "Initramfs unpacking failed: write error",
+            ],
+            "the kernel has no memory for its initramfs: give the guest more (--memory), or leave out what takes it away \
+             (--append mem=)",
+        ),
         (
             &["Unable to mount root fs", "Cannot open root device"],
             "the kernel took no initramfs: it needs CONFIG_BLK_DEV_INITRD=y",
@@ -57,7 +66,8 @@ pub fn advice(log: &Path) -> Option<&'static str> {
     let text = window(log, 0, WINDOW_BYTES);
     if text.trim().is_empty() {
         return Some(
-            "the kernel says nothing on ttyS0: it needs CONFIG_SERIAL_8250_CONSOLE=y, and must be for x86-64",
+            "the kernel says nothing on ttyS0: it needs CONFIG_SERIAL_8250_CONSOLE=y, and must be for x86-64; one that dies \
+             before it has its console says why with CONFIG_EARLY_PRINTK=y",
         );
     }
     let said = |words: &[&str]| words.iter().any(|word| text.contains(word));
@@ -167,6 +177,8 @@ mod tests {
         let port = "[ 32.1] longpin-agent: cannot go on: control port: no port longpin.agent\n";
         assert!(advice(port).contains("CONFIG_VIRTIO_CONSOLE"));
         assert!(advice("").contains("CONFIG_SERIAL_8250_CONSOLE=y"));
+        let small = "[ 0.0] Kernel panic - not syncing: Cannot find place for new RAMDISK of size 39502428\n";
+        assert!(advice(small).contains("--memory"));
         assert_eq!(advice("[    0.000000] Linux version 7.3.4\n"), "");
     }
 
