@@ -261,6 +261,8 @@ pub enum Step {
     CopyRange { from: String, to: String, len: u64 },
     /// Overwrite bytes of a block device with one byte value, O_DIRECT: the planted corruption. -> Nothing
     PokeDevice { device: String, offset: u64, len: u64, byte: u8 },
+    /// fork(2): the child does nothing, and lives until [`Step::Cleanup`]. -> Nothing
+    Fork,
     /// Pin counters, after stat_refresh. -> Pins
     PinCounters,
     /// Kernel log lines since the last call of this step (or boot). -> Log

@@ -10,7 +10,7 @@ use crate::pinner::Of;
 use crate::prepare::prepare;
 use crate::sys::MapSource;
 use crate::whereabouts::{Watched, Worker};
-use crate::{fiemap, fsops, mounts, page_state, shell, vmstat};
+use crate::{fiemap, fsops, mounts, page_state, shell, sys, vmstat};
 use longpin_proto::agent::{Advice, Backing, Fact, OpenFlags, Outcome, Step};
 use rustix::thread::CpuSet;
 use std::sync::Arc;
@@ -81,6 +81,10 @@ impl Agent {
                 self.map(map, &backing, len, shared, write).map(nothing)
             }
             Step::Unmap { map } => objects.unmap(&map).map(nothing),
+            Step::Fork => {
+                objects.jobs.may_change_mappings()?;
+                sys::fork().or_refused("fork").map(nothing)
+            }
             Step::Madvise { map, offset, len, advice } => {
                 // The others take the mmap lock for reading, if at all.
                 if advice == Advice::Hugepage {

@@ -206,6 +206,19 @@ pub fn msync(address: u64, len: u64) -> Result<()> {
     unsafe { rustix::mm::msync(address as *mut c_void, len as usize, MsyncFlags::SYNC) }
 }
 
+/// fork(2). The child does nothing until somebody kills it.
+pub fn fork() -> Result<()> {
+    // SAFETY: the child has this thread alone, and other threads may have held locks: it calls nothing but pause(2).
+    match unsafe { libc::fork() } {
+        -1 => Err(last_errno()),
+        0 => loop {
+            // SAFETY: pause(2) has no arguments and is async-signal-safe.
+            unsafe { libc::pause() };
+        },
+        _ => Ok(()),
+    }
+}
+
 /// process_vm_writev(2) within this process, from one range to another, which need not be there. Bytes that were copied.
 pub fn process_vm_writev(to: u64, from: u64, len: u64) -> Result<u64> {
     let range = |address: u64| libc::iovec { iov_base: address as *mut c_void, iov_len: len as usize };

@@ -48,6 +48,15 @@ impl Replay<'_> {
         self.with_file(path, |file| file.write(offset, len, content));
     }
 
+    /// Bytes of a mapping were written: of a file's own pages, or of memory that is no file's.
+    pub(super) fn wrote(&mut self, name: &str, of_file: bool, offset: u64, len: u64, content: Content) {
+        match self.own.get_mut(name) {
+            _ if of_file => self.write(name, offset, len, content),
+            Some(memory) => memory.write(offset, len, content),
+            None => {}
+        }
+    }
+
     pub(super) fn write_cells(&mut self, file: &str, offset: u64, len: u64, fill: &Fill, times: (u64, u64)) {
         let path = self.path(file);
         self.with_file(&path, |content| content.append(offset, len, content_of(fill)));
@@ -61,9 +70,7 @@ impl Replay<'_> {
 
     pub(super) fn store(&mut self, map: &str, offset: u64, len: u64, fill: &Fill, at: u64) {
         let place = self.place(map);
-        if place.of_file {
-            self.write(&place.name, place.offset + offset, len, content_of(fill));
-        }
+        self.wrote(&place.name, place.of_file, place.offset + offset, len, content_of(fill));
         self.by_cpu(&place.name, place.offset + offset, len, fill, at);
     }
 
@@ -119,6 +126,14 @@ impl Replay<'_> {
             Backing::Anonymous => (format!("anonymous memory {map}"), false, 0),
             Backing::Hugetlb => (format!("hugetlb memory {map}"), false, 0),
         };
+        if !of_file {
+            // A private copy is the file until it is written; memory of no file is zeros.
+            let of = match backing {
+                Backing::File { file, .. } => self.files.get(&self.path(file)).cloned(),
+                _ => None,
+            };
+            self.own.insert(name.clone(), of.unwrap_or_else(|| FileContent::new(self.record.cell_bytes)));
+        }
         self.maps.insert(map.to_owned(), Place { name, of_file, offset });
     }
 

@@ -65,6 +65,8 @@ pub struct Replay<'r> {
     pub pins: Vec<Pin<'r>>,
     /// What each file should hold.
     pub files: BTreeMap<String, FileContent>,
+    /// What memory that is no file's should hold, by its name.
+    pub own: BTreeMap<String, FileContent>,
     /// What pages held in memory.
     pub memory: Memory,
     /// Requests to the disks, in the order of submission.
@@ -153,6 +155,7 @@ impl<'r> Replay<'r> {
             jobs: Vec::new(),
             pins: Vec::new(),
             files: BTreeMap::new(),
+            own: BTreeMap::new(),
             memory: Memory::default(),
             requests: Vec::new(),
             extents: BTreeMap::new(),
@@ -334,7 +337,11 @@ impl<'r> Replay<'r> {
                 if role == Role::ProveDma {
                     self.prove_dma(cells);
                 }
-                self.read_from(Reader::Mapping, role, self.place(map).name, to, Ok(cells));
+                let name = self.place(map).name;
+                self.read_from(Reader::Mapping, role, name.clone(), to, Ok(cells));
+                if role == Role::CompareWrites {
+                    self.compare(false, &name, cells, false, Vec::new());
+                }
             }
             (Step::Read { path, .. }, Fact::Cells(cells)) => self.read(role, path, cells, to),
             (Step::Extents { path }, Fact::Extents(extents)) => {

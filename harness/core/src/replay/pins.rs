@@ -136,18 +136,19 @@ impl<'r> Replay<'r> {
 
     /// Let the program's writes change the file, or the orphaned pages.
     fn land(&mut self, name: &str, program: &Program) {
-        let Some(pin) = self.pin_named(name).filter(|pin| pin.is_held() && pin.of_file).cloned() else {
+        let Some(pin) = self.pin_named(name).filter(|pin| pin.is_held()).cloned() else {
             return;
         };
         self.gaps.extend(pin.doubts());
         let ledger = self.ledger.clone();
         for entry in ledger.writes_of(program) {
-            if let Some(page) = pin.orphan(entry.file_offset) {
+            // Memory that is no file's has none to leave.
+            if let Some(page) = pin.orphan(entry.file_offset).filter(|_| pin.of_file) {
                 self.orphans.insert((pin.path.clone(), page));
                 continue;
             }
             let content = Content::Stamp { source: Source::Dma, generation: entry.generation };
-            self.write(&pin.path, entry.file_offset, entry.len, content);
+            self.wrote(&pin.path, pin.of_file, entry.file_offset, entry.len, content);
         }
     }
 

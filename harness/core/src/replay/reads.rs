@@ -82,8 +82,16 @@ impl<'r> Replay<'r> {
     }
 
     /// The last reading is compared.
-    fn compare(&mut self, snapshot: bool, path: &str, cells: &'r Cells, host: bool, blind: Vec<(u64, u64)>) {
-        let wanted = match (snapshot, self.snapshots.get(path), self.files.get(path)) {
+    pub(super) fn compare(
+        &mut self,
+        snapshot: bool,
+        path: &str,
+        cells: &'r Cells,
+        host: bool,
+        blind: Vec<(u64, u64)>,
+    ) {
+        let content = self.files.get(path).or_else(|| self.own.get(path));
+        let wanted = match (snapshot, self.snapshots.get(path), content) {
             (true, Some(cells), _) => Wanted::Snapshot(cells),
             (true, None, _) => return self.faults.push(format!("{path} was compared and has no snapshot")),
             (false, _, Some(content)) => Wanted::Writes(content.clone()),

@@ -6,6 +6,7 @@ use super::op::{Op, acts};
 use super::paper::{Checked, Paper, fresh, known};
 use super::parameters::{Pages, file, map, need_number, word};
 use super::{Definition, Translation, Verb};
+use crate::record::Role;
 use longpin_proto::agent::{Access, Advice, Backing, Step};
 
 pub const STEPS: &[Definition] = &[
@@ -35,6 +36,23 @@ pub const STEPS: &[Definition] = &[
     )
     .or_job(),
     Definition::new::<ReadMapping>("read-mapping", "`map`", "records the cells that the process sees"),
+    Definition::new::<CompareMapping>(
+        "compare-mapping",
+        "`map`",
+        "as `compare`, through the mapping: the process must see in each cell the last write that was completed, by CPU or \
+         DMA. For memory that is no file's there is no other way",
+    ),
+    Definition::new::<Advise>(
+        "advise",
+        "`map`, range, `advice` (`hugepage`, `populate-read` or `populate-write`)",
+        "MADV_HUGEPAGE, MADV_POPULATE_READ or MADV_POPULATE_WRITE; an errno is recorded and the case goes on",
+    ),
+    Definition::new::<Fork>(
+        "fork",
+        "",
+        "fork(2) of the process that maps and pins; the child does nothing and lives to the end of the case, with its \
+         mappings, so nothing can be unmounted that they are of",
+    ),
     Definition::new::<Pageout>(
         "pageout",
         "`map`, range",
@@ -191,6 +209,63 @@ impl Translation {
     pub(super) fn read_mapping(&self, map: &str, offset: u64, len: u64) -> Option<Step> {
         let (cell_bytes, file_offset) = (self.cell_bytes, self.objects.maps.get(map)?.offset + offset);
         Some(Step::ReadMapping { map: map.to_owned(), offset, len, cell_bytes, file_offset })
+    }
+}
+
+parameters! {
+    CompareMapping(f, _) { map: String = map(f)? }
+}
+
+impl Verb for CompareMapping {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        paper.no_jobs("compare-mapping")?;
+        paper.mapping(&self.map)
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let len = t.objects.map_len(&self.map);
+        let read = t.read_mapping(&self.map, 0, len);
+        read.map(|step| Op::new(Role::CompareWrites, step)).into_iter().collect()
+    }
+}
+
+const ADVICE: [(&str, Advice); 3] = [
+    ("hugepage", Advice::Hugepage),
+    ("populate-read", Advice::PopulateRead),
+    ("populate-write", Advice::PopulateWrite),
+];
+
+parameters! {
+    Advise(f, _) {
+        map: String = map(f)?,
+        pages: Pages = Pages::parse(f)?,
+        advice: Advice = word(f, "advice", "advice", &ADVICE)?
+            .ok_or_else(|| f.missing("advice"))?,
+    }
+}
+
+impl Verb for Advise {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        paper.mapping(&self.map)
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let (offset, len) = self.pages.bytes(t.objects.map_len(&self.map));
+        acts([Step::Madvise { map: self.map.clone(), offset, len, advice: self.advice }])
+    }
+}
+
+parameters! {
+    Fork(_f, _) {}
+}
+
+impl Verb for Fork {
+    fn check(&self, _: &mut Paper<'_>) -> Checked {
+        Ok(())
+    }
+
+    fn ask(&self, _: &mut Translation) -> Vec<Op> {
+        acts([Step::Fork])
     }
 }
 

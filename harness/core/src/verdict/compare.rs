@@ -142,7 +142,8 @@ fn against_snapshot(before: &CellState, now: &CellState) -> Option<Observation> 
 /// After a remount both read what is on the disk; if they differ, one of the two readings is wrong.
 pub fn disagreement(replay: &Replay<'_>) -> Option<String> {
     for host in replay.compared.iter().filter(|compared| compared.host && compared.after_remount) {
-        let guest = replay.compared.iter().find(|compared| !compared.host && compared.path == host.path);
+        let mut after = replay.compared.iter().filter(|compared| !compared.host && compared.after_remount);
+        let guest = after.find(|compared| compared.path == host.path);
         let Some(guest) = guest else { continue };
         let guest: BTreeMap<u64, &CellState> = guest.cells.iter().collect();
         for (offset, state) in host.cells.iter() {

@@ -54,6 +54,42 @@ fn a_pin_without_dma_is_intact_if_the_file_is_as_the_cpu_wrote_it() {
     assert_eq!(seen.generations, Generations { device: None, guest: Some(1), host: Some(1) });
 }
 
+/// A page that a fork made common, and that the parent's store then copied, is not the one that is pinned.
+#[test]
+fn memory_of_no_file_is_compared_through_its_mapping() {
+    for (found, expected, reason) in [
+        (by_dma(100), "intact", "guest reads DMA generation 100"),
+        (
+            cpu(2),
+            "lost",
+            "guest finds CPU generation 2 where DMA generation 100 should be, in 16 cells of anonymous memory m, the first at \
+             byte 0",
+        ),
+    ] {
+        let mut tale = Tale::of_a_file();
+        tale.map_memory(1);
+        tale.pin();
+        tale.done(Step::Fork);
+        tale.store(2);
+        tale.dma(100);
+        tale.compare_mapping(|_| found.clone());
+        tale.release();
+        let seen = verdict(tale);
+        assert_eq!(words(&seen), [expected]);
+        assert_eq!(seen.reason, reason);
+    }
+}
+
+#[test]
+fn a_private_copy_of_a_file_is_the_file_until_it_is_written() {
+    for (found, expected) in [(cpu(1), "intact"), (CellState::Zero, "lost")] {
+        let mut tale = Tale::of_a_file();
+        tale.map(false);
+        tale.compare_mapping(|_| found.clone());
+        assert_eq!(words(&verdict(tale)), [expected]);
+    }
+}
+
 #[test]
 fn a_denied_pin_is_refused_and_names_its_errno() {
     let mut tale = Tale::of_a_file();

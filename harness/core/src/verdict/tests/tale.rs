@@ -134,6 +134,24 @@ impl Tale {
         self.done(Step::Map { map: "m".into(), backing, len: LEN, shared, write: true });
     }
 
+    /// Memory that is no file's, stored into by a CPU.
+    pub fn map_memory(&mut self, generation: u64) {
+        self.done(Step::Map {
+            map: "m".into(),
+            backing: Backing::Anonymous,
+            len: LEN,
+            shared: false,
+            write: true,
+        });
+        self.store(generation);
+    }
+
+    /// Through the mapping.
+    pub fn store(&mut self, generation: u64) {
+        let fill = Fill { run: RUN, generation, cell_bytes: CELL, source: Source::Cpu };
+        self.done(Step::Store { map: "m".into(), offset: 0, len: LEN, fill });
+    }
+
     pub fn pin_step() -> Step {
         Step::Pin {
             region: "r".into(),
@@ -219,6 +237,13 @@ impl Tale {
         let step =
             Step::ReadMapping { map: "m".into(), offset: 0, len: LEN, cell_bytes: CELL, file_offset: 0 };
         self.seen(Role::ProveDma, step, Fact::Cells(cells(state)));
+    }
+
+    /// What the process sees must be the last write.
+    pub fn compare_mapping(&mut self, state: impl Fn(u64) -> CellState) {
+        let step =
+            Step::ReadMapping { map: "m".into(), offset: 0, len: LEN, cell_bytes: CELL, file_offset: 0 };
+        self.seen(Role::CompareWrites, step, Fact::Cells(cells(state)));
     }
 
     pub fn release(&mut self) {
