@@ -128,6 +128,7 @@ fn ioctl(file: &OpenFile, cmd: u32, arg: UserArg) -> Result {
         uapi::IOC_WAIT => file.wait(arg),
         uapi::IOC_STOP => file.stop(arg),
         uapi::IOC_QUERY => file.query(arg),
+        uapi::IOC_MIRROR => file.mirror(arg),
         _ => Err(ENOTTY),
     }
 }

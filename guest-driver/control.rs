@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Requests on the control queue: one at a time, each waited for.
+//! Requests on the control queue, and on that of the MMU: one at a time, each waited for.
 //!
 //! The one message is allocated when the device is probed and used again and again, so that a
 //! region can always be taken away from the device, also when memory is short. One at a time, so

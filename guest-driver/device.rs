@@ -8,7 +8,7 @@
 //! probe; files that are open see [`ENODEV`], and give their pages back without asking the device,
 //! since a device in reset does no DMA.
 //!
-//! Lock order: `link`, then the queues. `regions` is a leaf.
+//! Lock order: `link`, then the queues. `regions` is a leaf. `longpin_main.rs` has the whole.
 
 use crate::{
     control::{
@@ -21,6 +21,7 @@ use crate::{
     mapping::DmaDevice,
     module_parameters,
     port::Port,
+    page_faults::FaultQueue,
     program::ProgramQueue,
     queue::Quiesced,
     region::Region, //
@@ -69,6 +70,29 @@ enum Link {
     Down(Quiesced),
 }
 
+/// What a device with `dma::FEATURE_REVOCABLE` has in addition.
+#[pin_data]
+struct Revocable {
+    #[pin]
+    mmu: Control,
+    #[pin]
+    faults: FaultQueue,
+}
+
+impl Revocable {
+    fn new(port: &Port, timeout: Jiffies) -> Result<Arc<Self>> {
+        let mmu = Control::new(port.mmu_queue()?, timeout)?;
+        let faults = FaultQueue::new(port.fault_queue()?);
+        Arc::pin_init(
+            pin_init!(Self {
+                mmu <- mmu,
+                faults <- faults,
+            }),
+            GFP_KERNEL,
+        )
+    }
+}
+
 struct Regions {
     tree: RBTree<u32, Arc<Region>>,
     len: u32,
@@ -85,6 +109,7 @@ pub(crate) struct Device {
     control: Control,
     #[pin]
     pub(crate) programs: ProgramQueue,
+    revocable: Option<Arc<Revocable>>,
     #[pin]
     link: Mutex<Link>,
     // Set while `link` is locked.
@@ -105,8 +130,14 @@ impl Device {
         let dev = port.dev();
         let limits = Self::check_config(&dev, &port.config())?;
         let dma_dev = port.dma_dev()?;
-        let control = Control::new(port.control_queue()?, Self::timeout())?;
+        let timeout = Self::timeout(module_parameters::device_timeout_ms.value());
+        let control = Control::new(port.control_queue()?, timeout)?;
         let programs = ProgramQueue::new(port.dma_queue()?);
+        let timeout = Self::timeout(module_parameters::invalidate_timeout_ms.value());
+        let revocable = match port.nr_queues() {
+            dma::NUM_QUEUES => Some(Revocable::new(&port, timeout)?),
+            _ => None,
+        };
         let regions = Regions {
             tree: RBTree::new(),
             len: 0,
@@ -119,6 +150,7 @@ impl Device {
                 limits,
                 control <- control,
                 programs <- programs,
+                revocable,
                 link <- new_mutex!(Link::Up(port), "longpin_link"),
                 down: Atomic::new(false),
                 gone <- new_poll_condvar!("longpin_gone"),
@@ -155,14 +187,10 @@ impl Device {
         Ok(limits)
     }
 
-    fn timeout() -> Jiffies {
+    fn timeout(milliseconds: u32) -> Jiffies {
         // At least one, or no device could be quick enough; at most a minute, below which the
         // hung-task detector keeps quiet about uninterruptible waits.
-        msecs_to_jiffies(
-            module_parameters::device_timeout_ms
-                .value()
-                .clamp(1, 60_000),
-        )
+        msecs_to_jiffies(milliseconds.clamp(1, 60_000))
     }
 
     /// Calls `work` with the way to the device, if there is one.
@@ -237,6 +265,66 @@ impl Device {
         })
     }
 
+    /// Whether the device can do without pins.
+    pub(crate) fn is_revocable(&self) -> bool {
+        self.revocable.is_some()
+    }
+
+    /// Leaves the device what it needs to tell of its faults, if it has any. Call it once, when
+    /// requests may be added. Errors: [`ENOMEM`].
+    pub(crate) fn await_faults(self: &Arc<Self>) -> Result {
+        match &self.revocable {
+            Some(revocable) => revocable.faults.start(self),
+            None => Ok(()),
+        }
+    }
+
+    /// The queue of the device's faults.
+    pub(crate) fn page_faults(&self) -> Option<&FaultQueue> {
+        self.revocable.as_ref().map(|revocable| &revocable.faults)
+    }
+
+    /// Sends a request on the MMU queue, as [`Device::call`] on the other, with a deadline of its
+    /// own. Does not allocate memory, and waits for nothing but the device.
+    pub(crate) fn call_mmu(
+        &self,
+        op: u32,
+        fill: impl FnOnce(&mut ControlMessage) -> Result,
+    ) -> Result<dma::Response> {
+        let Revocable { mmu, .. } = self.revocable.as_deref().ok_or(ENODEV)?;
+        mmu.call(op, &mut mmu.patience(), fill, || {
+            self.declare_broken(fmt!("no answer to MMU request {op} in time"));
+        })
+    }
+
+    /// Answers a page fault of the device. Process context, of a work that may wait for long.
+    pub(crate) fn fault(&self, event: &dma::FaultEvent) {
+        let regions = self.regions.lock();
+        let region = regions.tree.get(&event.region).cloned();
+        drop(regions);
+        match region.and_then(|region| region.mirror()) {
+            Some(mirror) => mirror.fault(event),
+            // It was given up in the meantime, which has ended the program. Or the device lies.
+            None => self.refuse_fault(event.id, EFAULT),
+        }
+    }
+
+    /// Has the device end the program that waits for a fault.
+    pub(crate) fn refuse_fault(&self, fault: u64, error: Error) {
+        let done = dma::FaultDone {
+            fault,
+            error: error.to_errno().unsigned_abs(),
+            reserved: 0,
+        };
+        if self
+            .call_mmu(dma::OP_FAULT_DONE, |message| message.push(&done))
+            .is_err()
+            && !self.is_down()
+        {
+            self.declare_broken(fmt!("it did not take the end of fault {fault}"));
+        }
+    }
+
     /// Resets a device that cannot be trusted any more.
     pub(crate) fn declare_broken(&self, why: Arguments<'_>) -> Quiesced {
         let (reset, was_up) = self.shut_down();
@@ -256,11 +344,19 @@ impl Device {
         };
         let control = self.control.close();
         let programs = self.programs.close();
+        let revocable = self
+            .revocable
+            .as_ref()
+            .map(|revocable| (revocable, revocable.mmu.close(), revocable.faults.close()));
         let reset = port.reset();
         *link = Link::Down(reset);
         self.down.store(true, Release);
         self.control.abandon(control, &reset);
         self.programs.abandon(programs, &reset);
+        if let Some((revocable, mmu, faults)) = revocable {
+            revocable.mmu.abandon(mmu, &reset);
+            revocable.faults.abandon(faults, &reset);
+        }
         self.gone.notify_all();
         (reset, true)
     }
@@ -268,9 +364,16 @@ impl Device {
     /// Handles what the device has answered. Returns false if a ring is broken: the device must be
     /// reset then, but not by the caller, for whom the reset waits. Process context.
     pub(crate) fn drain(&self) -> bool {
+        let mut broken = false;
+        if let Some(revocable) = &self.revocable {
+            // First: the kernel may be waiting for it with locks held.
+            revocable.mmu.drain();
+            revocable.faults.drain();
+            broken = revocable.mmu.is_broken() || revocable.faults.is_broken();
+        }
         self.control.drain();
         self.programs.drain();
-        !self.control.is_broken() && !self.programs.is_broken()
+        !broken && !self.control.is_broken() && !self.programs.is_broken()
     }
 
     /// A new number for a region; never the same twice.

@@ -24,6 +24,7 @@ use crate::{
         STATUS_NOT_FOUND,
         STATUS_OK, //
     },
+    pins::PageFacts,
     program::Programs,
     region::{
         PinRequest,
@@ -219,12 +220,24 @@ impl OpenFile {
         query.nr_pages = region.nr_pages();
         query.nr_segments = page.nr_segments;
         query.nr_running = self.programs.nr_running(region.id());
-        query.page_zone = page.facts.zone;
         query.page_dma_addr = page.dma_addr;
-        query.page_flags = page.facts.flags;
-        query.page_has_mapping = page.facts.has_mapping;
-        query.folio_pages = page.facts.folio_pages;
+        let facts = page.facts.unwrap_or(UNKNOWN);
+        query.page_zone = facts.zone;
+        query.page_flags = facts.flags;
+        query.page_has_mapping = facts.has_mapping;
+        query.folio_pages = facts.folio_pages;
         arg.write(&query)
+    }
+
+    /// `LONGPIN_IOC_MIRROR`.
+    pub(crate) fn mirror(&self, arg: UserArg) -> Result {
+        let mut mirror: uapi::Mirror = arg.read()?;
+        if mirror.reserved != 0 {
+            return Err(EINVAL);
+        }
+        let region = self.region(mirror.region)?;
+        region.mirror().ok_or(EINVAL)?.fill(&mut mirror);
+        arg.write(&mirror)
     }
 
     /// `poll(2)`. `table` is told when the answer may change.
@@ -251,6 +264,15 @@ impl PinnedDrop for OpenFile {
         }
     }
 }
+
+/// Of a page of a mirrored region that the device does not have: nobody holds it, so nothing can be
+/// said of it.
+const UNKNOWN: PageFacts = PageFacts {
+    flags: 0,
+    zone: u32::MAX,
+    folio_pages: 0,
+    has_mapping: 0,
+};
 
 /// Checks what does not depend on the region. Errors: [`EINVAL`].
 fn parse_submit(submit: &uapi::Submit) -> Result<DmaRequest> {

@@ -18,17 +18,28 @@ struct mm_struct;
 struct page;
 struct sg_table;
 struct virtqueue;
+struct workqueue_struct;
 
 /* glue.rs compares these with wire/src/dma.rs. */
 
 /* "Audio policy" of virtio 1.3; Linux has no driver for it. */
 #define LONGPIN_VIRTIO_ID	38
-#define LONGPIN_NUM_QUEUES	2
+#define LONGPIN_NUM_QUEUES	4
 /* Largest region, so that a region of one piece may be one DMA segment. */
 #define LONGPIN_MAX_SEGMENT	(1U << 30)
+/* Why pages are taken back, enum mmu_notifier_event in words that stay. */
+#define LONGPIN_INVALIDATE_UNMAP		1
+#define LONGPIN_INVALIDATE_CLEAR		2
+#define LONGPIN_INVALIDATE_PROTECTION_VMA	3
+#define LONGPIN_INVALIDATE_PROTECTION_PAGE	4
+#define LONGPIN_INVALIDATE_SOFT_DIRTY		5
+#define LONGPIN_INVALIDATE_RELEASE		6
+#define LONGPIN_INVALIDATE_MIGRATE		7
+#define LONGPIN_INVALIDATE_EXCLUSIVE		8
+#define LONGPIN_INVALIDATE_OTHER		9
 
 /*
- * virtio_glue.c, called by Rust. A port is one bound virtio device with its two
+ * virtio_glue.c, called by Rust. A port is one bound virtio device with its
  * queues. It lives from probe to the end of remove.
  */
 struct longpin_port;
@@ -45,6 +56,7 @@ struct virtqueue *longpin_port_queue(struct longpin_port *port,
 				     unsigned int index);
 void longpin_port_ready(struct longpin_port *port, void *device);
 void longpin_port_reset(struct longpin_port *port);
+struct workqueue_struct *longpin_fault_queue(void);
 
 int longpin_queue_add(struct virtqueue *vq, const void *request,
 		      unsigned int request_len, void *response,
@@ -55,7 +67,8 @@ void *virtqueue_get_buf(struct virtqueue *vq, unsigned int *len);
 void *virtqueue_detach_unused_buf(struct virtqueue *vq);
 bool virtqueue_is_broken(const struct virtqueue *vq);
 
-/* port.rs, called by virtio_glue.c. */
+/* probe.rs, called by virtio_glue.c. */
+unsigned int longpin_rust_nr_queues(struct longpin_port *port);
 void *longpin_rust_probe(struct longpin_port *port);
 void longpin_rust_remove(void *bound);
 bool longpin_rust_drain(void *device);
@@ -76,7 +89,32 @@ void longpin_put_page(struct page *page);
 bool longpin_is_zero_page(struct page *page);
 void longpin_page_facts(struct page *page, struct longpin_page_facts *facts);
 bool longpin_sgt_is_physical(struct sg_table *sgt);
+u64 longpin_page_phys(struct page *page);
+bool longpin_dma_failed(struct device *dev, u64 dma_addr);
 bool longpin_killed(void);
 void longpin_resched(void);
+
+/*
+ * mirror_glue.c, called by Rust. A mirror hears of what the kernel does to a
+ * range of a process' memory.
+ */
+struct longpin_mirror;
+
+struct longpin_mirror *longpin_mirror_alloc(void);
+void longpin_mirror_free(struct longpin_mirror *mirror);
+int longpin_mirror_insert(struct longpin_mirror *mirror, const void *owner,
+			  unsigned long start, unsigned long length);
+void longpin_mirror_remove(struct longpin_mirror *mirror);
+void longpin_mirror_set_seq(struct longpin_mirror *mirror, unsigned long seq);
+bool longpin_mirror_moved(struct longpin_mirror *mirror, unsigned long seq);
+int longpin_mirror_fault(struct longpin_mirror *mirror, unsigned long addr,
+			 unsigned long nr_pages, bool write,
+			 unsigned long *pfns, unsigned long *seq);
+struct page *longpin_mirror_page(unsigned long pfn, bool write);
+
+/* mirror.rs, called by mirror_glue.c. */
+void longpin_rust_invalidate(const void *owner, unsigned long start,
+			     unsigned long end, unsigned int reason,
+			     unsigned long seq);
 
 #endif

@@ -23,7 +23,8 @@ mod generated {
             device,
             mm_struct,
             page,
-            sg_table, //
+            sg_table,
+            workqueue_struct, //
         },
         ffi, //
     };
@@ -34,8 +35,17 @@ mod generated {
 pub(crate) use generated::*;
 
 static_assert!(LONGPIN_VIRTIO_ID as u32 == dma::VIRTIO_ID);
-static_assert!(LONGPIN_NUM_QUEUES as usize == dma::NUM_PINNED_QUEUES);
+static_assert!(LONGPIN_NUM_QUEUES as usize == dma::NUM_QUEUES);
 static_assert!(LONGPIN_MAX_SEGMENT as u64 == dma::MAX_REGION_BYTES);
+static_assert!(LONGPIN_INVALIDATE_UNMAP == dma::INVALIDATE_UNMAP);
+static_assert!(LONGPIN_INVALIDATE_CLEAR == dma::INVALIDATE_CLEAR);
+static_assert!(LONGPIN_INVALIDATE_PROTECTION_VMA == dma::INVALIDATE_PROTECTION_VMA);
+static_assert!(LONGPIN_INVALIDATE_PROTECTION_PAGE == dma::INVALIDATE_PROTECTION_PAGE);
+static_assert!(LONGPIN_INVALIDATE_SOFT_DIRTY == dma::INVALIDATE_SOFT_DIRTY);
+static_assert!(LONGPIN_INVALIDATE_RELEASE == dma::INVALIDATE_RELEASE);
+static_assert!(LONGPIN_INVALIDATE_MIGRATE == dma::INVALIDATE_MIGRATE);
+static_assert!(LONGPIN_INVALIDATE_EXCLUSIVE == dma::INVALIDATE_EXCLUSIVE);
+static_assert!(LONGPIN_INVALIDATE_OTHER == dma::INVALIDATE_OTHER);
 
 /// Does not compile if a function of this name here and in `glue.h` differ in type.
 macro_rules! called_by_c {

@@ -27,7 +27,10 @@ use kernel::{
     bindings,
     dma::DataDirection,
     error::to_result,
-    page::PAGE_SHIFT,
+    page::{
+        PAGE_SHIFT,
+        PAGE_SIZE, //
+    },
     pr_warn_once,
     prelude::*,
     scatterlist::SGTable, //
@@ -105,6 +108,57 @@ impl DmaDevice {
         unsafe { bindings::get_device(raw.as_ptr()) };
         // INVARIANT: The reference was taken just now.
         Self { raw, translates }
+    }
+
+    /// Maps one page, in both directions.
+    ///
+    /// Errors: [`EIO`]; [`EOPNOTSUPP`] if the platform translates or bounces what the device takes
+    /// for physical.
+    ///
+    /// # Safety
+    ///
+    /// The device must be bound to its driver, and stay bound until [`DmaDevice::unmap_page`]. The
+    /// page must be valid meanwhile.
+    pub(crate) unsafe fn map_page(&self, page: NonNull<bindings::page>) -> Result<u64> {
+        let dev = self.raw.as_ptr();
+        // SAFETY: By the safety requirements; the device is valid by the type invariant.
+        let dma_addr = unsafe {
+            bindings::dma_map_page_attrs(
+                dev,
+                page.as_ptr(),
+                0,
+                PAGE_SIZE,
+                DataDirection::Bidirectional.into(),
+                MAP_ATTRS,
+            )
+        };
+        // SAFETY: It only looks at the address.
+        if unsafe { glue::longpin_dma_failed(dev, dma_addr) } {
+            return Err(EIO);
+        }
+        // SAFETY: The page is valid by the safety requirements.
+        if !self.translates && dma_addr != unsafe { glue::longpin_page_phys(page.as_ptr()) } {
+            // SAFETY: Mapped just now.
+            unsafe { self.unmap_page(dma_addr) };
+            return Err(EOPNOTSUPP);
+        }
+        Ok(dma_addr)
+    }
+
+    /// # Safety
+    ///
+    /// `dma_addr` must come from [`DmaDevice::map_page`] of this device, and be unmapped once.
+    pub(crate) unsafe fn unmap_page(&self, dma_addr: u64) {
+        // SAFETY: By the safety requirements; with the same size, direction and attributes.
+        unsafe {
+            bindings::dma_unmap_page_attrs(
+                self.raw.as_ptr(),
+                dma_addr,
+                PAGE_SIZE,
+                DataDirection::Bidirectional.into(),
+                MAP_ATTRS,
+            )
+        };
     }
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Memory-management macros and inlines that Rust cannot reach in Linux 7.3. */
 #include <linux/capability.h>
+#include <linux/dma-mapping.h>
 #include <linux/mm.h>
 #include <linux/scatterlist.h>
 #include <linux/sched/signal.h>
@@ -84,6 +85,16 @@ bool longpin_sgt_is_physical(struct sg_table *sgt)
 			return false;
 	}
 	return true;
+}
+
+u64 longpin_page_phys(struct page *page)
+{
+	return page_to_phys(page);
+}
+
+bool longpin_dma_failed(struct device *dev, u64 dma_addr)
+{
+	return dma_mapping_error(dev, dma_addr);
 }
 
 bool longpin_killed(void)

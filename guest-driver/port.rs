@@ -9,8 +9,13 @@ use crate::{
     dma::{
         Config,
         CONFIG_SIZE,
+        FEATURE_REVOCABLE,
+        NUM_PINNED_QUEUES,
+        NUM_QUEUES,
         QUEUE_CONTROL,
-        QUEUE_DMA, //
+        QUEUE_DMA,
+        QUEUE_FAULTS,
+        QUEUE_MMU, //
     },
     glue,
     mapping::DmaDevice,
@@ -91,6 +96,24 @@ impl Port {
     /// The queue for DMA programs.
     pub(crate) fn dma_queue<C>(&self) -> Result<impl PinInit<VirtQueue<C>>> {
         self.queue(QUEUE_DMA)
+    }
+
+    /// The queue for populate and invalidate.
+    pub(crate) fn mmu_queue<C>(&self) -> Result<impl PinInit<VirtQueue<C>>> {
+        self.queue(QUEUE_MMU)
+    }
+
+    /// The queue for page faults of the device.
+    pub(crate) fn fault_queue<C>(&self) -> Result<impl PinInit<VirtQueue<C>>> {
+        self.queue(QUEUE_FAULTS)
+    }
+
+    /// How many queues the device has.
+    pub(crate) fn nr_queues(&self) -> usize {
+        match self.config().features & FEATURE_REVOCABLE {
+            0 => NUM_PINNED_QUEUES,
+            _ => NUM_QUEUES,
+        }
     }
 
     fn queue<C>(&self, index: u32) -> Result<impl PinInit<VirtQueue<C>>> {

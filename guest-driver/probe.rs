@@ -52,13 +52,30 @@ fn probe(port: Port) -> Result<KBox<Bound>> {
     let bound = KBox::<Bound>::new_uninit(GFP_KERNEL)?;
     let device = Device::new(port)?;
     device.when_up(|port| start(port, device.clone()));
-    match Chardev::register(&device) {
+    let registered = device
+        .await_faults()
+        .and_then(|()| Chardev::register(&device));
+    match registered {
         Ok(chardev) => Ok(KBox::write(bound, Bound { chardev, device })),
         Err(error) => {
             device.shut_down();
             Err(error)
         }
     }
+}
+
+/// How many virtqueues to look for.
+///
+/// # Safety
+///
+/// Called by `virtio_glue.c` with a new port, before anything else.
+#[no_mangle]
+unsafe extern "C" fn longpin_rust_nr_queues(port: *mut glue::longpin_port) -> c_uint {
+    let Some(port) = NonNull::new(port) else {
+        return 0;
+    };
+    // SAFETY: By the safety requirements.
+    unsafe { Port::new(port) }.nr_queues() as c_uint
 }
 
 /// # Safety
@@ -121,6 +138,7 @@ unsafe extern "C" fn longpin_rust_put(device: *mut c_void) {
 }
 
 glue::called_by_c!(
+    longpin_rust_nr_queues,
     longpin_rust_probe,
     longpin_rust_remove,
     longpin_rust_drain,

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A region: pages that are pinned, mapped for DMA and announced to the device.
+//! A region: memory that the device was told of, pinned or mirrored.
 //!
 //! The life of a region goes one way: pinned, mapped, announced; then taken from the device, which
 //! acknowledges that its DMA has ended, unmapped, unpinned. Announced pages are given back for a
 //! [`Quiet`] only, which is the device's acknowledgement or its reset. Nothing on that way
 //! allocates memory or can fail.
+//!
+//! A mirrored region is announced without pages, which come and go by themselves ([`Mirror`]); it
+//! is ended before it is taken from the device.
 //!
 //! Two may come to release a region: its file, and the device's removal. Whoever gets the pages out
 //! of the region's slot gives them back, with the slot locked all the while: removal must not end
@@ -20,6 +23,7 @@ use crate::{
         Segment,
         MAP_FIRST,
         MAP_LAST,
+        MAP_REVOCABLE,
         OP_MAP,
         STATUS_LIMIT,
         STATUS_OK, //
@@ -28,6 +32,7 @@ use crate::{
         AnnouncedPages,
         MappedPages, //
     },
+    mirror::Mirror,
     pins::{
         killed,
         Access,
@@ -55,11 +60,31 @@ use kernel::{
     }, //
 };
 
+/// How the device comes to the memory.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// By references that GUP takes.
+    Pinned(Mode),
+    /// By its own faults.
+    Mirrored,
+}
+
+impl TryFrom<u32> for Kind {
+    type Error = Error;
+
+    fn try_from(mode: u32) -> Result<Self> {
+        match mode {
+            uapi::MODE_NOTIFIER => Ok(Self::Mirrored),
+            mode => Ok(Self::Pinned(mode.try_into()?)),
+        }
+    }
+}
+
 /// What user space asked for, checked.
 pub(crate) struct PinRequest {
     addr: usize,
     nr_pages: u32,
-    mode: Mode,
+    kind: Kind,
     access: Access,
     file_offset: u64,
     run: u64,
@@ -73,14 +98,14 @@ impl PinRequest {
             return Err(EINVAL);
         }
         pin.addr.checked_add(pin.length).ok_or(EINVAL)?;
-        let (mode, access) = (pin.mode.try_into()?, pin.access.try_into()?);
+        let (kind, access) = (pin.mode.try_into()?, pin.access.try_into()?);
         if pin.length > max_bytes {
             return Err(E2BIG);
         }
         Ok(Self {
             addr: pin.addr.try_into()?,
             nr_pages: (pin.length >> PAGE_SHIFT).try_into()?,
-            mode,
+            kind,
             access,
             file_offset: pin.file_offset,
             run: pin.run,
@@ -92,9 +117,16 @@ impl PinRequest {
     }
 }
 
+/// What the region stands on.
+enum Backing {
+    Pinned(AnnouncedPages),
+    Mirror(Arc<Mirror>),
+}
+
 /// What is known of one page of a region.
 pub(crate) struct PageQuery {
-    pub(crate) facts: PageFacts,
+    /// Nothing, if the device does not have the page.
+    pub(crate) facts: Option<PageFacts>,
     pub(crate) dma_addr: u64,
     pub(crate) nr_segments: u32,
 }
@@ -106,7 +138,7 @@ pub(crate) struct Region {
     request: PinRequest,
     // None before the pages are mapped, and after they were given back.
     #[pin]
-    slot: Mutex<Option<AnnouncedPages>>,
+    slot: Mutex<Option<Backing>>,
 }
 
 impl Region {
@@ -114,7 +146,7 @@ impl Region {
     /// and must be released by [`Region::release`].
     ///
     /// Errors: as `LONGPIN_IOC_PIN` says; nothing is left behind then.
-    pub(crate) fn pin(device: &Device, request: PinRequest) -> Result<Arc<Self>> {
+    pub(crate) fn pin(device: &Arc<Device>, request: PinRequest) -> Result<Arc<Self>> {
         if device.is_down() {
             return Err(ENODEV);
         }
@@ -127,7 +159,11 @@ impl Region {
             GFP_KERNEL,
         )?;
         device.remember_region(&region)?;
-        match region.fill(device) {
+        let filled = match region.request.kind {
+            Kind::Pinned(mode) => region.fill(device, mode),
+            Kind::Mirrored => region.mirror_memory(device),
+        };
+        match filled {
             Ok(()) => Ok(region),
             Err(error) => {
                 device.forget_region(region.id);
@@ -136,11 +172,51 @@ impl Region {
         }
     }
 
-    fn fill(&self, device: &Device) -> Result {
+    fn mirror_memory(&self, device: &Arc<Device>) -> Result {
+        let PinRequest { addr, nr_pages, .. } = self.request;
+        let mirror = Mirror::new(device, self.id, addr, nr_pages as usize)?;
+        let announced = self.announce_mirror(device, &mirror);
+        if announced.is_err() {
+            mirror.end();
+            return announced;
+        }
+        // Not with the slot locked: it takes the mmap lock, and the device may fault.
+        let populated = match self.request.access {
+            Access::Read => mirror.populate_for_reading(),
+            Access::Write => Ok(()),
+        };
+        if populated.is_err() {
+            self.release(device, uapi::RELEASE_CLEAN);
+        }
+        populated
+    }
+
+    fn announce_mirror(&self, device: &Device, mirror: &Arc<Mirror>) -> Result {
+        let mut slot = self.slot.lock();
+        if device.is_down() {
+            return Err(ENODEV);
+        }
+        let map = self.map_request(MAP_FIRST | MAP_LAST | MAP_REVOCABLE, 0);
+        let answer = device.call(OP_MAP, &mut device.patience(), |message| message.push(&map));
+        let announced = answer.and_then(|answer| match answer.status {
+            STATUS_OK => Ok(()),
+            STATUS_LIMIT => Err(ENOSPC),
+            _ => Err(EIO),
+        });
+        match announced {
+            Ok(()) => *slot = Some(Backing::Mirror(mirror.clone())),
+            Err(_) => {
+                // Whatever it has understood: it may keep no region of this number.
+                Quiet::after_unmap(device, self.id, Announcement::Failed, uapi::RELEASE_CLEAN);
+            }
+        }
+        announced
+    }
+
+    fn fill(&self, device: &Device, mode: Mode) -> Result {
         let PinRequest {
             addr,
             nr_pages,
-            mode,
             access,
             ..
         } = self.request;
@@ -161,7 +237,7 @@ impl Region {
             return Err(error);
         }
         device.count_pinned(nr_pages);
-        *slot = Some(pages);
+        *slot = Some(Backing::Pinned(pages));
         Ok(())
     }
 
@@ -212,12 +288,14 @@ impl Region {
     /// Stops all DMA to the region, waits for the device, and gives the pages back. `how` is one
     /// of the `RELEASE_` constants.
     pub(crate) fn release(&self, device: &Device, how: u32) {
+        self.end_mirror();
         let quiet = Quiet::after_unmap(device, self.id, Announcement::Complete, how);
         self.give_back(device, quiet, self.makes_dirty(how));
     }
 
     /// Gives the pages back without asking the device, which was reset.
     pub(crate) fn revoke(&self, device: &Device, reset: &Quiesced) {
+        self.end_mirror();
         let dirty = self.makes_dirty(uapi::RELEASE_CLOSE);
         self.give_back(device, Quiet::after_reset(reset), dirty);
     }
@@ -234,12 +312,31 @@ impl Region {
 
     fn give_back(&self, device: &Device, quiet: Quiet, dirty: bool) {
         let mut slot = self.slot.lock();
-        if let Some(pages) = slot.take() {
-            pages.release(quiet, dirty);
-            device.count_unpinned(self.nr_pages());
+        match slot.take() {
+            Some(Backing::Pinned(pages)) => {
+                pages.release(quiet, dirty);
+                device.count_unpinned(self.nr_pages());
+            }
+            // Ended already, and of no use to anybody without the device.
+            Some(Backing::Mirror(_)) | None => {}
         }
         drop(slot);
         device.forget_region(self.id);
+    }
+
+    /// The mirror, if the region is one and was announced.
+    pub(crate) fn mirror(&self) -> Option<Arc<Mirror>> {
+        match &*self.slot.lock() {
+            Some(Backing::Mirror(mirror)) => Some(mirror.clone()),
+            _ => None,
+        }
+    }
+
+    /// Not with the slot locked: it waits for invalidations, and those for the device.
+    fn end_mirror(&self) {
+        if let Some(mirror) = self.mirror() {
+            mirror.end();
+        }
     }
 
     /// What is known of a page. Errors: [`ERANGE`]; [`ENODEV`] if the pages were given back.
@@ -249,12 +346,21 @@ impl Region {
         }
         let index = page_index as usize;
         let slot = self.slot.lock();
-        let pages = slot.as_ref().ok_or(ENODEV)?;
-        Ok(PageQuery {
-            facts: pages.pinned().facts(index).ok_or(ERANGE)?,
-            dma_addr: pages.dma_addr(index).ok_or(ERANGE)?,
-            nr_segments: pages.nr_segments(),
-        })
+        match slot.as_ref().ok_or(ENODEV)? {
+            Backing::Pinned(pages) => Ok(PageQuery {
+                facts: Some(pages.pinned().facts(index).ok_or(ERANGE)?),
+                dma_addr: pages.dma_addr(index).ok_or(ERANGE)?,
+                nr_segments: pages.nr_segments(),
+            }),
+            Backing::Mirror(mirror) => {
+                let (known, nr_known) = mirror.query(index)?;
+                Ok(PageQuery {
+                    facts: known.map(|(facts, _)| facts),
+                    dma_addr: known.map_or(0, |(_, dma_addr)| dma_addr),
+                    nr_segments: nr_known as u32,
+                })
+            }
+        }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -262,7 +368,10 @@ impl Region {
     }
 
     pub(crate) fn mode(&self) -> u32 {
-        self.request.mode as u32
+        match self.request.kind {
+            Kind::Pinned(mode) => mode as u32,
+            Kind::Mirrored => uapi::MODE_NOTIFIER,
+        }
     }
 
     pub(crate) fn access(&self) -> u32 {

@@ -3,14 +3,18 @@
  * Thin C side of longpin's virtio driver, see glue.h. Everything that
  * decides something is in Rust.
  *
- * Both queues share one interrupt. Its handler only queues a work item, so that
+ * All queues share one interrupt. Its handler only queues a work item, so that
  * completions are handled in process context: the Rust side may then use
  * mutexes, and drop the last reference to an object that sleeps when it dies.
  *
  * The work is disabled before longpin_port_ready() and after the reset, so an
  * interrupt that a device raises out of turn does nothing. It runs on a queue of
  * our own, which makes progress when memory is short: regions are taken back
- * from the device by it.
+ * from the device by it, and pages, by reclaim among others.
+ *
+ * So whatever the drain work may have to wait for must not wait for memory. That
+ * is why nothing is added to a queue with more than GFP_NOWAIT, and why faults
+ * of the device, which bring pages in, are handled on a queue of their own.
  */
 #include <linux/dma-mapping.h>
 #include <linux/module.h>
@@ -35,6 +39,7 @@ struct longpin_port {
 };
 
 static struct workqueue_struct *longpin_wq;
+static struct workqueue_struct *longpin_fault_wq;
 
 struct device *longpin_port_dev(struct longpin_port *port)
 {
@@ -69,6 +74,12 @@ struct virtqueue *longpin_port_queue(struct longpin_port *port,
 				     unsigned int index)
 {
 	return index < LONGPIN_NUM_QUEUES ? port->queues[index] : NULL;
+}
+
+/* For work that may wait for memory, for writeback, and for other such work. */
+struct workqueue_struct *longpin_fault_queue(void)
+{
+	return longpin_fault_wq;
 }
 
 /*
@@ -112,7 +123,7 @@ int longpin_queue_add(struct virtqueue *vq, const void *request,
 
 	sg_init_one(&out, request, request_len);
 	sg_init_one(&in, response, response_len);
-	err = virtqueue_add_sgs(vq, sgs, 1, 1, token, GFP_KERNEL);
+	err = virtqueue_add_sgs(vq, sgs, 1, 1, token, GFP_NOWAIT);
 	if (err)
 		return err;
 	virtqueue_kick(vq);
@@ -176,6 +187,8 @@ static int longpin_probe(struct virtio_device *vdev)
 	struct virtqueue_info info[LONGPIN_NUM_QUEUES] = {
 		{ .name = "control", .callback = longpin_interrupt },
 		{ .name = "dma", .callback = longpin_interrupt },
+		{ .name = "mmu", .callback = longpin_interrupt },
+		{ .name = "faults", .callback = longpin_interrupt },
 	};
 	struct longpin_port *port;
 	bool translates;
@@ -190,7 +203,8 @@ static int longpin_probe(struct virtio_device *vdev)
 	INIT_WORK(&port->fail, longpin_fail);
 	vdev->priv = port;
 
-	err = virtio_find_vqs(vdev, LONGPIN_NUM_QUEUES, port->queues, info, NULL);
+	err = virtio_find_vqs(vdev, longpin_rust_nr_queues(port), port->queues,
+			      info, NULL);
 	if (err) {
 		vdev->priv = NULL;
 		kfree(port);
@@ -249,14 +263,26 @@ int longpin_driver_register(void)
 				     WQ_MEM_RECLAIM | WQ_HIGHPRI | WQ_PERCPU, 0);
 	if (!longpin_wq)
 		return -ENOMEM;
+	longpin_fault_wq = alloc_workqueue("longpin_faults", WQ_UNBOUND, 0);
+	if (!longpin_fault_wq) {
+		err = -ENOMEM;
+		goto no_faults;
+	}
 	err = register_virtio_driver(&longpin_driver);
 	if (err)
-		destroy_workqueue(longpin_wq);
+		goto no_driver;
+	return 0;
+
+no_driver:
+	destroy_workqueue(longpin_fault_wq);
+no_faults:
+	destroy_workqueue(longpin_wq);
 	return err;
 }
 
 void longpin_driver_unregister(void)
 {
 	unregister_virtio_driver(&longpin_driver);
+	destroy_workqueue(longpin_fault_wq);
 	destroy_workqueue(longpin_wq);
 }

@@ -203,6 +203,8 @@ pub const INVALIDATE_MIGRATE: u32 = 7;
 pub const INVALIDATE_EXCLUSIVE: u32 = 8;
 /// [`InvalidateRequest::reason`]: one that this version has no word for.
 pub const INVALIDATE_OTHER: u32 = 9;
+/// [`InvalidateRequest::reason`]: the driver is about to give the region up.
+pub const INVALIDATE_RETIRED: u32 = 10;
 
 /// Body of [`OP_INVALIDATE`]. The response comes only when no DMA to the range is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What a guest with the driver's tests must have left behind: results that are right, a kernel log without a complaint,
-//! and a ledger in which no pin that was given back is written to.
+//! and a ledger in which neither a pin nor a page that was given back is written to.
 
 use crate::driver_guest::{TestResult, Told};
 use longpin_core::dmesg::{self, Class};
+use longpin_wire::dma::PAGE_BYTES;
 use longpin_wire::ledger::{self, Entry, Header};
+use longpin_wire::uapi::MODE_NOTIFIER;
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read as _};
 use std::path::Path;
@@ -36,8 +38,12 @@ pub const INTERFACE_TESTS: [&str; 22] = [
     "racing-unbind",
 ];
 
+/// Tests of memory that the device uses without a pin.
+pub const MIRROR_TESTS: [&str; 6] =
+    ["mirror", "mirror-read", "mirror-changes", "mirror-file", "mirror-killed", "mirror-unbind"];
+
 /// Tests in which something goes away over and over while the device writes.
-pub const STORMS: [&str; 4] = ["kill-storm", "unbind-storm", "module-storm", "plug-storm"];
+pub const STORMS: [&str; 5] = ["kill-storm", "unbind-storm", "module-storm", "plug-storm", "mirror-storm"];
 
 /// Each of these must have been run, and be right; the driver's module must have gone afterwards, and the kernel must have
 /// nothing to complain of.
@@ -75,6 +81,22 @@ struct Event {
     time_ns: u64,
     kind: u32,
     region: u32,
+    /// Bytes of the region, for what is about a part of it.
+    first: u64,
+    end: u64,
+    detail: u32,
+}
+
+impl Event {
+    fn of(entry: &Entry) -> Self {
+        let Entry { time_ns, kind, region, file_offset, len, detail, .. } = *entry;
+        Self { time_ns, kind, region, first: file_offset, end: file_offset + len, detail }
+    }
+
+    fn pages(&self) -> impl Iterator<Item = (u32, u64)> + use<> {
+        let region = self.region;
+        (self.first / PAGE_BYTES..self.end.div_ceil(PAGE_BYTES)).map(move |page| (region, page))
+    }
 }
 
 /// The device's writes and what happened to regions, in the order of their times.
@@ -88,25 +110,49 @@ fn events(ledger: &Path) -> Vec<Event> {
     let mut bytes = [0; size_of::<Entry>()];
     while file.read_exact(&mut bytes).is_ok() {
         let entry = Entry::read_from_bytes(&bytes).expect("any bytes are an entry");
-        events.push(Event { time_ns: entry.time_ns, kind: entry.kind, region: entry.region });
+        events.push(Event::of(&entry));
     }
     // Each producer's own are in order.
     events.sort_by_key(|event| event.time_ns);
     events
 }
 
-/// A region is written to only between its map and its unmap, or the device's reset. Index of the first event that is not
-/// so.
+/// A region is written to only between its map and its unmap, or the device's reset; and a page of one that nobody has
+/// pinned between its populate and its invalidation. Index of the first event that is not so.
 fn first_out_of_place(events: &[Event]) -> Option<usize> {
-    let mut mapped = BTreeSet::new();
+    let (mut mapped, mut revocable, mut known) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let is_out_of_place = |event: &Event| match event.kind {
-        ledger::KIND_MAP => !mapped.insert(event.region),
-        ledger::KIND_UNMAP => !mapped.remove(&event.region),
+        ledger::KIND_MAP => {
+            if event.detail == MODE_NOTIFIER {
+                revocable.insert(event.region);
+            }
+            !mapped.insert(event.region)
+        }
+        ledger::KIND_UNMAP => {
+            known.retain(|(region, _)| *region != event.region);
+            revocable.remove(&event.region);
+            !mapped.remove(&event.region)
+        }
         ledger::KIND_RESET => {
             mapped.clear();
+            revocable.clear();
+            known.clear();
             false
         }
-        ledger::KIND_DMA_WRITE => !mapped.contains(&event.region),
+        ledger::KIND_POPULATE => {
+            known.extend(event.pages());
+            !revocable.contains(&event.region)
+        }
+        ledger::KIND_INVALIDATE => {
+            event.pages().for_each(|page| {
+                known.remove(&page);
+            });
+            false
+        }
+        ledger::KIND_DMA_WRITE => {
+            let page_is_missing = || event.pages().any(|page| !known.contains(&page));
+            !mapped.contains(&event.region) || revocable.contains(&event.region) && page_is_missing()
+        }
         _ => false,
     };
     events.iter().position(is_out_of_place)
@@ -118,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_write_to_a_region_that_was_given_back_is_found() {
-        let event = |time_ns, kind, region| Event { time_ns, kind, region };
+        let event = |time_ns, kind, region| Event { time_ns, kind, region, first: 0, end: 512, detail: 1 };
         let good = [
             event(1, ledger::KIND_MAP, 7),
             event(2, ledger::KIND_DMA_WRITE, 7),
@@ -134,6 +180,27 @@ mod tests {
             event(8, ledger::KIND_MAP, 7),
             event(8, ledger::KIND_UNMAP, 8),
         ] {
+            assert_eq!(first_out_of_place(&[&good[..], &[late]].concat()), Some(good.len()));
+        }
+    }
+
+    #[test]
+    fn a_write_to_a_page_that_was_given_back_is_found() {
+        let event = |kind, page: u64| {
+            let first = page * PAGE_BYTES;
+            Event { time_ns: 1, kind, region: 7, first, end: first + PAGE_BYTES, detail: MODE_NOTIFIER }
+        };
+        let write = ledger::KIND_DMA_WRITE;
+        let good = [
+            event(ledger::KIND_MAP, 0),
+            event(ledger::KIND_POPULATE, 3),
+            event(write, 3),
+            event(ledger::KIND_INVALIDATE, 3),
+            event(ledger::KIND_POPULATE, 4),
+            event(write, 4),
+        ];
+        assert_eq!(first_out_of_place(&good), None);
+        for late in [event(write, 3), event(write, 5)] {
             assert_eq!(first_out_of_place(&[&good[..], &[late]].concat()), Some(good.len()));
         }
     }

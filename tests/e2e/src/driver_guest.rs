@@ -35,7 +35,7 @@ const IMAGE_BYTES: u64 = 64 << 20;
 
 /// The guest's script and the parts of its program.
 const INIT: &str = include_str!("../../driver/init.sh");
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "main.c",
     "support.c",
     "pins.c",
@@ -45,6 +45,7 @@ const SOURCES: [&str; 9] = [
     "lifetime.c",
     "device.c",
     "storms.c",
+    "mirror.c",
 ];
 /// The test that has one accelerator after another, each with a connection of its own to the daemon.
 const PLUG_STORM: &str = "plug-storm";
@@ -392,7 +393,7 @@ fn machine(dir: &Path, memory_mib: u32) -> Vec<String> {
 /// The accelerator as an option of QEMU.
 fn accelerator(chardev: &str) -> String {
     format!(
-        "vhost-user-test-device-pci,id=accelerator,bus=rp0,chardev={chardev},virtio-id=38,num_vqs=2,vq_size=256,\
+        "vhost-user-test-device-pci,id=accelerator,bus=rp0,chardev={chardev},virtio-id=38,num_vqs=4,vq_size=256,\
          config_size=64"
     )
 }

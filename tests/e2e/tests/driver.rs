@@ -3,12 +3,23 @@
 //! tests in `tests/driver`, a kernel log without a complaint, and a ledger in which no pin that was given back is
 //! written to.
 
-use longpin_e2e::driver_check::{INTERFACE_TESTS, STORMS, all_are_ok, complaints};
+use longpin_e2e::driver_check::{INTERFACE_TESTS, MIRROR_TESTS, STORMS, all_are_ok, complaints};
 use longpin_e2e::driver_guest::{self, TestResult};
 
 #[test]
 fn every_promise_of_the_interface_is_kept() {
     all_are_ok(&driver_guest::run(&INTERFACE_TESTS, &[]), &INTERFACE_TESTS);
+}
+
+#[test]
+fn memory_that_nobody_pins_is_written_while_it_is_there_and_never_after() {
+    all_are_ok(&driver_guest::run(&MIRROR_TESTS, &[]), &MIRROR_TESTS);
+}
+
+#[test]
+fn a_device_that_keeps_a_page_does_not_keep_the_kernel() {
+    let told = driver_guest::run(&["mirror-silent", "anonymous"], &["invalidate_timeout_ms=2000"]);
+    all_are_ok(&told, &["mirror-silent", "anonymous"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! takes long-term pins of file pages. Each kernel is built first, which takes minutes: `make test-long`.
 
 use longpin_e2e::Lab;
-use longpin_e2e::driver_check::{INTERFACE_TESTS, STORMS, all_are_ok};
+use longpin_e2e::driver_check::{INTERFACE_TESTS, MIRROR_TESTS, STORMS, all_are_ok};
 use longpin_e2e::driver_guest;
 use longpin_e2e::kselftest::{self, Outcome};
 use serde_json::Value;
@@ -18,6 +18,16 @@ fn the_driver_keeps_every_promise_while_the_kernel_watches_itself() {
     let told = driver_guest::run_on_lab("debug", &tests, &[]);
     all_are_ok(&told, &tests);
     assert!(!told.console.contains("unreferenced object"), "{}", told.console);
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn memory_that_nobody_pins_is_given_back_while_the_kernel_watches_itself() {
+    let told = driver_guest::run_on_lab("debug", &MIRROR_TESTS, &[]);
+    all_are_ok(&told, &MIRROR_TESTS);
+    assert!(!told.console.contains("unreferenced object"), "{}", told.console);
+    let told = driver_guest::run_on_lab("debug", &["mirror-silent"], &["invalidate_timeout_ms=2000"]);
+    all_are_ok(&told, &["mirror-silent"]);
 }
 
 #[test]
