@@ -6,8 +6,8 @@
 //! "m", a region "r", a program "p"; naming one twice or one that does not exist is [`Outcome::Failed`].
 
 use crate::facts::{
-    Cells, DmaResult, Errno, Extent, JobState, KernelLine, PageState, PageStateSource, PinCounters, Pinned,
-    RegionState, Source,
+    Cells, DmaResult, Errno, Extent, JobState, KernelLine, MirrorState, PageState, PageStateSource,
+    PinCounters, Pinned, RegionState, Source,
 };
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +105,10 @@ pub enum PinMode {
     Pin,
     /// get_user_pages with FOLL_WRITE, put_page.
     Get,
+    /// No reference: an mmu_interval_notifier, and a device that faults for each page that it comes to.
+    Notifier,
+    /// The same, with all pages brought in for reading first; a write of the device faults for itself.
+    NotifierRo,
     /// A registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back without a dirty bit.
     #[serde(rename = "io_uring")]
     IoUring,
@@ -115,10 +119,17 @@ pub enum PinMode {
 }
 
 impl PinMode {
+    /// Somebody holds references to the pages; else they come and go, and the device follows.
+    pub fn holds_pages(self) -> bool {
+        !matches!(self, Self::Notifier | Self::NotifierRo)
+    }
+
     /// The driver pins, and its device writes; else the agent has somebody else do both.
     pub fn by_driver(self) -> bool {
         match self {
-            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get => true,
+            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Notifier | Self::NotifierRo => {
+                true
+            }
             Self::IoUring | Self::VmWritev | Self::Exec => false,
         }
     }
@@ -382,6 +393,8 @@ pub enum Fact {
     Nothing,
     /// Region after pin or query.
     Region(RegionState),
+    /// Region that nobody pins, after pin or query.
+    Mirror(MirrorState),
     /// Region after a pin that the driver did not take.
     Pinned(Pinned),
     /// End of a program.

@@ -270,6 +270,25 @@ pub struct RegionState {
     pub folio_pages: u32,
 }
 
+/// A region that nobody pins: the device faults for its pages, and gives back what the kernel takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorState {
+    /// Base pages.
+    pub pages: u32,
+    /// Of those, the device has so many now.
+    pub known: u64,
+    /// Invalidations that took a page from the device.
+    pub invalidations: u64,
+    /// The longest of them held its caller in the kernel for so many nanoseconds.
+    pub longest_invalidation_ns: u64,
+    /// Faults of the device that were answered with a page.
+    pub faults: u64,
+    /// Faults that were refused.
+    pub refused: u64,
+    /// Times that a page was taken again on its way to the device.
+    pub retries: u64,
+}
+
 /// A pin that the driver did not take. Nobody says where its pages lie and whether they still belong to their file: the
 /// users of `pin_user_pages` tell nobody.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -294,6 +313,9 @@ impl Pinned {
 pub struct DmaResult {
     /// `dma::STATUS_` constant.
     pub status: u32,
+    /// Why the driver gave the device no page, an errno: with `dma::STATUS_FAULT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault_errno: Option<u32>,
     /// Cells moved.
     pub cells_done: u64,
     /// Last whole pass.

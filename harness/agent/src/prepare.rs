@@ -4,10 +4,11 @@
 use crate::error::{OrRefused, StepError, failed};
 use crate::objects::Objects;
 use crate::pinner::{Of, PinRequest};
+use crate::whereabouts::DEVICE;
 use crate::work::{End, Work};
 use crate::{fsops, launcher, mounts, sys};
 use longpin_proto::agent::{Fact, Step};
-use std::sync::atomic::AtomicI32;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 /// Resolve what a step names. Failed if it names what is not there, or is no step that can run beside others.
@@ -60,6 +61,16 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
                 Ok(End::Pinned { region, by: Of { pinner, handle }, state })
             };
             Ok(Work::new(act).on_mapping(&map).making(&makes))
+        }
+        Step::DmaWait { program, timeout_ms } => {
+            // The job has it from now on: whoever waits for it next waits for the job.
+            let Of { pinner, handle } = objects.programs.remove(&program)?;
+            Ok(Work::of_program(move |who| {
+                who.store(DEVICE, Ordering::Release);
+                let end = pinner.wait(handle, timeout_ms);
+                who.store(0, Ordering::Release);
+                end.map(Fact::Dma).map(End::Fact)
+            }))
         }
         Step::Write { file, offset, len, fill } => {
             let fd = objects.files.get(&file)?.clone();

@@ -50,7 +50,9 @@ fn functions(text: &str) -> Vec<String> {
     let symbol = |line: &str| {
         let symbol = line.split_whitespace().nth(1)?;
         let name = symbol.split(['+', '.']).next()?;
-        (!name.is_empty() && !name.starts_with("0x")).then(|| name.to_owned())
+        // A function in Rust, by the name that it has in the source.
+        let name = rustc_demangle::try_demangle(name).map_or(name.to_owned(), |name| format!("{name:#}"));
+        (!name.is_empty() && !name.starts_with("0x")).then_some(name)
     };
     text.lines().filter_map(symbol).collect()
 }
@@ -64,6 +66,9 @@ mod tests {
         let text = "[<0>] folio_wait_bit_common+0x136/0x330\n[<0>] xfs_file_fsync.isra.0+0x1a/0x20 [xfs]\n\
                     [<0>] __x64_sys_fsync+0x3b/0x70\n[<0>] 0xffffffffffffffff\n";
         assert_eq!(functions(text), ["folio_wait_bit_common", "xfs_file_fsync", "__x64_sys_fsync"]);
+        let rust =
+            "[<0>] _RNvMs3_NtCs3b9hGgoVBtd_12longpin_main6mirrorNtB5_6Mirror8bring_in+0x1/0x2 [longpin]";
+        assert_eq!(functions(rust), ["<longpin_main::mirror::Mirror>::bring_in"]);
         assert!(functions("").is_empty());
     }
 

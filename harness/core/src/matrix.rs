@@ -50,6 +50,10 @@ vocabulary! {
         Pin = "pin",
         /// `get_user_pages` and `put_page`, as old drivers do.
         Get = "get",
+        /// No reference: an mmu_interval_notifier, and a device that faults. What hardware could be; it is to be intact.
+        Notifier = "notifier",
+        /// The same, with all pages brought in for reading first; a write of the device faults for itself.
+        NotifierRo = "notifier-ro",
         /// No driver: an O_DIRECT read from the second disk into the mapping, held by that disk.
         Dio = "dio",
         /// No driver: a registered buffer of io_uring; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
@@ -71,11 +75,18 @@ impl Pin {
             Self::LongtermRo => Some(PinMode::LongtermRo),
             Self::Pin => Some(PinMode::Pin),
             Self::Get => Some(PinMode::Get),
+            Self::Notifier => Some(PinMode::Notifier),
+            Self::NotifierRo => Some(PinMode::NotifierRo),
             Self::IoUring => Some(PinMode::IoUring),
             Self::VmWritev => Some(PinMode::VmWritev),
             Self::Exec => Some(PinMode::Exec),
             Self::Dio | Self::None => None,
         }
+    }
+
+    /// References to the pages are held.
+    pub fn holds_pages(self) -> bool {
+        self.mode().is_none_or(PinMode::holds_pages)
     }
 
     /// The driver pins, and its device writes.
@@ -90,7 +101,14 @@ impl Pin {
             Self::Dio | Self::VmWritev => Some(Release::Dirty),
             // io_release_ubuf() -> unpin_user_folio().
             Self::IoUring => Some(Release::Clean),
-            Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Exec | Self::None => None,
+            Self::Longterm
+            | Self::LongtermRo
+            | Self::Pin
+            | Self::Get
+            | Self::Notifier
+            | Self::NotifierRo
+            | Self::Exec
+            | Self::None => None,
         }
     }
 }

@@ -105,6 +105,8 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
         Step::Dma { .. } if errno.call.starts_with(PINNER) && is(&["EFAULT", "EPERM", "EACCES"]) => {
             Refusal::Denied
         }
+        // A device, or a kernel, that cannot do without pins.
+        Step::Pin { mode, .. } if !mode.holds_pages() && is(&["EOPNOTSUPP"]) => Refusal::Missing,
         Step::Pin { .. } if is(&DRIVER) => Refusal::Infra,
         Step::Pin { .. } => Refusal::Denied,
         // mm/gup.c refuses the pages of the buffer; anything else is the disk's fault or ours.

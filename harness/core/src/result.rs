@@ -5,7 +5,8 @@
 use crate::dmesg::reports::Report;
 use crate::plan::Case;
 use crate::verdict::{
-    Audit, Blocked, Cause, Finding, Fsck, Generations, Judgement, LogLine, Observation, Observed, Outcome,
+    Audit, Blocked, Cause, Finding, Fsck, Generations, Judgement, LogLine, MirrorCounts, Observation,
+    Observed, Outcome,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -228,6 +229,9 @@ pub struct CaseResult {
     pub errno: Option<String>,
     /// What differs, gravest first.
     pub findings: Vec<Finding>,
+    /// What regions that nobody pins have counted; null where there was none.
+    #[serde(default)]
+    pub mirror: Option<MirrorCounts>,
     /// What the auditing disk saw; null where there was none.
     #[serde(default)]
     pub audit: Option<Audit>,
@@ -276,6 +280,7 @@ impl CaseResult {
             generations: seen.generations,
             errno: seen.errno.clone(),
             findings: seen.findings.clone(),
+            mirror: seen.mirror,
             audit: seen.audit.clone(),
             blocked: seen.blocked.clone(),
             fsck: seen.fsck.clone(),

@@ -35,6 +35,7 @@ fn case(id: &str, outcome: Outcome, headline: Observation) -> CaseResult {
         generations: Generations::default(),
         errno: None,
         findings: Vec::new(),
+        mirror: None,
         audit: None,
         blocked: Vec::new(),
         fsck: None,

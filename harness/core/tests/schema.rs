@@ -11,8 +11,8 @@ use longpin_core::report::{
     ModuleInfo, OverlayInfo, PinnerInfo, ProgramInfo, QemuInfo, RESULT_SCHEMA, RunResult, Summary,
 };
 use longpin_core::verdict::{
-    Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, LogLine, Observation, Outcome,
-    Reader,
+    Audit, Blocked, Cause, Finding, Fsck, Generations, HitLine, HoldLine, LogLine, MirrorCounts, Observation,
+    Outcome, Reader,
 };
 use longpin_proto::disk::{Author, Change, HoldEnd, Span};
 use longpin_proto::filesystem::Structure;
@@ -130,6 +130,13 @@ fn full() -> RunResult {
             ranges: vec![(0, 1)],
             reading: 1,
         }],
+        mirror: Some(MirrorCounts {
+            invalidations: 1,
+            longest_invalidation_us: 1,
+            faults: 1,
+            refused: 1,
+            retries: 1,
+        }),
         audit: Some(Audit {
             writes: 1,
             pages: 1,

@@ -99,8 +99,14 @@ impl Pinner for Copier {
             cells_done += len / u64::from(cell_bytes);
         }
         let last_generation = program.generation + program.passes - 1;
-        let result =
-            DmaResult { status: STATUS_OK, cells_done, last_generation, started_ns, finished_ns: now_ns() };
+        let result = DmaResult {
+            status: STATUS_OK,
+            fault_errno: None,
+            cells_done,
+            last_generation,
+            started_ns,
+            finished_ns: now_ns(),
+        };
         let handle = self.next_program.fetch_add(1, Ordering::Relaxed);
         locked(&self.programs).insert(handle, result);
         Ok(handle)

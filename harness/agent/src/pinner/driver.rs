@@ -7,7 +7,7 @@ use super::{PinRequest, Pinner};
 use crate::error::{OrRefused, StepError, failed};
 use crate::sys::ioctl_struct;
 use longpin_proto::agent::{Fact, PinMode, Program};
-use longpin_proto::facts::{DmaResult, RegionState};
+use longpin_proto::facts::{DmaResult, MirrorState, RegionState};
 use longpin_wire::{dma, uapi};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -41,6 +41,20 @@ impl Driver {
         ioctl_struct(&self.0, uapi::IOC_QUERY, &mut query).or_refused("ioctl(LONGPIN_IOC_QUERY)")?;
         Ok(query)
     }
+
+    fn mirror(&self, region: u32, pages: u32) -> Result<MirrorState, StepError> {
+        let mut mirror = uapi::Mirror { region, ..uapi::Mirror::new_zeroed() };
+        ioctl_struct(&self.0, uapi::IOC_MIRROR, &mut mirror).or_refused("ioctl(LONGPIN_IOC_MIRROR)")?;
+        Ok(MirrorState {
+            pages,
+            known: mirror.pages,
+            invalidations: mirror.invalidations,
+            longest_invalidation_ns: mirror.longest_invalidation_ns,
+            faults: mirror.faults,
+            refused: mirror.refused,
+            retries: mirror.retries,
+        })
+    }
 }
 
 impl Pinner for Driver {
@@ -64,6 +78,9 @@ impl Pinner for Driver {
     /// Asks once for each of its pages.
     fn describe(&self, region: u32) -> Result<Fact, StepError> {
         let first = self.query_page(region, 0)?;
+        if first.mode == uapi::MODE_NOTIFIER {
+            return self.mirror(region, first.nr_pages).map(Fact::Mirror);
+        }
         let mut pages_with_mapping = first.page_has_mapping;
         for page_index in 1..first.nr_pages {
             pages_with_mapping += self.query_page(region, page_index)?.page_has_mapping;
@@ -90,6 +107,7 @@ impl Pinner for Driver {
         ioctl_struct(&self.0, uapi::IOC_WAIT, &mut wait).or_refused("ioctl(LONGPIN_IOC_WAIT)")?;
         Ok(DmaResult {
             status: wait.status,
+            fault_errno: (wait.status == dma::STATUS_FAULT).then_some(wait.crc32c),
             cells_done: wait.cells_done,
             last_generation: wait.last_generation,
             started_ns: wait.started_ns,
@@ -124,6 +142,8 @@ fn mode_and_access(mode: PinMode) -> Option<(u32, u32)> {
         PinMode::LongtermRo => Some((uapi::MODE_LONGTERM, uapi::ACCESS_READ)),
         PinMode::Pin => Some((uapi::MODE_PIN, uapi::ACCESS_WRITE)),
         PinMode::Get => Some((uapi::MODE_GET, uapi::ACCESS_WRITE)),
+        PinMode::Notifier => Some((uapi::MODE_NOTIFIER, uapi::ACCESS_WRITE)),
+        PinMode::NotifierRo => Some((uapi::MODE_NOTIFIER, uapi::ACCESS_READ)),
         PinMode::IoUring | PinMode::VmWritev | PinMode::Exec => None,
     }
 }
@@ -164,11 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_writes_except_the_read_only_one() {
+    fn every_mode_writes_except_those_for_reading() {
         assert_eq!(mode_and_access(PinMode::Longterm), Some((uapi::MODE_LONGTERM, uapi::ACCESS_WRITE)));
         assert_eq!(mode_and_access(PinMode::LongtermRo), Some((uapi::MODE_LONGTERM, uapi::ACCESS_READ)));
         assert_eq!(mode_and_access(PinMode::Pin), Some((uapi::MODE_PIN, uapi::ACCESS_WRITE)));
         assert_eq!(mode_and_access(PinMode::Get), Some((uapi::MODE_GET, uapi::ACCESS_WRITE)));
+        assert_eq!(mode_and_access(PinMode::Notifier), Some((uapi::MODE_NOTIFIER, uapi::ACCESS_WRITE)));
+        assert_eq!(mode_and_access(PinMode::NotifierRo), Some((uapi::MODE_NOTIFIER, uapi::ACCESS_READ)));
     }
 
     #[test]

@@ -83,7 +83,12 @@ impl Pinners {
     /// Who pins so.
     pub fn by(&mut self, mode: PinMode) -> Result<Arc<dyn Pinner>, StepError> {
         let take: copier::Take = match mode {
-            PinMode::Longterm | PinMode::LongtermRo | PinMode::Pin | PinMode::Get => {
+            PinMode::Longterm
+            | PinMode::LongtermRo
+            | PinMode::Pin
+            | PinMode::Get
+            | PinMode::Notifier
+            | PinMode::NotifierRo => {
                 let driver = match &mut self.driver {
                     Some(driver) => driver,
                     none => none.insert(Arc::new(Driver::open()?)),

@@ -10,7 +10,7 @@ use std::path::Path;
 /// Virtio id of the accelerator. QEMU aborts for an id that it has no name for; 38 has a name and no Linux driver.
 const VIRTIO_ID: u32 = 38;
 /// Queues of the accelerator; must not exceed what the daemon offers.
-const QUEUES: u32 = 2;
+const QUEUES: u32 = 4;
 /// Entries of each queue, of the accelerator and of the disks.
 const QUEUE_SIZE: u32 = 256;
 /// Bytes of the accelerator's configuration space.
@@ -217,7 +217,7 @@ mod tests {
 -chardev socket,id=agent,path=/s/agent
 -device virtserialport,chardev=agent,name=longpin.agent
 -chardev socket,id=accelerator,path=/s/accel
--device vhost-user-test-device-pci,chardev=accelerator,virtio-id=38,num_vqs=2,vq_size=256,config_size=64
+-device vhost-user-test-device-pci,chardev=accelerator,virtio-id=38,num_vqs=4,vq_size=256,config_size=64
 -blockdev driver=raw,node-name=disk0,discard=unmap,file.driver=file,file.discard=unmap,file.cache.direct=off,file.filename=/s/a,,b.img
 -device virtio-blk-pci,drive=disk0,serial=case
 -chardev socket,id=disk1,path=/s/c,,d

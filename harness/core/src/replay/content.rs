@@ -86,10 +86,13 @@ pub fn content(state: &CellState, run: u64) -> Option<Content> {
     }
 }
 
-/// Name of an errno that a read of damaged data gives.
+/// Name of an errno that a read of damaged data gives, or a page fault of the device.
 pub fn errno_name(errno: i32) -> String {
     match errno {
+        1 => "EPERM".into(),
         5 => "EIO".into(),
+        14 => "EFAULT".into(),
+        16 => "EBUSY".into(),
         84 => "EILSEQ".into(),
         117 => "EUCLEAN".into(),
         other => format!("errno {other}"),

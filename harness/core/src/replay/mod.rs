@@ -34,7 +34,7 @@ use crate::record::{CaseRecord, Evidence, FsckReport, Role, Trouble};
 use files::{Moment, Place};
 use longpin_proto::agent::{Fact, Outcome, Program, Step};
 use longpin_proto::disk::{AuditReport, Held, Hit, HoldReport};
-use longpin_proto::facts::{Cells, Errno, Extent, KERNEL_LOG_OVERRUN, KernelLine, PinCounters};
+use longpin_proto::facts::{Cells, Errno, Extent, KERNEL_LOG_OVERRUN, KernelLine, MirrorState, PinCounters};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A step that the kernel or the driver refused.
@@ -91,6 +91,10 @@ pub struct Replay<'r> {
     pub holds: BTreeMap<u64, &'r HoldReport>,
     /// Pages that the device wrote after they had left their file: its path, first byte.
     pub orphans: BTreeSet<(String, u64)>,
+    /// What regions that nobody pins have counted, by name.
+    pub mirrors: BTreeMap<String, MirrorState>,
+    /// Programs that ended since the driver gave their device no page: name and errno.
+    pub page_faults: Vec<(String, u32)>,
     /// Programs that checked their data themselves: command, exit code, last line.
     pub verified: Vec<(String, i32, String)>,
     /// Lines of the kernel log.
@@ -168,6 +172,8 @@ impl<'r> Replay<'r> {
             audit: None,
             holds: BTreeMap::new(),
             orphans: BTreeSet::new(),
+            mirrors: BTreeMap::new(),
+            page_faults: Vec::new(),
             verified: Vec::new(),
             log: Vec::new(),
             log_overrun: false,
@@ -312,7 +318,15 @@ impl<'r> Replay<'r> {
                     ));
                 }
             }
+            (Step::Pin { region, map, len, offset, mode, file_offset, .. }, Fact::Mirror(state)) => {
+                self.pin(region, map, *offset, *len, PinnedBy::Driver(*mode), from);
+                self.announced(*file_offset, state.pages);
+                self.mirrors.insert(region.clone(), *state);
+            }
             (Step::QueryRegion { region }, Fact::Region(state)) => self.resolve(region, state, from),
+            (Step::QueryRegion { region }, Fact::Mirror(state)) => {
+                self.mirrors.insert(region.clone(), *state);
+            }
             (Step::Dma { program, region, dma, .. }, _) => {
                 self.programs.insert(program.clone(), (region.clone(), *dma));
             }

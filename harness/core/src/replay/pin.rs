@@ -107,6 +107,11 @@ impl<'r> Pin<'r> {
         }
     }
 
+    /// References to its pages are held: they may leave their file, and are written all the same.
+    pub fn holds_pages(&self) -> bool {
+        self.mode().is_none_or(PinMode::holds_pages)
+    }
+
     /// Nobody has given it back yet.
     pub fn is_held(&self) -> bool {
         self.to.is_none()

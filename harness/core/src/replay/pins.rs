@@ -100,7 +100,10 @@ impl<'r> Replay<'r> {
 
     /// Pinned pages of this range may have left the file.
     pub(super) fn doubt(&mut self, path: &str, offset: u64, len: u64, at: u64) {
-        let ours = self.pins.iter_mut().filter(|pin| pin.is_held() && pin.of_file && pin.path == path);
+        let ours = self
+            .pins
+            .iter_mut()
+            .filter(|pin| pin.is_held() && pin.holds_pages() && pin.of_file && pin.path == path);
         ours.for_each(|pin| pin.doubt(offset, len, at));
     }
 
@@ -114,6 +117,11 @@ impl<'r> Replay<'r> {
     pub(super) fn dma(&mut self, name: &str, result: &DmaResult) {
         let Some((region, program)) = self.programs.remove(name) else { return };
         self.last_program = Some(program);
+        if result.status == dma::STATUS_FAULT {
+            self.page_faults.push((name.to_owned(), result.fault_errno.unwrap_or(0)));
+            // What it wrote until then is written.
+            return self.land(&region, &program);
+        }
         if result.status != dma::STATUS_OK && result.status != dma::STATUS_STOPPED {
             self.faults.push(format!("DMA program `{name}` ended with device status {}", result.status));
             return;

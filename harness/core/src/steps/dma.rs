@@ -20,8 +20,10 @@ pub const STEPS: &[Definition] = &[
     Definition::new::<DmaWait>(
         "dma-wait",
         "`program`",
-        "waits for the end of a program started with `wait = false`",
-    ),
+        "waits for the end of a program started with `wait = false`; as a job, `settle` shows whether the device waits \
+         for a page",
+    )
+    .or_job(),
     Definition::new::<DmaStop>("dma-stop", "`program`", "asks a program to end"),
     Definition::new::<ProveDma>(
         "prove-dma",
@@ -119,6 +121,19 @@ impl Verb for DmaWait {
         known("running program", &paper.running, &self.program)?;
         paper.running.remove(&self.program);
         Ok(())
+    }
+
+    /// Only the driver's programs go on by themselves, and are waited for.
+    fn check_as_job(&self, paper: &Paper<'_>) -> Checked {
+        let region = known("running program", &paper.running, &self.program)?;
+        match known("region", &paper.regions, region)?.mode {
+            mode if mode.by_driver() => Ok(()),
+            mode => Err(format!("DMA into a {mode} pin is over when the step is; wait for it without `job`")),
+        }
+    }
+
+    fn check_at_join(&self, paper: &mut Paper<'_>) -> Checked {
+        self.check(paper)
     }
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {

@@ -21,8 +21,10 @@ pub struct Region {
     /// Offset in the mapping.
     pub offset: u64,
     pub len: u64,
-    /// The driver pins it.
+    /// The driver pins it, or mirrors it.
     pub by_driver: bool,
+    /// Somebody holds its pages, so they can leave their file under it.
+    pub holds_pages: bool,
     /// The only way in which it is given back, if there is only one.
     pub given_back: Option<Release>,
     /// It is a direct read that the second disk holds.

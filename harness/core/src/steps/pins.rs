@@ -90,8 +90,10 @@ impl Verb for Pin {
         let (offset, len) = self.pages.bytes(whole);
         let file_offset = start + offset;
         let mode = self.mode(&t.point);
-        let (by_driver, given_back) = (mode.by_driver(), mode.given_back());
-        let mut pinned = Region { map: map.clone(), file, offset, len, by_driver, given_back, dio: None };
+        let (by_driver, holds_pages) = (mode.by_driver(), mode.holds_pages());
+        let given_back = mode.given_back();
+        let mut pinned =
+            Region { map: map.clone(), file, offset, len, by_driver, holds_pages, given_back, dio: None };
         let ops = match mode.mode() {
             Some(mode) => {
                 acts([Step::Pin { region: region.clone(), map, offset, len, mode, file_offset, run }])
@@ -177,11 +179,15 @@ impl Verb for Release {
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
         let pinned = t.objects.regions.remove(&self.region);
+        let mirrored = pinned.as_ref().is_some_and(|pinned| !pinned.holds_pages);
         let (dio, given) = pinned.map_or((None, None), |pinned| (pinned.dio, pinned.given_back));
         if let Some(dio) = dio {
             return t.release_dio(dio);
         }
+        let region = self.region.clone();
         let dirty = given.or(self.mode).unwrap_or(t.point.release) == Given::Dirty;
-        acts([Step::Release { region: self.region.clone(), dirty }])
+        // What it has counted is gone with it.
+        let counts = mirrored.then(|| Step::QueryRegion { region: region.clone() });
+        acts(counts.into_iter().chain([Step::Release { region, dirty }]))
     }
 }

@@ -130,7 +130,8 @@ impl Translation {
             Some(Taken::Handle(handle)) => self.objects.file_of(handle),
             None => return Vec::new(),
         };
-        let of_file = |region: &Region| region.file.as_ref() == Some(&file) && region.by_driver;
+        let of_file =
+            |region: &Region| region.file.as_ref() == Some(&file) && region.by_driver && region.holds_pages;
         let regions = self.objects.regions.iter().filter(|(_, region)| of_file(region));
         acts(regions.map(|(name, _)| agent::Step::QueryRegion { region: name.clone() }).collect::<Vec<_>>())
     }

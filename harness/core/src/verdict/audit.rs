@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What the auditing disk saw: pages that changed on their way, and by whom. Only changes by DMA of this case become
-//! observations; stores of a CPU into a page under writeback are legal where nobody asked for stable pages.
+//! observations; stores of a CPU into a page under writeback are legal where nobody asked for stable pages, and so is a
+//! write of a device that faulted for the page and was let in.
 
+use super::mirror::let_in;
 use crate::replay::{Ledger, Replay};
 use longpin_proto::disk::{Author, Change, Hit, HoldEnd, HoldReport, PAGE_BYTES, Span};
 use serde::{Deserialize, Serialize};
@@ -102,7 +104,7 @@ pub fn audit(replay: &Replay<'_>) -> Option<Audit> {
 fn by_dma(replay: &Replay<'_>, hit: &Hit) -> bool {
     let placed = hit.region.is_some() || hit.file_offset.is_some();
     let stated = |generation| hit.generation_before < Some(generation) && replay.ledger.states(generation);
-    placed && (hit.author.by_dma() || hit.generation_after.is_some_and(stated))
+    placed && (hit.author.by_dma() || hit.generation_after.is_some_and(stated)) && !let_in(replay, hit)
 }
 
 /// Pages that our DMA changed in flight.

@@ -8,6 +8,7 @@ mod compare;
 mod fsck;
 mod judge;
 mod log;
+mod mirror;
 mod observe;
 mod sentence;
 #[cfg(test)]
@@ -17,4 +18,5 @@ pub use crate::words::{Cause, Observation, Outcome, documentation};
 pub use audit::{Audit, HitLine, HoldLine};
 pub use fsck::Fsck;
 pub use judge::{Judgement, judge, spoils_boot};
+pub use mirror::MirrorCounts;
 pub use observe::{Blocked, Finding, Generations, LogLine, Observed, Problem, Reader, observe, observe_but};

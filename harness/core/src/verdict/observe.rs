@@ -7,6 +7,7 @@ use super::audit::{self, Audit};
 use super::compare::{compare, disagreement};
 use super::fsck::Fsck;
 use super::log::log;
+use super::mirror::{self, MirrorCounts};
 use crate::dmesg;
 use crate::dmesg::ignored::Ignored;
 use crate::dmesg::reports::Report;
@@ -126,6 +127,9 @@ pub struct Observed {
     /// What the auditing disk saw, if it was there.
     #[serde(default)]
     pub audit: Option<Audit>,
+    /// What regions that nobody pins have counted, if there are some.
+    #[serde(default)]
+    pub mirror: Option<MirrorCounts>,
     /// A detector of the kernel and the audit name the same pages: which.
     #[serde(default)]
     pub agreement: Option<String>,
@@ -160,6 +164,7 @@ pub fn observe_but(record: &CaseRecord, ignored: &Ignored) -> Observed {
         reports,
         skip: replay.skip.cloned(),
         audit: audit::audit(&replay),
+        mirror: mirror::counts(&replay),
         blocked: blocked(&replay),
         fsck: replay.fsck.map(Fsck::of),
         ..Observed::default()

@@ -4,12 +4,13 @@
 
 use super::audit;
 use super::fsck::Fsck;
+use super::mirror;
 use super::observe::{Blocked, Observed, Reader, meaning, refused_words};
 use crate::dmesg;
 use crate::dmesg::reports::Report;
 use crate::operations::Refusal;
 use crate::record::Trouble;
-use crate::replay::Replay;
+use crate::replay::{Replay, errno_name};
 use crate::words::Observation;
 
 /// One sentence with bytes and generations, from the gravest observation down.
@@ -22,6 +23,13 @@ pub fn sentence(replay: &Replay<'_>, seen: &Observed) -> String {
         parts.extend(clause(*word, replay, seen));
     }
     parts.extend(seen.audit.as_ref().and_then(audit::sentence));
+    parts.extend(seen.mirror.as_ref().map(mirror::sentence));
+    parts.extend(replay.page_faults.iter().map(|(program, errno)| {
+        format!(
+            "program `{program}` came to a page that the device may not have ({})",
+            errno_name(*errno as i32)
+        )
+    }));
     parts.extend(seen.agreement.clone());
     parts.extend(seen.blocked.iter().map(waits));
     match (parts.is_empty(), &seen.skip) {

@@ -131,6 +131,7 @@ fn pins(replay: &Replay<'_>, history: &History) -> Row {
         let pin = &replay.pins[index];
         let end = history.edges.iter().find(|other| other.code == Code::Unpin(index));
         let (mode, text) = match pin.mode() {
+            Some(mode) if !mode.holds_pages() => (words::flags(mode), "the device may fault"),
             Some(mode) => (words::flags(mode), "pinned"),
             None => ("by the kernel, for an O_DIRECT read that the disk holds", "pinned by a read"),
         };

@@ -71,6 +71,9 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
             Some(mode) if !mode.by_driver() => {
                 format!("{} pins {pages} ({})", words::other(mode), words::flags(mode))
             }
+            Some(mode) if !mode.holds_pages() => {
+                format!("the driver lets the device fault for {pages} ({})", words::flags(mode))
+            }
             Some(mode) => format!("the driver pins {pages} for the device ({})", words::flags(mode)),
             None => format!(
                 "an O_DIRECT read into {pages} begins; the disk holds it, so the kernel keeps the pages pinned"
@@ -88,6 +91,7 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
                 (Some(mode), false) if !mode.by_driver() => {
                     "the kernel gives the pages back without setting them dirty"
                 }
+                (Some(mode), _) if !mode.holds_pages() => "the driver takes the region from the device",
                 (_, true) => "the driver gives the pages back and sets them dirty",
                 (_, false) => "the driver gives the pages back without setting them dirty",
             };

@@ -207,7 +207,7 @@ fn a_step_may_pin_by_dio_in_any_case_and_not_by_nothing() {
     assert_eq!(faults_of_steps(steps), [""; 0]);
     only(
         &faults_of_steps("\"mount\", \"create\", \"map\",\n{ do = \"pin\", mode = \"none\" }"),
-        "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, dio, \
+        "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, \
          io_uring, vm-writev, exec",
     );
 }

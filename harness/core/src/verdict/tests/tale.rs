@@ -224,6 +224,7 @@ impl Tale {
         let program = Program { offset: 0, len: LEN, generation, passes: 1, cell_bytes: CELL };
         self.done(Step::Dma { program: "p".into(), region: "r".into(), dma: program, run: RUN });
         let result = DmaResult {
+            fault_errno: None,
             status,
             cells_done: LEN / u64::from(CELL),
             last_generation: generation,

@@ -203,6 +203,7 @@ impl Tape {
             began,
         );
         let result = DmaResult {
+            fault_errno: None,
             status: 0,
             cells_done: 128,
             last_generation: generation,
@@ -376,6 +377,7 @@ pub fn result(word: Observation, record: &CaseRecord) -> CaseResult {
         generations: Generations { device: Some(101), guest: Some(101), host: Some(101) },
         errno: (word == Observation::Refused).then(|| "EFAULT".into()),
         findings: verdict::observe(record).findings,
+        mirror: None,
         audit: None,
         blocked: Vec::new(),
         fsck: None,
