@@ -5,7 +5,7 @@ use super::history::{Code, Edge, History, carried_words, memory_words};
 use super::requests::{change_words, request_words};
 use super::words::{self, duration};
 use super::{Bar, BarKind, Lane, MAX_PAGE_LANES, Row, RowKind, Tick, TickKind};
-use crate::replay::{Asked, PageWrite, Reader, Replay};
+use crate::replay::{Answered, Asked, DeviceFault, Known, PageWrite, Reader, Replay, errno_name};
 use longpin_proto::agent::{Outcome, Step};
 use longpin_proto::facts::Source;
 
@@ -126,12 +126,18 @@ fn content(replay: &Replay<'_>, history: &History, edge: &Edge) -> (BarKind, Str
 
 fn pins(replay: &Replay<'_>, history: &History) -> Row {
     let mut row = Row::new(RowKind::Pin);
+    let mut waits = Vec::new();
     for edge in &history.edges {
         let Code::Pin(index) = edge.code else { continue };
         let pin = &replay.pins[index];
+        if !pin.holds_pages() {
+            let (known, faults) = replay.device_had(pin, history.pages[0]);
+            row.bars.extend(known.into_iter().map(known_bar));
+            waits.extend(faults.iter().map(fault_bar));
+            continue;
+        }
         let end = history.edges.iter().find(|other| other.code == Code::Unpin(index));
         let (mode, text) = match pin.mode() {
-            Some(mode) if !mode.holds_pages() => (words::flags(mode), "the device may fault"),
             Some(mode) => (words::flags(mode), "pinned"),
             None => ("by the kernel, for an O_DIRECT read that the disk holds", "pinned by a read"),
         };
@@ -145,7 +151,37 @@ fn pins(replay: &Replay<'_>, history: &History) -> Row {
         let detail = format!("pinned, {mode}{released}");
         row.bars.push(Bar { kind: BarKind::Pin, from: edge.from, to, text: text.into(), detail });
     }
-    Row { bars: apart(row.bars), ..row }
+    let mut bars = apart(row.bars);
+    // A device that may read a page waits to write there: one bar inside the other, or beside it.
+    waits.retain(|wait: &Bar| {
+        bars.iter().all(|bar| {
+            let beside = bar.to <= wait.from || wait.to <= bar.from;
+            beside || (bar.from <= wait.from && wait.to <= bar.to)
+        })
+    });
+    bars.extend(waits);
+    bars.sort_by_key(|bar| (bar.from, std::cmp::Reverse(bar.to)));
+    Row { bars, ..row }
+}
+
+/// The device could use the page.
+fn known_bar(known: Known) -> Bar {
+    let (text, may) = if known.writable { ("mapped", "write") } else { ("read-only", "only read") };
+    let detail = format!("nobody holds the page; the device may {may} there until the kernel takes it back");
+    Bar { kind: BarKind::Pin, from: known.from, to: known.to, text: text.into(), detail }
+}
+
+/// The device waited for the page.
+fn fault_bar(fault: &DeviceFault) -> Bar {
+    let what = if fault.write { "write" } else { "read" };
+    let end = match fault.answer {
+        Some(Answered::Page) => "then it has the page".to_owned(),
+        Some(Answered::Refused(errno)) => format!("in vain ({})", errno_name(errno as i32)),
+        None => "unanswered: the program ended".to_owned(),
+    };
+    let waited = duration(fault.to.saturating_sub(fault.from));
+    let detail = format!("the device faults for a {what} and waits {waited}, {end}");
+    Bar { kind: BarKind::Blocked, from: fault.from, to: fault.to, text: "fault".into(), detail }
 }
 
 /// Bars that overlap end where the next begins: two pins of one page in one row.

@@ -8,7 +8,7 @@ use super::requests::change_words;
 use super::words::{self, duration};
 use crate::operations::makes_durable;
 use crate::record::{Role, Trouble};
-use crate::replay::{Asked, DiskRequest, Exchange, Reader, Reading, Replay, pages_of};
+use crate::replay::{Answered, Asked, DiskRequest, Exchange, Pin, Reader, Reading, Replay, pages_of};
 use crate::report::CaseResult;
 use crate::verdict::{self, Observation};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
@@ -80,6 +80,7 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
             ),
         };
         drafts.push(Draft::at(pin.from, how));
+        drafts.extend(waits_for_writeback(replay, pin));
         if let (Some(to), Some(dirty)) = (pin.to, pin.dirty) {
             let how = match (pin.mode(), dirty) {
                 (None, _) => {
@@ -99,6 +100,30 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
         }
     }
     drafts
+}
+
+/// A device that can fault comes to a page that is on its way to the disk, and waits until it has arrived.
+fn waits_for_writeback(replay: &Replay<'_>, pin: &Pin<'_>) -> Option<Draft> {
+    if pin.holds_pages() {
+        return None;
+    }
+    pages_of(pin.offset, pin.len).find_map(|page| {
+        let key = (pin.path.clone(), page);
+        let carries = |request: &&DiskRequest| request.pages.iter().any(|(carried, _)| *carried == key);
+        let arrivals: Vec<u64> = replay.requests.iter().filter(carries).filter_map(|r| r.complete).collect();
+        let (_, faults) = replay.device_had(pin, page);
+        let fault = faults.into_iter().find(|fault| {
+            let answered = fault.answer == Some(Answered::Page);
+            answered && arrivals.iter().any(|at| fault.from < *at && *at <= fault.to)
+        })?;
+        let waited = duration(fault.to - fault.from);
+        let text = format!(
+            "the device faults for page {page} of {}, which is on its way to the disk, and waits {waited}: it gets the \
+             page when the write is complete",
+            pin.path
+        );
+        Some(Draft { until: Some(fault.to), ..Draft::at(fault.from, text) })
+    })
 }
 
 fn device_writes(replay: &Replay<'_>, claims: &Claims<'_, '_>, result: &CaseResult) -> Vec<Draft> {

@@ -179,6 +179,28 @@ fn a_store_that_waits_for_stable_pages_names_the_function() {
 }
 
 #[test]
+fn a_device_that_can_fault_waits_for_the_page_that_is_on_its_way() {
+    let story = tales::device_that_waits();
+    well_formed(&story);
+    let pages = lane(&story, "pages 0–15 of /mnt/a");
+    assert_eq!(bars(pages, RowKind::Pin), ["fault", "mapped", "fault", "mapped"]);
+    let had = &row(pages, RowKind::Pin).bars;
+    let hold = &row(pages, RowKind::Flight).bars[1];
+    assert!(had[1].to <= hold.from, "it gave the page up before the disk had it: {had:?}");
+    assert!(
+        hold.from < had[2].from && hold.to <= had[2].to,
+        "it waits for as long as the disk holds: {had:?}"
+    );
+    assert!(had[2].detail.contains("faults for a write and waits"), "{:?}", had[2]);
+    let waits = story.moments.iter().find(|moment| moment.text.starts_with("the device faults for page 0"));
+    let waits = waits.expect("a moment tells it");
+    assert!(
+        waits.text.contains("gets the page when the write is complete") && waits.until == Some(had[2].to)
+    );
+    assert!(grave(&story).is_empty());
+}
+
+#[test]
 fn a_refused_pin_has_no_lane_of_pages_and_says_why() {
     let mut tape = Tape::new("refused");
     tape.prepare();

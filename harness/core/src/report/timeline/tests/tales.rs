@@ -151,6 +151,31 @@ pub fn reflink_bleed_record() -> (CaseRecord, CaseResult) {
     judged(tape.end(), Observation::Bleed)
 }
 
+/// A device that can fault, and a page that is held on its way to the disk.
+pub fn device_that_waits() -> Story {
+    let mut tape = Tape::new("stable-pages/xfs/notifier/clean");
+    tape.prepare();
+    tape.mirror();
+    tape.device_faults();
+    tape.wait(1_000_000);
+    tape.populate();
+    tape.dma(100);
+    tape.invalidate();
+    fsync_held(&mut tape);
+    tape.wait(1_000_000);
+    tape.device_faults();
+    tape.wait(40_000_000);
+    release_held(&mut tape);
+    tape.wait(1_000_000);
+    tape.populate();
+    tape.dma(101);
+    tape.release(false);
+    tape.remount();
+    tape.compare("/mnt/a", BYTE, writer(Source::Dma, 101));
+    let (record, result) = judged(tape.end(), Observation::Intact);
+    Story::of(&record, &result)
+}
+
 pub fn stable_pages() -> Story {
     let (record, result) = stable_pages_record();
     Story::of(&record, &result)

@@ -8,9 +8,9 @@ use longpin_proto::agent::{Backing, Fact, Fill, OpenFlags, Outcome, PinMode, Pro
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::{Author, Change, Hit, Span};
 use longpin_proto::facts::{
-    CellState, Cells, DmaResult, Errno, Extent, JobState, PageState, RegionState, Source, Writer,
+    CellState, Cells, DmaResult, Errno, Extent, JobState, MirrorState, PageState, RegionState, Source, Writer,
 };
-use longpin_wire::ledger;
+use longpin_wire::{ledger, uapi};
 
 pub const RUN: u64 = 7;
 pub const REGION: u32 = 3;
@@ -141,6 +141,37 @@ impl Tape {
     }
 
     /// The device is told of pages that a held read pins.
+    /// A device that can fault is given the range, without a page.
+    pub fn mirror(&mut self) {
+        let began = self.now;
+        self.now += 400_000;
+        self.entry(ledger::KIND_MAP, 0, LEN, 0, 0);
+        self.now += 200_000;
+        let pages = PAGES as u32;
+        let fact = Fact::Mirror(MirrorState { pages, ..MirrorState::default() });
+        let (region, map, mode) = ("r".into(), "m".into(), PinMode::Notifier);
+        let step = Step::Pin { region, map, offset: 0, len: LEN, mode, file_offset: 0, run: RUN };
+        self.line().over(Role::Act, step, Outcome::Done { fact }, began);
+        self.now += 300_000;
+    }
+
+    /// All pages at once.
+    pub fn device_faults(&mut self) {
+        self.entry(ledger::KIND_FAULT, 0, LEN, 0, 0);
+        self.dma.last_mut().expect("the entry").detail = uapi::ACCESS_WRITE;
+    }
+
+    /// The same.
+    pub fn populate(&mut self) {
+        self.entry(ledger::KIND_POPULATE, GPA, LEN, 0, 0);
+        self.dma.last_mut().expect("the entry").detail = uapi::ACCESS_WRITE;
+    }
+
+    /// The same.
+    pub fn invalidate(&mut self) {
+        self.entry(ledger::KIND_INVALIDATE, 0, LEN, 0, 0);
+    }
+
     pub fn announce_held(&mut self, rule: &str, region: u32) {
         self.entry(ledger::KIND_MAP, 0, LEN, 0, 0);
         self.dma.last_mut().expect("an entry").region = region;
