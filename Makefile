@@ -51,7 +51,7 @@ test-long: build
 # Disk against qemu-storage-daemon, DMA engine against memcpy, what the audit's looks cost. Best on an idle machine.
 bench: build
 	$(LONGPIN) image build
-	$(CARGO) bench --locked --package longpin-e2e --bench disk
+	$(CARGO) bench --locked --package longpin-e2e --bench disk --bench mirror
 	$(CARGO) bench --locked --package longpin-device --bench dma --bench audit
 
 clean:

@@ -154,6 +154,7 @@ void test_mirror_killed(void);
 void test_mirror_unbind(void);
 void test_mirror_silent(void);
 void test_mirror_storm(void);
+void test_mirror_cost(void);
 void test_kill_storm(void);
 void test_unbind_storm(void);
 void test_module_storm(void);

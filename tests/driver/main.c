@@ -60,6 +60,7 @@ static const struct {
 	{ "mirror-unbind", test_mirror_unbind },
 	{ "mirror-silent", test_mirror_silent },
 	{ "mirror-storm", test_mirror_storm },
+	{ "mirror-cost", test_mirror_cost },
 	{ "kill-storm", test_kill_storm },
 	{ "unbind-storm", test_unbind_storm },
 	{ "module-storm", test_module_storm },

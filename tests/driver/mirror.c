@@ -479,3 +479,92 @@ void test_mirror_storm(void)
 	}
 	CHECK(unlink(file_path) == 0);
 }
+
+#define COST_PAGES 256
+#define COST_LEN (COST_PAGES * PAGE)
+#define COST_ROUNDS 11
+
+enum { PINNED, KNOWN, UNKNOWN, CPU, PROTECT, PROTECT_MIRRORED, NR_COSTS };
+
+/* Microseconds that the device takes for one pass. */
+static double pass_us(int fd, uint32_t region)
+{
+	struct longpin_submit program = fill_program(region, 0, COST_LEN, 0x77);
+	struct longpin_wait end;
+
+	CHECK(submit(fd, &program) == 0 && wait_for(fd, program.program, SOON_MS, &end) == 0);
+	CHECK(end.status == STATUS_OK);
+	return (end.finished_ns - end.started_ns) / 1e3;
+}
+
+/* Takes the write bit away and gives it back; microseconds for the first half. */
+static double protect_us(void *memory)
+{
+	double start = now_s(), took;
+
+	CHECK(mprotect(memory, COST_LEN, PROT_READ) == 0);
+	took = now_s() - start;
+	CHECK(mprotect(memory, COST_LEN, PROT_READ | PROT_WRITE) == 0);
+	return took * 1e6;
+}
+
+static int by_size(const void *a, const void *b)
+{
+	double left = *(const double *)a, right = *(const double *)b;
+
+	return (left > right) - (left < right);
+}
+
+static double median(double *of)
+{
+	qsort(of, COST_ROUNDS, sizeof(*of), by_size);
+	return of[COST_ROUNDS / 2];
+}
+
+/* Not a test of speed: the bench reads what it notes. Each round measures everything, so that ratios are of one moment. */
+void test_mirror_cost(void)
+{
+	double us[NR_COSTS][COST_ROUNDS], at[NR_COSTS];
+	int fd = open_device(), memfd;
+	unsigned char *memory = map_memfd(COST_LEN, &memfd);
+	struct longpin_pin pinned;
+	uint32_t mirrored;
+
+	memset(memory, 0, COST_LEN);
+	for (int round = 0; round < COST_ROUNDS; round++) {
+		uint64_t faults;
+		double start;
+
+		CHECK(pin(fd, memory, COST_LEN, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &pinned) == 0);
+		us[PINNED][round] = pass_us(fd, pinned.region);
+		CHECK(release(fd, pinned.region, LONGPIN_RELEASE_DIRTY) == 0);
+
+		us[PROTECT][round] = protect_us(memory);
+		/* The page table forgets them, so that the CPU has to fault for each, and the device's fault as well. */
+		CHECK(madvise(memory, COST_LEN, MADV_DONTNEED) == 0);
+		start = now_s();
+		for (size_t page = 0; page < COST_PAGES; page++)
+			((volatile unsigned char *)memory)[page * PAGE] = round;
+		us[CPU][round] = (now_s() - start) * 1e6;
+
+		mirrored = mirror(fd, memory, COST_LEN, LONGPIN_ACCESS_WRITE);
+		CHECK(madvise(memory, COST_LEN, MADV_DONTNEED) == 0);
+		us[UNKNOWN][round] = pass_us(fd, mirrored);
+		faults = counts(fd, mirrored).faults;
+		CHECK(faults >= COST_PAGES);
+		us[KNOWN][round] = pass_us(fd, mirrored);
+		CHECK(counts(fd, mirrored).faults == faults);
+		us[PROTECT_MIRRORED][round] = protect_us(memory);
+		CHECK(counts(fd, mirrored).invalidations == 1 && counts(fd, mirrored).pages == 0);
+		CHECK(release(fd, mirrored, LONGPIN_RELEASE_CLEAN) == 0);
+	}
+	for (int cost = 0; cost < NR_COSTS; cost++)
+		at[cost] = median(us[cost]);
+	note("a pass of %d pages, pinned: %.0f us; mirrored and known: %.0f us, ratio %.2f; mirrored and not known: "
+	     "%.0f us, ratio %.1f",
+	     COST_PAGES, at[PINNED], at[KNOWN], at[KNOWN] / at[PINNED], at[UNKNOWN], at[UNKNOWN] / at[PINNED]);
+	note("faults of the device: %.0f a second; of a CPU: %.0f a second",
+	     COST_PAGES / (at[UNKNOWN] / 1e6), COST_PAGES / (at[CPU] / 1e6));
+	note("mprotect() of %d pages: %.0f us; with an invalidation of all of them: %.0f us", COST_PAGES, at[PROTECT],
+	     at[PROTECT_MIRRORED]);
+}

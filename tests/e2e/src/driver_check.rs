@@ -39,8 +39,15 @@ pub const INTERFACE_TESTS: [&str; 22] = [
 ];
 
 /// Tests of memory that the device uses without a pin.
-pub const MIRROR_TESTS: [&str; 6] =
-    ["mirror", "mirror-read", "mirror-changes", "mirror-file", "mirror-killed", "mirror-unbind"];
+pub const MIRROR_TESTS: [&str; 7] = [
+    "mirror",
+    "mirror-read",
+    "mirror-changes",
+    "mirror-file",
+    "mirror-killed",
+    "mirror-unbind",
+    "mirror-cost",
+];
 
 /// Tests in which something goes away over and over while the device writes.
 pub const STORMS: [&str; 5] = ["kill-storm", "unbind-storm", "module-storm", "plug-storm", "mirror-storm"];
