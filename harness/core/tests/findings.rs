@@ -27,6 +27,47 @@ fn whole_library() -> RunResult {
     RunResult { cases: text.lines().map(result).collect(), ..RunResult::default() }
 }
 
+const INTRODUCTION: &str = "\
+# What file systems do to pinned pages
+
+What the whole library of scenarios found on one kernel, Debian's 7.3.4, with two CPUs under translation. Each verdict is
+explained from the source of that kernel, and comes again by the command beside it. The words are those of
+[verdicts.md](verdicts.md); what needs no driver and no longpin to be shown has a C program, and some a fix:
+[reports](reports/README.md). What older kernels do: [findings-by-kernel.md](findings-by-kernel.md).
+
+A page like this of a run of your own, and of other kernels beside it:
+
+    longpin run --out mine
+    longpin findings mine
+
+This one is made of the stored records of the library (tests/goldens), by the same code:
+
+    LONGPIN_BLESS=1 cargo test --package longpin-core --test findings
+
+";
+
+/// The page of docs/ is made anew when that is asked for; else it must speak of scenarios that there are.
+#[test]
+fn the_page_of_the_library_speaks_of_its_scenarios() {
+    let path = file("../docs/findings.md");
+    let mut run = whole_library();
+    run.environment.kernel.release = "7.3.4+deb13-amd64".to_owned();
+    run.environment.kernel.source = "Debian package 7.3.4-1~bpo13+1".to_owned();
+    run.command = "longpin run".to_owned();
+    let findings = Findings::of(&run, &[], &cases());
+    if std::env::var_os("LONGPIN_BLESS").is_some() {
+        let page = INTRODUCTION.to_owned() + &markdown(&findings, "stored records", &run, &[]);
+        std::fs::write(&path, page).expect("the page can be written");
+    }
+    let page = std::fs::read_to_string(&path).expect("the page is there");
+    let known: BTreeSet<&str> = findings.scenarios.iter().map(|scenario| scenario.name.as_str()).collect();
+    let told: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    assert!(told.len() > 40, "{}", told.len());
+    for name in told {
+        assert!(known.contains(name), "docs/findings.md has `{name}`, which is no scenario; make it anew");
+    }
+}
+
 #[test]
 fn every_bad_verdict_is_there_once_with_its_reason() {
     let run = whole_library();

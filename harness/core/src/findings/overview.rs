@@ -30,11 +30,13 @@ impl Worst {
             let of_release = results.clone().filter(|result| (result.release == CLEAN) == clean);
             of_release.flat_map(|result| &result.observations).max().copied()
         };
+        // A kernel that hurts itself does so whatever the driver forgets.
+        let hurt = |word| matches!(word, Observation::Splat | Observation::Panic | Observation::Hang);
+        let of_clean = |word| Self { word, clean_only: !hurt(word) };
         match (gravest(false), gravest(true)) {
-            (Some(word), Some(clean)) if clean > word => Some(Self { word: clean, clean_only: true }),
+            (Some(word), Some(clean)) if clean > word => Some(of_clean(clean)),
             (Some(word), _) => Some(Self { word, clean_only: false }),
-            (None, Some(word)) => Some(Self { word, clean_only: true }),
-            (None, None) => None,
+            (None, clean) => clean.map(of_clean),
         }
     }
 }
