@@ -20,8 +20,8 @@ use crate::{
     dma,
     mapping::DmaDevice,
     module_parameters,
-    port::Port,
     page_faults::FaultQueue,
+    port::Port,
     program::ProgramQueue,
     queue::Quiesced,
     region::Region, //

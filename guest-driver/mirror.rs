@@ -115,7 +115,6 @@ impl Drop for Notifier {
 struct Known {
     page: NonNull<bindings::page>,
     dma_addr: u64,
-    writable: bool,
 }
 
 struct Pages {
@@ -206,7 +205,8 @@ impl Mirror {
 
     /// Brings the whole range in for reading and tells the device.
     ///
-    /// Errors: [`EFAULT`] and others of `hmm_range_fault()`; [`EINTR`] after SIGKILL; [`EIO`].
+    /// Errors: [`EFAULT`] and others of `hmm_range_fault()`; [`EINTR`] after SIGKILL; [`EIO`];
+    /// [`ENODEV`].
     pub(crate) fn populate_for_reading(&self) -> Result {
         let mut first = 0;
         while first < self.nr_pages {
@@ -214,7 +214,9 @@ impl Mirror {
                 return Err(EINTR);
             }
             let last = (first + FAULT_PAGES).min(self.nr_pages);
-            self.bring_in(first..last, Access::Read, 0)?;
+            let brought = self.bring_in(first..last, Access::Read, 0);
+            // Ended by the removal of the device.
+            brought.map_err(|error| if error == ESHUTDOWN { ENODEV } else { error })?;
             first = last;
         }
         Ok(())
@@ -294,7 +296,7 @@ impl Mirror {
                 // held.
                 let page = unsafe { glue::longpin_mirror_page(pfn, write) };
                 let page = NonNull::new(page).ok_or(EFAULT)?;
-                self.know(&mut pages, index, page, write)?;
+                self.know(&mut pages, index, page)?;
             }
             return self.announce(&pages, range, access, fault);
         }
@@ -302,17 +304,10 @@ impl Mirror {
     }
 
     /// Maps a page for DMA, unless it is mapped already.
-    fn know(
-        &self,
-        pages: &mut Pages,
-        index: usize,
-        page: NonNull<bindings::page>,
-        writable: bool,
-    ) -> Result {
+    fn know(&self, pages: &mut Pages, index: usize, page: NonNull<bindings::page>) -> Result {
         let slot = pages.known.get_mut(index).ok_or(ERANGE)?;
         if let Some(known) = slot {
             if known.page == page {
-                known.writable |= writable;
                 return Ok(());
             }
             // A page was replaced without a word to us.
@@ -321,11 +316,7 @@ impl Mirror {
         // SAFETY: The device is bound as long as the mirror is not ended, which its removal sees to;
         // the page is one of the process', which stays where it is until the lock is given up.
         let dma_addr = unsafe { self.device.dma_dev().map_page(page)? };
-        *slot = Some(Known {
-            page,
-            dma_addr,
-            writable,
-        });
+        *slot = Some(Known { page, dma_addr });
         pages.nr_known += 1;
         Ok(())
     }

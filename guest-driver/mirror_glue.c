@@ -14,8 +14,13 @@
 
 #if IS_ENABLED(CONFIG_HMM_MIRROR) && IS_ENABLED(CONFIG_MMU_NOTIFIER)
 
+/*
+ * The notifier keeps its mm until it is removed. A fault of the device may come
+ * later, and looks whether the mm is still in use: hence a reference of our own.
+ */
 struct longpin_mirror {
 	struct mmu_interval_notifier notifier;
+	struct mm_struct *mm;
 	const void *owner;
 };
 
@@ -72,6 +77,8 @@ struct longpin_mirror *longpin_mirror_alloc(void)
 
 void longpin_mirror_free(struct longpin_mirror *mirror)
 {
+	if (mirror->mm)
+		mmdrop(mirror->mm);
 	kfree(mirror);
 }
 
@@ -80,6 +87,8 @@ int longpin_mirror_insert(struct longpin_mirror *mirror, const void *owner,
 			  unsigned long start, unsigned long length)
 {
 	mirror->owner = owner;
+	mirror->mm = current->mm;
+	mmgrab(mirror->mm);
 	return mmu_interval_notifier_insert(&mirror->notifier, current->mm,
 					    start, length, &longpin_mirror_ops);
 }
@@ -109,7 +118,7 @@ int longpin_mirror_fault(struct longpin_mirror *mirror, unsigned long addr,
 			 unsigned long nr_pages, bool write,
 			 unsigned long *pfns, unsigned long *seq)
 {
-	struct mm_struct *mm = mirror->notifier.mm;
+	struct mm_struct *mm = mirror->mm;
 	struct hmm_range range = {
 		.notifier = &mirror->notifier,
 		.start = addr,
@@ -130,21 +139,27 @@ int longpin_mirror_fault(struct longpin_mirror *mirror, unsigned long addr,
 }
 
 /*
- * The page of what longpin_mirror_fault() found. If the device may write, it is
- * dirty from here on: nobody else will say so for a mapping that is writable
- * while clean (tmpfs, anonymous memory), where a CPU would set the bit of the
- * page table. Everywhere else the write fault has asked the file system already.
+ * The page of what longpin_mirror_fault() found.
+ *
+ * Memory that goes to swap (anonymous, that of MADV_FREE too, and tmpfs) may be
+ * mapped writable while it is clean: there a CPU sets the dirty bit of the page
+ * table, and for a device nobody does. So it is dirty from here on, which for
+ * such pages takes a bit and no memory. Where a file system writes back, a clean
+ * page is mapped read-only (vma_wants_writenotify()): the write fault has asked
+ * it, and set the bit.
  */
 struct page *longpin_mirror_page(unsigned long pfn, bool write)
 {
 	unsigned long wanted = HMM_PFN_VALID | (write ? HMM_PFN_WRITE : 0);
+	struct folio *folio;
 	struct page *page;
 
 	if ((pfn & wanted) != wanted || (pfn & HMM_PFN_ERROR))
 		return NULL;
 	page = hmm_pfn_to_page(pfn);
-	if (write)
-		set_page_dirty(page);
+	folio = page_folio(page);
+	if (write && (folio_test_anon(folio) || folio_test_swapbacked(folio)))
+		folio_mark_dirty(folio);
 	return page;
 }
 
