@@ -40,7 +40,7 @@ static void wrong_pins(int fd, unsigned char *memory)
 		{ (uintptr_t)memory, 100, 1, 1, EINVAL },
 		{ (uintptr_t)memory + 1, PAGE, 1, 1, EINVAL },
 		{ (uintptr_t)memory, PAGE, 0, 1, EINVAL },
-		{ (uintptr_t)memory, PAGE, 4, 1, EINVAL },
+		{ (uintptr_t)memory, PAGE, 5, 1, EINVAL },
 		{ (uintptr_t)memory, PAGE, 1, 2, EINVAL },
 		{ (uintptr_t)memory, (1UL << 30) + PAGE, 1, 1, E2BIG },
 		{ (uintptr_t)memory, 1UL << 40, 1, 1, E2BIG },
@@ -233,7 +233,7 @@ void test_fuzz(void)
 		if (command == LONGPIN_IOC_PIN && random() % 2)
 			argument.pin = (struct longpin_pin){
 				.addr = (uintptr_t)memory + random() % 32 * PAGE, .length = random() % 33 * PAGE,
-				.mode = random() % 5, .access = random() % 3,
+				.mode = random() % 6, .access = random() % 3,
 			};
 		if (command == LONGPIN_IOC_SUBMIT && random() % 2) {
 			argument.submit = endless_program(newest - random() % 20, PAGE, 20000);
