@@ -340,17 +340,15 @@ fn exactly<T: FromBytes>(op: u32, body: &[u8]) -> Result<T, ChainError> {
     T::read_from_bytes(body).map_err(|_| ChainError::Length { op, have: body.len(), want: size_of::<T>() })
 }
 
+/// A structure at the begin of a body, and what follows it.
+fn prefix<T: FromBytes>(op: u32, body: &[u8]) -> Result<(T, &[u8]), ChainError> {
+    T::read_from_prefix(body).map_err(|_| ChainError::Length { op, have: body.len(), want: size_of::<T>() })
+}
+
 fn parse_map(body: &[u8]) -> Result<MapPart, ChainError> {
-    let length = |want| ChainError::Length { op: dma::OP_MAP, have: body.len(), want };
-    let (map, rest) = MapRequest::read_from_prefix(body).map_err(|_| length(size_of::<MapRequest>()))?;
+    let (map, rest) = prefix::<MapRequest>(dma::OP_MAP, body)?;
     let revocable = map.flags & dma::MAP_REVOCABLE != 0;
-    if !revocable && map.nr_segments == 0 || map.nr_segments > dma::MAX_SEGMENTS_PER_MAP {
-        return Err(ChainError::Segments(map.nr_segments));
-    }
-    let want = map.nr_segments as usize * size_of::<Segment>();
-    if rest.len() != want {
-        return Err(length(size_of::<MapRequest>() + want));
-    }
+    check_count(dma::OP_MAP, body, rest, map.nr_segments, u32::from(!revocable))?;
     if map.region == 0 {
         return Err(ChainError::RegionZero);
     }
@@ -378,20 +376,12 @@ fn parse_map(body: &[u8]) -> Result<MapPart, ChainError> {
 }
 
 fn parse_populate(body: &[u8]) -> Result<Populate, ChainError> {
-    let length = |want| ChainError::Length { op: dma::OP_POPULATE, have: body.len(), want };
-    let (populate, rest) =
-        PopulateRequest::read_from_prefix(body).map_err(|_| length(size_of::<PopulateRequest>()))?;
+    let (populate, rest) = prefix::<PopulateRequest>(dma::OP_POPULATE, body)?;
     let PopulateRequest { region, access, offset, fault, nr_segments, reserved } = populate;
     if reserved != 0 {
         return Err(ChainError::Reserved(reserved));
     }
-    if nr_segments == 0 || nr_segments > dma::MAX_SEGMENTS_PER_MAP {
-        return Err(ChainError::Segments(nr_segments));
-    }
-    let want = nr_segments as usize * size_of::<Segment>();
-    if rest.len() != want {
-        return Err(length(size_of::<PopulateRequest>() + want));
-    }
+    check_count(dma::OP_POPULATE, body, rest, nr_segments, 1)?;
     let write = match access {
         ACCESS_READ => false,
         ACCESS_WRITE => true,
@@ -404,6 +394,19 @@ fn parse_populate(body: &[u8]) -> Result<Populate, ChainError> {
     let bytes = segments.iter().try_fold(0u64, |sum, (_, len)| sum.checked_add(*len));
     whole_pages(offset, bytes.unwrap_or(u64::MAX))?;
     Ok(Populate { region, offset, segments, write, fault })
+}
+
+/// `rest` of `body` is as many segments as the request says, and that is a number from `least` to the most.
+fn check_count(op: u32, body: &[u8], rest: &[u8], nr_segments: u32, least: u32) -> Result<(), ChainError> {
+    if !(least..=dma::MAX_SEGMENTS_PER_MAP).contains(&nr_segments) {
+        return Err(ChainError::Segments(nr_segments));
+    }
+    let bytes = nr_segments as usize * size_of::<Segment>();
+    if rest.len() != bytes {
+        let want = body.len() - rest.len() + bytes;
+        return Err(ChainError::Length { op, have: body.len(), want });
+    }
+    Ok(())
 }
 
 fn whole_pages(offset: u64, len: u64) -> Result<(), ChainError> {
