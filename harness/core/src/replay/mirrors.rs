@@ -2,8 +2,7 @@
 //! What a device had of a region that nobody pins, page by page, by its ledger: which pages it knew and when, and which
 //! it waited for.
 
-use super::{Pin, Replay};
-use longpin_proto::disk::PAGE_BYTES;
+use super::{Pin, Replay, pages_of};
 use longpin_wire::{ledger, uapi};
 
 /// A stretch of time in which the device could use a page.
@@ -45,10 +44,8 @@ impl Replay<'_> {
     pub fn device_had(&self, pin: &Pin<'_>, page: u64) -> (Vec<Known>, Vec<DeviceFault>) {
         let (mut known, mut faults): (Vec<Known>, Vec<DeviceFault>) = (Vec::new(), Vec::new());
         let (mut knows, mut waits) = (false, false);
-        let start = page * PAGE_BYTES;
         for entry in self.ledger.entries.iter().filter(|entry| Some(entry.region) == pin.number) {
-            let from = pin.offset_of(entry.file_offset);
-            let of_page = from < start + PAGE_BYTES && start < from + entry.len;
+            let of_page = pages_of(pin.offset_of(entry.file_offset), entry.len).contains(&page);
             let at = self.clock.since(entry.time_ns);
             match entry.kind {
                 ledger::KIND_POPULATE if of_page => {

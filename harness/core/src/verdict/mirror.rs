@@ -2,7 +2,7 @@
 //! Regions that nobody pins: what the device asked for and gave back, and whether the kernel let it write where it did.
 
 use crate::record::LedgerEntry;
-use crate::replay::Replay;
+use crate::replay::{Replay, pages_of};
 use longpin_proto::disk::{Hit, PAGE_BYTES};
 use longpin_wire::ledger;
 use serde::{Deserialize, Serialize};
@@ -73,12 +73,10 @@ fn came_again(
     submitted: u64,
     completed: u64,
 ) -> bool {
-    let page = offset / PAGE_BYTES * PAGE_BYTES..offset / PAGE_BYTES * PAGE_BYTES + PAGE_BYTES;
+    let page = offset / PAGE_BYTES;
     let of_page = || {
         entries.iter().filter(|entry| {
-            Some(entry.region) == region
-                && entry.file_offset < page.end
-                && page.start < entry.file_offset + entry.len
+            Some(entry.region) == region && pages_of(entry.file_offset, entry.len).contains(&page)
         })
     };
     let writes = || of_page().filter(|entry| entry.kind == ledger::KIND_DMA_WRITE).map(|entry| entry.time_ns);

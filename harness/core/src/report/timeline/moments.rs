@@ -111,6 +111,9 @@ fn waits_for_writeback(replay: &Replay<'_>, pin: &Pin<'_>) -> Option<Draft> {
         let key = (pin.path.clone(), page);
         let carries = |request: &&DiskRequest| request.pages.iter().any(|(carried, _)| *carried == key);
         let arrivals: Vec<u64> = replay.requests.iter().filter(carries).filter_map(|r| r.complete).collect();
+        if arrivals.is_empty() {
+            return None;
+        }
         let (_, faults) = replay.device_had(pin, page);
         let fault = faults.into_iter().find(|fault| {
             let answered = fault.answer == Some(Answered::Page);
