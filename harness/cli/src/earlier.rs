@@ -5,6 +5,7 @@
 use crate::args::{Cli, Command, LibraryArgs, RunArgs};
 use crate::error::{Error, Result};
 use crate::library::Library;
+use crate::output;
 use clap::Parser as _;
 use longpin_core::events::RunEvent;
 use longpin_core::report::{RESULT_SCHEMA, RunResult};
@@ -19,6 +20,14 @@ pub const SCRIPT: &str = "repeat.sh";
 pub const SCENARIOS: &str = "scenarios";
 /// The list of what the kernel says and did not count (`--ignore-log`), in the result directory.
 pub const IGNORED: &str = "ignore-log.toml";
+
+/// [`read_run`], for commands that tell of notices as they come.
+pub fn read_run_and_note(dir: &Path) -> Result<RunResult> {
+    let mut notices = Vec::new();
+    let run = read_run(dir, &mut notices)?;
+    notices.iter().for_each(|notice| output::note(&format!("{}: {notice}", dir.display())));
+    Ok(run)
+}
 
 /// `result.json`; where a run was cut off before it wrote one, the events that it left.
 pub fn read_run(dir: &Path, notices: &mut Vec<String>) -> Result<RunResult> {

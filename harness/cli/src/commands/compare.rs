@@ -2,7 +2,7 @@
 //! `longpin compare`: results side by side. What is no result directory is taken for a kernel, and run first.
 
 use crate::args::{Cli, Command, CompareArgs, RunArgs};
-use crate::earlier::read_run;
+use crate::earlier::read_run_and_note;
 use crate::error::{Error, Result};
 use crate::formats::{self, CompareForm, Output, write_file};
 use crate::output;
@@ -81,12 +81,7 @@ fn operand(word: &OsStr, run: &[OsString]) -> Result<Operand> {
 
 fn result(operand: Operand) -> Result<RunResult> {
     match operand {
-        Operand::Dir(dir) => {
-            let mut notices = Vec::new();
-            let run = read_run(&dir, &mut notices)?;
-            notices.iter().for_each(|notice| output::note(&format!("{}: {notice}", dir.display())));
-            Ok(run)
-        }
+        Operand::Dir(dir) => read_run_and_note(&dir),
         Operand::Kernel(args) => {
             let (result, dir) = run::run_silently(&args)?;
             output::note(&format!("results: {}", dir.display()));

@@ -2,7 +2,7 @@
 //! `longpin findings`: what a run found, as a page for documentation or a mail. Reads result directories; boots nothing.
 
 use crate::args::FindingsArgs;
-use crate::earlier::{kept_library, read_run};
+use crate::earlier::{kept_library, read_run_and_note};
 use crate::error::Result;
 use crate::formats::write_file;
 use crate::output;
@@ -10,15 +10,14 @@ use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::findings::{Findings, markdown};
 use longpin_core::report::RunResult;
-use std::path::Path;
 
 /// Write the page.
 pub fn findings(args: &FindingsArgs) -> Result<ExitCode> {
-    let run = read(&args.dir)?;
+    let run = read_run_and_note(&args.dir)?;
     let others = args
         .others
         .iter()
-        .map(|dir| Ok((dir.display().to_string(), read(dir)?)))
+        .map(|dir| Ok((dir.display().to_string(), read_run_and_note(dir)?)))
         .collect::<Result<Vec<(String, RunResult)>>>()?;
     let cases = kept_library(&args.dir)?.cases(1);
     let found = Findings::of(&run, &others, &cases);
@@ -30,11 +29,4 @@ pub fn findings(args: &FindingsArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::Good)
-}
-
-fn read(dir: &Path) -> Result<RunResult> {
-    let mut notices = Vec::new();
-    let run = read_run(dir, &mut notices)?;
-    notices.iter().for_each(|notice| output::note(&format!("{}: {notice}", dir.display())));
-    Ok(run)
 }
