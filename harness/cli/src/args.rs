@@ -662,8 +662,8 @@ pub struct RunArgs {
     /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Forms of the result: table, json, ktap, junit, github, markdown, each with =FILE or for standard output, where at
-    /// most one goes [default: table]
+    /// Forms of the result: table, json, ktap, junit, github, markdown, kcidb, each with =FILE or for standard output, where
+    /// at most one goes [default: table]
     #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',')]
     pub format: Vec<Output>,
     /// What the kernel says and does not count: a TOML file of entries, each with a reason and the day on which it expires

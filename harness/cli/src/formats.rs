@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::output;
 use anyhow::Context as _;
 use clap::ValueEnum;
-use longpin_core::report::formats::{Place, github, junit, ktap, markdown};
+use longpin_core::report::formats::{Place, github, junit, kcidb, ktap, markdown};
 use longpin_core::report::{RunResult, TableStyle, table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,6 +29,8 @@ pub enum Form {
     Github,
     /// A summary page
     Markdown,
+    /// A file for KCIDB, schema 5.3
+    Kcidb,
 }
 
 /// A form of a comparison of runs.
@@ -151,6 +153,7 @@ impl Content<'_> {
             Form::Junit => junit(self.run).context("the result cannot be written as JUnit XML")?,
             Form::Github => github(self.run, self.places),
             Form::Markdown => markdown(self.run),
+            Form::Kcidb => kcidb(self.run).context("the result cannot be written as JSON of KCIDB")?,
         })
     }
 
@@ -220,7 +223,7 @@ mod tests {
         assert_eq!(parse("ktap"), Ok(Output { form: Form::Ktap, file: None }));
         assert_eq!(parse("junit=a=b"), Ok(Output { form: Form::Junit, file: Some("a=b".into()) }));
         assert!(parse("junit=").unwrap_err().contains("junit=FILE"));
-        assert!(parse("xml").unwrap_err().contains("table, json, ktap, junit, github, markdown"));
+        assert!(parse("xml").unwrap_err().contains("table, json, ktap, junit, github, markdown, kcidb"));
     }
 
     #[test]

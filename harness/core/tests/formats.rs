@@ -2,11 +2,13 @@
 //! Every format counts what the table counts, and carries hostile text as text.
 
 use longpin_core::dmesg::Class;
+use longpin_core::dmesg::reports::Report as KernelReport;
 use longpin_core::events::{EventKind, RunEvent};
-use longpin_core::report::formats::{Place, github, junit, ktap, markdown};
+use longpin_core::report::formats::{Place, github, junit, kcidb, ktap, markdown};
 use longpin_core::report::{CaseError, CaseResult, Environment, RunResult, Summary};
 use longpin_core::verdict::{Cause, Generations, LogLine, Observation, Outcome};
 use quick_junit::{FlakyOrRerun, NonSuccessKind, Report, TestCaseStatus};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What no format may pass on as it is.
@@ -247,7 +249,9 @@ fn text_of_a_guest_is_of_bounded_length_in_every_format() {
     let line = LogLine { class: Class::Note, text: "é".repeat(10_000), meaning: String::new() };
     case.log = vec![line; 100];
     let run = run(vec![case], &[], false);
-    let texts = [ktap(&run), junit(&run).expect("xml"), github(&run, &BTreeMap::new()), markdown(&run)];
+    let kcidb = kcidb(&run).expect("JSON");
+    let texts =
+        [ktap(&run), junit(&run).expect("xml"), github(&run, &BTreeMap::new()), markdown(&run), kcidb];
     for text in texts {
         let cut = text.contains(" [...]") || text.contains(r" \[...\]");
         assert!(text.len() < 40_000 && cut, "{} bytes", text.len());
@@ -372,8 +376,131 @@ fn a_flaky_case_that_is_allowed_is_green_and_still_shown() {
 fn what_never_ran_says_why_in_every_format() {
     let why = "not run: 3 unexpected cases came before";
     let stopped = RunResult { stopped: Some(why.into()), ..run(Vec::new(), &["a/ext4/pin/clean"], false) };
-    let texts = [ktap(&stopped), report(&stopped).0, github(&stopped, &BTreeMap::new()), markdown(&stopped)];
+    let places = BTreeMap::new();
+    let kcidb = kcidb(&stopped).expect("JSON");
+    let texts = [ktap(&stopped), report(&stopped).0, github(&stopped, &places), markdown(&stopped), kcidb];
     for text in texts {
         assert!(text.contains("error (missing)") && text.contains(why), "{text}");
     }
+}
+
+/// The document, and of each test the attempt's label, the status and the excerpt.
+fn kcidb_tests(run: &RunResult) -> (Value, BTreeMap<String, (String, String)>) {
+    let text = kcidb(run).expect("JSON");
+    let data: Value = serde_json::from_str(&text).expect("what was written as JSON");
+    let word = |value: &Value| value.as_str().map(str::to_owned);
+    let tests = data["tests"].as_array().expect("a list").iter().map(|test| {
+        let id = word(&test["id"]).expect("an id");
+        let label = id.splitn(3, ':').nth(2).expect("origin, run and label").to_owned();
+        (label, (word(&test["status"]).expect("a status"), word(&test["log_excerpt"]).unwrap_or_default()))
+    });
+    let tests = tests.collect();
+    (data, tests)
+}
+
+#[test]
+fn kcidb_says_of_every_case_what_it_says_of_the_tested_kernel() {
+    let mut run = everything();
+    for allowed in [false, true] {
+        run.allow_flaky = allowed;
+        let (data, tests) = kcidb_tests(&run);
+        let statuses: Vec<_> =
+            tests.iter().map(|(label, (status, _))| (label.as_str(), status.as_str())).collect();
+        let wanted = [
+            ("a/btrfs/pin/clean", "FAIL"),
+            ("a/ext4/pin/clean", "PASS"),
+            ("a/ext4/pin/clean#2", "PASS"),
+            ("a/tmpfs/pin/clean", "SKIP"),
+            ("b/ext4/pin/clean", "ERROR"),
+            ("b/f2fs/pin/clean", "FAIL"),
+            ("b/late/pin/clean#2", "MISS"),
+            ("b/tmpfs/pin/clean", "MISS"),
+            ("b/tmpfs/pin/dirty", if allowed { "PASS" } else { "FAIL" }),
+            ("b/xfs/pin/clean", "FAIL"),
+            ("c/ext4/pin/clean", "SKIP"),
+            ("d/ext4/pin/clean", "MISS"),
+        ];
+        assert_eq!(statuses, wanted);
+        assert_eq!(data["tests"].as_array().map(Vec::len), Some(run.summary.planned), "ids are unique");
+    }
+}
+
+#[test]
+fn kcidb_tells_a_known_failure_by_an_issue_and_an_improvement_by_its_absence() {
+    let mut run = everything();
+    for case in &mut run.cases {
+        case.expected = [Observation::Lost, Observation::Warned].into();
+    }
+    let (data, _) = kcidb_tests(&run);
+    let ids: Vec<_> = data["issues"].as_array().expect("a list").iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, ["longpin:a:lost+warned", "longpin:b:lost+warned"], "{data:#}");
+    let incidents = data["incidents"].as_array().expect("a list");
+    let told: Vec<_> = incidents.iter().map(|it| (&it["issue_id"], &it["present"])).collect();
+    assert_eq!(told, [(ids[0], &json!(true)), (ids[1], &json!(false))], "{data:#}");
+    let tests = data["tests"].as_array().expect("a list");
+    for (incident, id) in incidents.iter().zip(["a/btrfs/pin/clean", "b/f2fs/pin/clean"]) {
+        let test = tests.iter().find(|test| test["id"] == incident["test_id"]).expect("its test");
+        assert!(test["id"].as_str().is_some_and(|it| it.ends_with(id)), "{test:#}");
+        assert_eq!(
+            (&test["status"], &incident["issue_version"]),
+            (&json!("FAIL"), &data["issues"][0]["version"])
+        );
+    }
+}
+
+#[test]
+fn kcidb_has_paths_of_its_own_alphabet_and_what_explains_a_case() {
+    let mut odd = case("a/ext4:data=journal/pin/clean", Outcome::Fail, Observation::Panic);
+    odd.log = vec![LogLine { class: Class::Panic, text: HOSTILE.into(), meaning: "m".into() }];
+    odd.reports = vec![KernelReport {
+        title: "BUG in f".into(),
+        fingerprint: "0123456789ab".into(),
+        trace: Vec::new(),
+        ignored: None,
+    }];
+    let run = run(vec![odd, flaky("b/tmpfs/pin/dirty")], &[], false);
+    let (data, tests) = kcidb_tests(&run);
+    let (of_case, of_flaky) = (&data["tests"][0], &data["tests"][1]);
+    assert_eq!(of_case["path"], "longpin.a.ext4_data_journal.pin.clean");
+    assert_eq!(of_case["misc"]["kernel_reports"][0]["fingerprint"], "0123456789ab");
+    assert_eq!((&of_case["start_time"], &of_case["duration"]), (&json!("2027-01-01T00:00:00Z"), &json!(0.5)));
+    assert_eq!(of_case["environment"]["misc"]["accel"], "tcg");
+    let (_, excerpt) = &tests["a/ext4:data=journal/pin/clean"];
+    assert!(
+        excerpt.contains("observed: panic; expected: ") && excerpt.contains("log (panic): a < b"),
+        "{excerpt}"
+    );
+    let odd = excerpt.chars().find(|c| c.is_control() && *c != '\n');
+    assert_eq!(odd, None, "{excerpt}");
+    let outcomes: Vec<_> = of_flaky["misc"]["attempts"].as_array().expect("a list").iter().collect();
+    let outcomes: Vec<_> = outcomes.iter().map(|attempt| attempt["outcome"].as_str()).collect();
+    assert_eq!(outcomes, [Some("fail"), Some("error (infra)"), Some("pass")]);
+}
+
+#[test]
+fn kcidb_ids_are_of_the_run_and_builds_of_the_kernel() {
+    let id = |data: &Value, list: &str| data[list][0]["id"].as_str().expect("an id").to_owned();
+    let data = |run: &RunResult| kcidb_tests(run).0;
+    let one = everything();
+    let mut later = one.clone();
+    later.started = "2027-01-01T00:00:01Z".into();
+    let mut other = later.clone();
+    other.environment.kernel.key = "k2".into();
+    assert_eq!(data(&one), data(&one.clone()));
+    assert_ne!(id(&data(&one), "tests"), id(&data(&later), "tests"));
+    assert_eq!(id(&data(&one), "builds"), id(&data(&later), "builds"));
+    assert_eq!(id(&data(&other), "builds"), "longpin:k2");
+    let never = data(&RunResult::default());
+    assert_eq!((&never["tests"], &never["version"]), (&json!([]), &json!({ "major": 5, "minor": 3 })));
+}
+
+#[test]
+fn kcidb_takes_no_excerpt_that_is_longer_than_the_schema_allows() {
+    let mut case = case("a/ext4/pin/clean", Outcome::Fail, Observation::Lost);
+    let attempt = CaseResult { reason: "é".repeat(1000), ..case.clone() };
+    case.attempts = (1..=200).map(|number| CaseResult { attempt: number, ..attempt.clone() }).collect();
+    let (_, tests) = kcidb_tests(&run(vec![case], &[], false));
+    let excerpt = &tests["a/ext4/pin/clean"].1;
+    let chars = excerpt.chars().count();
+    assert!((15_000..=16_384).contains(&chars) && excerpt.ends_with("\n[...]\n"), "{chars} characters");
 }

@@ -7,6 +7,7 @@ pub mod block;
 pub mod browser;
 pub mod driver_check;
 pub mod driver_guest;
+pub mod kcidb;
 pub mod kselftest;
 pub mod kunit;
 pub mod processes;

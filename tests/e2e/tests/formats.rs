@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Results in the forms that others read, by those others' own readers.
 
+use longpin_e2e::kcidb;
 use longpin_e2e::kunit::{self, Counts};
 use longpin_e2e::{Lab, read_json};
 use quick_junit::Report;
@@ -56,10 +57,12 @@ fn schema_faults(document: &Value) -> Vec<String> {
 #[test]
 fn one_run_is_written_in_every_form_and_the_kernel_s_parser_counts_as_the_table_does() {
     let lab = Lab::new();
-    let [xml, page, copy, ktap] = ["a.xml", "a.md", "a.json", "a.ktap"].map(|name| lab.path(name));
+    let [xml, page, copy, data, ktap] =
+        ["a.xml", "a.md", "a.json", "a.kcidb", "a.ktap"].map(|name| lab.path(name));
     std::fs::write(&xml, "of an earlier run").expect("the place is writable");
-    let forms = ["ktap".to_owned(), option("junit", &xml), option("markdown", &page), option("json", &copy)]
-        .join(",");
+    let files = [("junit", &xml), ("markdown", &page), ("json", &copy), ("kcidb", &data)];
+    let files = files.map(|(form, file)| option(form, file)).join(",");
+    let forms = format!("ktap,{files}");
     let args = ["lost-update", "inflight-change/ext4/pin/clean", "--fs", "ext4,tmpfs", "--pin", "pin"];
     let ended = lab.run(&[&args[..], &["--repeat", "2", "--format", &forms]].concat());
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -81,6 +84,14 @@ fn one_run_is_written_in_every_form_and_the_kernel_s_parser_counts_as_the_table_
         assert!(has, "{}", read(&xml));
     }
     assert!(read(&page).contains("Nothing unexpected."), "{}", read(&page));
+    let summary = |word: &str| result["summary"][word].as_u64().expect("a number");
+    let counts = [("FAIL", summary("xfail")), ("PASS", summary("pass"))];
+    assert_eq!(
+        kcidb::parse(&data),
+        Ok(counts.map(|(word, n)| (word.to_owned(), n)).into()),
+        "{}",
+        read(&data)
+    );
 
     let again = lab.start(&["report", &lab.out().display().to_string(), "--format", "ktap"]).end();
     assert_eq!((again.code, again.stdout), (Some(0), ended.stdout), "{}", again.stderr);
@@ -138,13 +149,47 @@ fn a_run_with_every_outcome_reads_the_same_in_every_form() {
     let lab = Lab::new();
     let (dir, run) = troubled_run(&lab);
     assert_eq!(schema_faults(&run), [""; 0]);
-    let [ktap, xml] = ["a.ktap", "a.xml"].map(|name| lab.path(name));
-    let forms = [option("ktap", &ktap), option("junit", &xml), "github".into()].join(",");
+    let [ktap, xml, data] = ["a.ktap", "a.xml", "a.kcidb"].map(|name| lab.path(name));
+    let forms =
+        [option("ktap", &ktap), option("junit", &xml), option("kcidb", &data), "github".into()].join(",");
     let ended = lab.start(&["report", &dir.display().to_string(), "--format", &forms]).end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert_counts(&ktap, &xml, &run["summary"]);
+    // Pass; fail, xfail, xpass; unproven; infra and two that never reported.
+    let counts = [("PASS", 1), ("FAIL", 3), ("SKIP", 1), ("ERROR", 1), ("MISS", 3)];
+    assert_eq!(
+        kcidb::parse(&data),
+        Ok(counts.map(|(word, n)| (word.to_owned(), n)).into()),
+        "{}",
+        read(&data)
+    );
     assert_eq!(ended.stdout.matches("::error ").count(), 6, "{}", ended.stdout);
     assert!(!dir.join("report.html").exists(), "forms instead of a drawing");
+}
+
+/// The checker of KCIDB's files is one that refuses.
+#[test]
+fn a_kcidb_file_with_a_fault_is_refused_by_its_reader() {
+    let lab = Lab::without_images();
+    let (dir, _) = troubled_run(&lab);
+    let file = lab.path("a.kcidb");
+    let ended = lab.start(&["report", &dir.display().to_string(), "--format", &option("kcidb", &file)]).end();
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let good = read_json(&file);
+    for (at, fault, said) in [
+        ("/tests/0/status", json!("XFAIL"), "is not one of"),
+        ("/tests/0/path", json!("longpin.a b"), "does not match"),
+        ("/tests/0/start_time", json!("yesterday"), "is not a 'date-time'"),
+        ("/tests/1/id", good["tests"][0]["id"].clone(), "an id is there twice"),
+        ("/tests/2/build_id", json!("longpin:other"), "is nowhere"),
+        ("/version/minor", json!(4), "greater than the maximum"),
+    ] {
+        let mut bad = good.clone();
+        *bad.pointer_mut(at).expect("the file has it") = fault;
+        std::fs::write(&file, bad.to_string()).expect("the place is writable");
+        let refused = kcidb::parse(&file).expect_err(at);
+        assert!(refused.contains(said), "{at}: {refused}");
+    }
 }
 
 #[test]

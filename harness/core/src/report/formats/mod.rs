@@ -4,11 +4,13 @@
 
 mod github;
 mod junit;
+mod kcidb;
 mod ktap;
 mod markdown;
 
 pub use github::{Place, github};
 pub use junit::junit;
+pub use kcidb::kcidb;
 pub use ktap::ktap;
 pub(crate) use markdown::escaped;
 pub use markdown::markdown;
