@@ -31,7 +31,7 @@ static struct busy start_busy(int fd, unsigned char *memory, size_t len, unsigne
 
 	memset(memory, 0, len);
 	CHECK(pin(fd, memory, len, mode, LONGPIN_ACCESS_WRITE, &busy.region) == 0);
-	busy.program = endless_program(busy.region.region, len, 0);
+	busy.program = endless_program(busy.region.region, len, BUSY_CELLS_PER_S);
 	CHECK(submit(fd, &busy.program) == 0);
 	EVENTUALLY(memory[len - CELL]);
 	return busy;

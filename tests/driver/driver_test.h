@@ -28,6 +28,12 @@
 #define STATUS_STOPPED 5
 #define STATUS_LIMIT 6
 
+/*
+ * Rate of programs that write until something else ends them. The ledger has an entry for each run of cells, and on a
+ * busy machine "until" is minutes: at full speed a host whose disk is slow stalls behind gigabytes of ledger, everything
+ * waits for room in it, and there are more of them. This is 50 MB/s, a pass of 256 pages in 20 ms.
+ */
+#define BUSY_CELLS_PER_S 100000
 /* How long a busy emulated machine may take for what takes moments. */
 #define SOON_S 60
 #define SOON_MS (SOON_S * 1000)
@@ -87,7 +93,7 @@ int query(int fd, uint32_t region, uint32_t page_index, struct longpin_query *ou
 struct longpin_info info(int fd);
 /* One pass that writes this byte. */
 struct longpin_submit fill_program(uint32_t region, uint64_t offset, uint64_t len, int byte);
-/* Stamps from the region's start, over and over until it is stopped. A rate of 0 is none. */
+/* Stamps from the region's start, over and over until it is stopped. A rate of 0 is full speed: for few passes only. */
 struct longpin_submit endless_program(uint32_t region, uint64_t len, uint64_t rate_cells_per_s);
 /* Have the device fill a range, and wait for it. */
 void dma_fill(int fd, uint32_t region, uint64_t offset, uint64_t len, int byte);

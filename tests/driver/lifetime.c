@@ -17,7 +17,7 @@
 #define NR_ROUNDS 3
 #define OPERATIONS_PER_THREAD 1500
 
-/* Pins, lets the device write at full speed, and never ends by itself. */
+/* Pins, lets the device write, and never ends by itself. */
 _Noreturn static void own_for_ever(unsigned char *memory, size_t len, unsigned int mode)
 {
 	int fd = open_device();
@@ -26,7 +26,7 @@ _Noreturn static void own_for_ever(unsigned char *memory, size_t len, unsigned i
 
 	CHECK(pin(fd, memory, len, mode, LONGPIN_ACCESS_WRITE, &region) == 0);
 	for (int i = 0; i < 4; i++) {
-		program = endless_program(region.region, len, 0);
+		program = endless_program(region.region, len, BUSY_CELLS_PER_S);
 		CHECK(submit(fd, &program) == 0);
 	}
 	for (;;)
@@ -207,7 +207,7 @@ static void send_file(int socket, unsigned char *memory, size_t len)
 	struct longpin_pin region;
 
 	CHECK(pin(fd, memory, len, LONGPIN_MODE_LONGTERM, LONGPIN_ACCESS_WRITE, &region) == 0);
-	program = endless_program(region.region, len, 0);
+	program = endless_program(region.region, len, BUSY_CELLS_PER_S);
 	CHECK(submit(fd, &program) == 0);
 	send_descriptor(socket, fd);
 	CHECK(write(socket, &region.region, sizeof(region.region)) == sizeof(region.region));

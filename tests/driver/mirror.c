@@ -257,7 +257,7 @@ void test_mirror_file(void)
 
 static struct longpin_submit start_writing(int fd, uint32_t region)
 {
-	struct longpin_submit program = endless_program(region, LEN, 0);
+	struct longpin_submit program = endless_program(region, LEN, BUSY_CELLS_PER_S);
 
 	program.order = 1;
 	program.seed = region;

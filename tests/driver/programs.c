@@ -89,7 +89,7 @@ void test_program(void)
 
 	/* Release ends programs, and they are collected after it. */
 	memset(memory, 0, len);
-	program = endless_program(region.region, len, 0);
+	program = endless_program(region.region, len, BUSY_CELLS_PER_S);
 	CHECK(submit(fd, &program) == 0);
 	EVENTUALLY(memory[len - CELL]);
 	CHECK(release(fd, region.region, LONGPIN_RELEASE_DIRTY) == 0);

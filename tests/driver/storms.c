@@ -21,8 +21,6 @@
 /* All rounds together, on a kernel that watches itself, translated. */
 #define STORM_S 3000
 #define LEN (32 * PAGE)
-/* A ledger entry each batch: enough of them that every round has some, not so many that they fill the disk. */
-#define CELLS_PER_S 100000
 
 extern char **environ;
 
@@ -32,7 +30,7 @@ static struct longpin_submit start_writing(int fd, unsigned char *memory, unsign
 	struct longpin_pin region;
 
 	CHECK(pin(fd, memory, LEN, mode, LONGPIN_ACCESS_WRITE, &region) == 0);
-	program = endless_program(region.region, LEN, CELLS_PER_S);
+	program = endless_program(region.region, LEN, BUSY_CELLS_PER_S);
 	CHECK(submit(fd, &program) == 0);
 	return program;
 }
@@ -122,7 +120,7 @@ static void *open_and_close(void *argument)
 		if (fd < 0)
 			continue;
 		if (pin(fd, memory, LEN, mode_of(round), LONGPIN_ACCESS_WRITE, &region) == 0) {
-			program = endless_program(region.region, LEN, CELLS_PER_S);
+			program = endless_program(region.region, LEN, BUSY_CELLS_PER_S);
 			submit(fd, &program);
 		}
 		close(fd);
