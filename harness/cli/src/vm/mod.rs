@@ -6,6 +6,7 @@ pub mod accel;
 pub mod additions;
 pub mod command_line;
 pub mod console;
+pub mod probe;
 pub mod qemu;
 pub mod qmp;
 pub mod sockets;
