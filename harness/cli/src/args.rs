@@ -327,7 +327,7 @@ pub struct TryArgs {
     /// Tries that share a boot: faster, but what differs from boot to boot is then seen less often
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub tries_per_boot: u32,
-    /// Seconds that one try may take; a translated guest (tcg) gets three times as much
+    /// Seconds that one try may take; a translated guest (tcg) gets at least three times as much
     #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
     pub timeout: Duration,
 }
@@ -656,7 +656,7 @@ pub struct RunArgs {
     /// Most cases that share one boot
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10000))]
     pub cases_per_boot: u32,
-    /// Seconds that one case may take; a translated guest (tcg) gets three times as much
+    /// Seconds that one case may take; a translated guest (tcg) gets at least three times as much
     #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
     pub timeout: Duration,
     /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]

@@ -3,6 +3,7 @@
 //! agent log before anything is made of it. Owns the socket; judges nothing.
 
 use crate::deadline::{Deadline, HAND_OVER};
+use crate::patience::Patience;
 use crate::vm::console;
 use anyhow::Context as _;
 use crossbeam_channel::{Receiver, bounded, select};
@@ -118,7 +119,9 @@ pub struct AgentLink {
     lifelines: Lifelines,
     log: LineLog,
     last_seq: u64,
-    /// [`AFTER_OOPS`], but for tests.
+    /// [`SILENCE`], by the guest's factor.
+    silence: Duration,
+    /// [`AFTER_OOPS`] likewise, but for tests.
     after_oops: Duration,
     /// [`CONSOLE_LIMIT`], but for tests.
     console_limit: u64,
@@ -126,7 +129,12 @@ pub struct AgentLink {
 
 impl AgentLink {
     /// Take over a connected socket. Every line goes to `log`.
-    pub fn new(stream: UnixStream, lifelines: Lifelines, log: &Path) -> anyhow::Result<Self> {
+    pub fn new(
+        stream: UnixStream,
+        lifelines: Lifelines,
+        log: &Path,
+        patience: Patience,
+    ) -> anyhow::Result<Self> {
         stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
         let reader = stream.try_clone().context("agent socket cannot be cloned")?;
         let (sender, incoming) = bounded(QUEUED_MESSAGES);
@@ -151,7 +159,8 @@ impl AgentLink {
             lifelines,
             log,
             last_seq: 0,
-            after_oops: AFTER_OOPS,
+            silence: patience.of_any(SILENCE),
+            after_oops: patience.of_any(AFTER_OOPS),
             console_limit: CONSOLE_LIMIT,
         })
     }
@@ -199,7 +208,7 @@ impl AgentLink {
         let mut last_place = String::new();
         let mut late = None;
         loop {
-            let patience = Deadline::after(SILENCE.saturating_sub(heard.elapsed()));
+            let patience = Deadline::after(self.silence.saturating_sub(heard.elapsed()));
             match self.next_or_handed_over(deadline.min(patience), &mut late)? {
                 Some(Message::Heartbeat { seq: s, place, .. }) if s == seq => {
                     heard = Instant::now();
@@ -230,7 +239,7 @@ impl AgentLink {
                     });
                 }
                 None if deadline.passed() => return Err(LinkError::Overdue { step: name }),
-                None => return Err(LinkError::Silent { step: name, seconds: SILENCE.as_secs() }),
+                None => return Err(LinkError::Silent { step: name, seconds: self.silence.as_secs() }),
             }
         }
     }
@@ -352,6 +361,10 @@ mod tests {
     }
 
     fn pair() -> (AgentLink, Peer) {
+        pair_of(Patience::HARDWARE)
+    }
+
+    fn pair_of(patience: Patience) -> (AgentLink, Peer) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let (interrupt, watched) = crossbeam_channel::bounded(0);
@@ -361,7 +374,7 @@ mod tests {
             interrupt: watched,
             console: dir.path().join("console.log"),
         };
-        let link = AgentLink::new(ours, lifelines, &dir.path().join("agent.log")).unwrap();
+        let link = AgentLink::new(ours, lifelines, &dir.path().join("agent.log"), patience).unwrap();
         (link, Peer { stream: theirs, _interrupt: interrupt, dir })
     }
 
@@ -594,5 +607,14 @@ mod tests {
             link.lifelines = lifelines;
             assert_eq!(link.call(Step::Sync, SOON, None).unwrap_err().to_string(), word);
         }
+    }
+
+    #[test]
+    fn a_slow_guest_may_be_silent_for_longer() {
+        let times = [100, 300, 600].map(|percent| {
+            let (link, _peer) = pair_of(Patience::of_percent(percent));
+            (link.silence.as_secs(), link.after_oops.as_secs())
+        });
+        assert_eq!(times, [(30, 5), (30, 5), (60, 10)]);
     }
 }

@@ -25,6 +25,7 @@ mod library;
 mod link;
 mod module_choice;
 mod output;
+mod patience;
 mod quote;
 mod run;
 mod scratch;

@@ -20,6 +20,9 @@ pub struct Environment {
     pub qemu: QemuInfo,
     /// `kvm` or `tcg`.
     pub accel: String,
+    /// How long a guest was waited for, in percent of the deadlines for hardware; 0: it is not known.
+    #[serde(default)]
+    pub deadline_percent: u32,
     /// What is under the file systems: `audited` or `qemu`.
     #[serde(default)]
     pub disk: String,

@@ -70,6 +70,7 @@ fn full() -> RunResult {
         },
         qemu: QemuInfo { version: text(), path: text() },
         accel: text(),
+        deadline_percent: 300,
         disk: text(),
         module: ModuleInfo { name: text(), hash: text(), missing: Some(text()) },
         tool_root: text(),

@@ -69,6 +69,16 @@ fn one_run_is_written_in_every_form_and_the_kernel_s_parser_counts_as_the_table_
     let result = lab.result();
     assert_eq!(read_json(&copy), result);
     assert_eq!(schema_faults(&result), [""; 0]);
+    let environment = &result["environment"];
+    let percent = environment["deadline_percent"].as_u64().expect("a number");
+    match environment["accel"].as_str() {
+        Some("kvm") => assert_eq!(percent, 100),
+        _ => {
+            assert!((300..=1200).contains(&percent), "{percent}");
+            let said = format!("deadlines: {} times those of hardware, as a tr", percent as f64 / 100.0);
+            assert!(ended.stderr.contains(&said), "{}", ended.stderr);
+        }
+    }
     let command = result["command"].as_str().expect("text");
     assert!(command.contains("--format ktap") && !command.contains("junit"), "{command}");
 

@@ -100,6 +100,7 @@ fn the_doctor_finds_this_host_fit_and_names_each_thing_that_it_looked_at() {
         "mmdebstrap",
         "qemu",
         "kvm",
+        "translation",
         "device daemon",
         "auditing disk",
         "checkers",
@@ -112,6 +113,8 @@ fn the_doctor_finds_this_host_fit_and_names_each_thing_that_it_looked_at() {
             ended.stdout
         );
     }
+    // A probe guest ran.
+    assert!(ended.stdout.contains(" million loops a second here"), "{}", ended.stdout);
 }
 
 #[test]

@@ -6,15 +6,18 @@ use crate::disk;
 use crate::error::Result;
 use crate::fsck;
 use crate::output;
+use crate::patience;
+use crate::run::environment::cpu_model;
 use crate::vm::accel;
 use crate::vm::qemu::Qemu;
 use anyhow::Context as _;
 use io_uring::IoUring;
 use longpin_core::exit_code::ExitCode;
-use longpin_images::Store;
+use longpin_images::{Store, report};
 use rustix::process::{Resource, getrlimit};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// Bytes that tool root, kernel and their build take at most.
 const IMAGE_BYTES: u64 = 8 << 30;
@@ -51,6 +54,7 @@ pub fn doctor() -> Result<ExitCode> {
         ("user namespaces", subordinate_ids()),
         ("qemu", qemu()),
         ("kvm", kvm()),
+        ("translation", translation(&store, built)),
         ("device daemon", daemon()),
         ("auditing disk", auditing_disk()),
         ("checkers", checkers(tool_root.as_deref())),
@@ -161,6 +165,29 @@ fn kvm() -> Finding {
         Err(error) => Optional {
             problem: format!("not usable, guests run translated (TCG): {error:#}"),
             remedy: "switch virtualization on in the firmware or for this VM, and join group kvm".into(),
+        },
+    }
+}
+
+/// Measured anew at each look, for the runs that come: it is kept.
+fn translation(store: &Store, built: bool) -> Finding {
+    let measure = || {
+        let qemu = match Qemu::of_host() {
+            Some(host) => host,
+            None => Qemu::ToolRoot(Arc::new(store.tool_root(&*report::for_stderr())?)),
+        };
+        let scratch = tempfile::tempdir().context("no scratch directory")?;
+        patience::measure(&qemu, &cpu_model(), store.path(), scratch.path())
+    };
+    if !built && Qemu::of_host().is_none() {
+        return Fine("measured at the first run, which builds the tool root".into());
+    }
+    match measure() {
+        Ok(text) => Fine(text),
+        Err(error) => Required {
+            problem: format!("no translated guest runs: {error:#}"),
+            remedy: "longpin image gc --all && longpin image build, or name another QEMU with run --qemu"
+                .into(),
         },
     }
 }

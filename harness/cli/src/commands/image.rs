@@ -70,9 +70,9 @@ fn build_module(dir: &Path, kernel: &KernelChoice) -> Result<ExitCode> {
 /// The newest kernel, once a guest has booted it and loaded the driver.
 fn newest() -> Result<Images> {
     let (images, device) = (Images::newest()?, Program::open()?);
-    let Prepared { machine, notice, interrupt } =
+    let Prepared { machine, notices, interrupt } =
         run::machine(&MachineArgs::usual(), images, device, Additions::default())?;
-    notice.iter().for_each(|text| output::note(text));
+    notices.iter().for_each(|text| output::note(text));
     output::note(&format!("booting kernel {} once", machine.images.kernel.release()));
     let dir = tempfile::Builder::new().prefix("longpin-image-").tempdir().context("no directory for logs")?;
     let needs = MachineNeeds::default();

@@ -57,8 +57,8 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
         false => Library::load(&args.library)?.first_case(),
     };
     let needs = case.as_ref().map(|case| case.scenario.machine.clone()).unwrap_or_default();
-    let Prepared { machine, notice, interrupt } = run::prepare(&args.machine, [&needs])?;
-    notice.iter().for_each(|text| output::note(text));
+    let Prepared { machine, notices, interrupt } = run::prepare(&args.machine, [&needs])?;
+    notices.iter().for_each(|text| output::note(text));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;
     let mut guest = match Guest::boot(&machine, &needs, dir.path(), true, &interrupt) {
         Ok(guest) => guest,
@@ -78,7 +78,7 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
     }
     if let Some(case) = case {
         output::note(&format!("carrying out {}", case.id));
-        let limits = Limits::new(machine.accel, STAGE_TIMEOUT);
+        let limits = Limits::new(machine.patience, STAGE_TIMEOUT);
         let staged = case::stage(&mut guest, &case, args.until, limits, &interrupt);
         let rules = match staged {
             Ok(rules) => rules,
@@ -113,7 +113,7 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
     })?;
     // The port can end before the answer is there.
     if !left && answer.is_none() && !interrupt.asked() {
-        answer = guest.answer(shell, Deadline::after(ANSWER_TIMEOUT));
+        answer = guest.answer(shell, Deadline::after(machine.patience.of_any(ANSWER_TIMEOUT)));
     }
     drop(guest);
     if let Some(line) = console::panic_line(&dir.path().join("console.log")) {

@@ -8,6 +8,7 @@
 
 use super::dump::Dumps;
 use crate::deadline::Deadline;
+use crate::patience::Patience as Factor;
 use crate::vm::console;
 use crate::vm::qmp::Qmp;
 use anyhow::Context as _;
@@ -57,6 +58,13 @@ pub struct Patience {
     pub quiet: Duration,
     /// All of it.
     pub whole: Duration,
+}
+
+impl Patience {
+    /// The same for a slower guest. Silence between two lines stays what it is.
+    pub fn stretched(self, by: Factor) -> Self {
+        Self { begin: by.of_any(self.begin), whole: by.of_any(self.whole), ..self }
+    }
 }
 
 /// For a translated guest on a busy host; all tasks go over a serial line.

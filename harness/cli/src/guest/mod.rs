@@ -16,6 +16,7 @@ use crate::fsck;
 use crate::images::{Images, Load};
 use crate::interrupt::Interrupt;
 use crate::link::{AgentLink, Lifelines, LinkError, Reply};
+use crate::patience::Patience;
 use crate::vm::additions::Additions;
 use crate::vm::console;
 use crate::vm::qemu::Qemu;
@@ -60,6 +61,8 @@ pub struct Machine {
     pub device: Program,
     /// Execution.
     pub accel: Accel,
+    /// How long a guest is waited for.
+    pub patience: Patience,
     /// What is under the file systems.
     pub disk: DiskKind,
     /// Where the images of disks go.
@@ -122,7 +125,8 @@ impl Guest {
         let mut device = Device::start(&machine.device, &files.device)?;
         let command = files.qemu_command(machine, needs, shell)?;
         let mut qemu = Child::spawn("qemu", command, &files.dir.join("qemu.log"))?;
-        let connected = connect(&listeners, &qemu);
+        let patience = machine.patience;
+        let connected = connect(&listeners, &qemu, patience.of_any(BOOT_TIMEOUT));
         let (qmp, sockets) =
             connected.map_err(|error| processes::start_failure(error, &mut qemu, &mut device))?;
         let ends = Ends { qemu: qemu.exited().clone(), interrupt: interrupt.signalled().clone() };
@@ -132,7 +136,7 @@ impl Guest {
             interrupt: interrupt.signalled().clone(),
             console: files.console_log.clone(),
         };
-        let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"))?;
+        let mut link = AgentLink::new(sockets.agent, lifelines, &files.dir.join("agent.log"), patience)?;
         let Files { dir, console_log, images, scratch, device: device_paths, .. } = files;
         let disk_image = images.into_iter().next().context("a guest has a disk")?;
         let mut processes = Processes {
@@ -144,8 +148,9 @@ impl Guest {
             console_before: 0,
             dumps: machine.dumps.clone(),
             interrupt: interrupt.signalled().clone(),
+            patience,
         };
-        let hello = match link.hello(Deadline::after(BOOT_TIMEOUT)) {
+        let hello = match link.hello(Deadline::after(patience.of_any(BOOT_TIMEOUT))) {
             Ok(hello) => hello,
             Err(LinkError::Interrupted) => return Err(BootError::Interrupted),
             Err(error) => return Err(processes.boot_failure(&error).into()),
@@ -225,9 +230,13 @@ impl Guest {
         self.load(name, "")
     }
 
+    fn load_timeout(&self) -> Duration {
+        self.processes.patience.of_any(LOAD_TIMEOUT)
+    }
+
     fn load(&mut self, name: &str, params: &str) -> Result<(), BootError> {
         let step = Step::LoadModule { name: name.to_owned(), params: params.to_owned() };
-        let message = match self.call(step, LOAD_TIMEOUT, None) {
+        let message = match self.call(step, self.load_timeout(), None) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => return Ok(()),
             Ok(Reply { outcome: Outcome::Refused(errno), .. }) => {
                 format!("{} gave {}; the kernel's reason is in console.log", errno.call, errno.name)
@@ -241,7 +250,7 @@ impl Guest {
 
     /// Read the kernel log of the boot, which is no case's evidence; `agent.log` has it for people.
     pub fn drop_boot_log(&mut self) -> Result<(), BootError> {
-        match self.call(Step::KernelLog, LOAD_TIMEOUT, None) {
+        match self.call(Step::KernelLog, self.load_timeout(), None) {
             Ok(Reply { outcome: Outcome::Done { .. }, .. }) => Ok(()),
             Ok(Reply { outcome, .. }) => {
                 Err(anyhow::anyhow!("the kernel log cannot be read: {outcome:?}").into())
@@ -299,15 +308,15 @@ impl Guest {
         if let Err(error) = self.link.send(Step::PowerOff) {
             return Evidence::Trouble(self.processes.diagnose(&error));
         }
-        self.processes.power_off(POWER_OFF_TIMEOUT, &self.ends)
+        self.processes.power_off(self.processes.patience.of_any(POWER_OFF_TIMEOUT), &self.ends)
     }
 }
 
 /// QEMU connects its channels before it looks at the devices, and greets after it.
-fn connect(listeners: &Listeners, qemu: &Child) -> anyhow::Result<(Qmp, Streams)> {
+fn connect(listeners: &Listeners, qemu: &Child, timeout: Duration) -> anyhow::Result<(Qmp, Streams)> {
     let streams = listeners.accept(qemu)?;
     let monitor = streams.qmp.try_clone().context("monitor socket cannot be cloned")?;
-    Ok((Qmp::handshake(monitor, Deadline::after(BOOT_TIMEOUT))?, streams))
+    Ok((Qmp::handshake(monitor, Deadline::after(timeout))?, streams))
 }
 
 /// Name of a boot's directory.

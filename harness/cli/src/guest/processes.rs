@@ -8,6 +8,7 @@ use crate::child::Child;
 use crate::deadline::Deadline;
 use crate::device::{ControlError, Device, Ends, GOODBYE};
 use crate::link::LinkError;
+use crate::patience::Patience;
 use crate::vm::console;
 use crate::vm::qmp::{Qmp, Shutdown};
 use crossbeam_channel::{Receiver, select};
@@ -33,6 +34,8 @@ pub struct Processes {
     pub dumps: Option<Arc<Dumps>>,
     /// Disconnects when we are asked to stop.
     pub interrupt: Receiver<()>,
+    /// How long the guest is waited for.
+    pub patience: Patience,
 }
 
 impl Processes {
@@ -141,7 +144,7 @@ impl Processes {
             console: &self.console_log,
             interrupt: &self.interrupt,
             dumps: self.dumps.as_deref(),
-            patience: PATIENCE,
+            patience: PATIENCE.stretched(self.patience),
         };
         hang::explain(&mut self.qmp, &scene, waited)
     }

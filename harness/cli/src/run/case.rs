@@ -7,7 +7,7 @@ use crate::deadline::Deadline;
 use crate::guest::{DISK_DEVICE, Guest, SECOND_DISK_DEVICE};
 use crate::interrupt::Interrupt;
 use crate::link::Reply;
-use crate::vm::spec::Accel;
+use crate::patience::Patience;
 use longpin_core::machine::{Action, CaseEnv, CaseMachine, Input};
 use longpin_core::plan::Case;
 use longpin_core::record::{CaseRecord, Evidence, Role, Trouble};
@@ -26,20 +26,16 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(10);
 /// Bounds of a case.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Factor on the deadlines of steps, percent.
-    pub patience_percent: u64,
+    /// Factor on the deadlines of steps.
+    pub patience: Patience,
     /// For the whole case, stretched like the deadlines of steps.
     pub timeout: Duration,
 }
 
 impl Limits {
-    /// Deadlines of steps are made for hardware; a translated guest on a busy host is several times slower.
-    pub fn new(accel: Accel, timeout: Duration) -> Self {
-        let percent: u32 = match accel {
-            Accel::Kvm => 100,
-            Accel::Tcg => 300,
-        };
-        Self { patience_percent: percent.into(), timeout: timeout.saturating_mul(percent) / 100 }
+    /// Deadlines of steps and of the case are made for hardware.
+    pub fn new(patience: Patience, timeout: Duration) -> Self {
+        Self { patience, timeout: patience.of_hardware(timeout) }
     }
 }
 
@@ -125,7 +121,7 @@ fn machine(guest: &Guest, case: &Case, run: u64, limits: Limits) -> CaseMachine 
         audited: guest.disk_kind() == DiskKind::Audited,
         lacks: guest.lacks().clone(),
         dir: MOUNT_DIR.to_owned(),
-        patience_percent: limits.patience_percent,
+        patience_percent: limits.patience.percent().into(),
     };
     CaseMachine::new(case, env)
 }
@@ -164,7 +160,7 @@ impl Hands<'_> {
         if record.evidence.iter().any(|e| matches!(e, Evidence::Trouble(_) | Evidence::Skip { .. })) {
             return record;
         }
-        record.evidence.push(match self.call(Step::KernelLog, LOG_TIMEOUT) {
+        record.evidence.push(match self.call(Step::KernelLog, self.limits.patience.of_any(LOG_TIMEOUT)) {
             Input::Reply { outcome, elapsed_us, began_ns, ended_ns } => {
                 let (role, step) = (Role::Frame, Step::KernelLog);
                 Evidence::Step {
@@ -232,10 +228,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_translated_guest_has_more_time_for_a_case_as_for_its_steps() {
-        let minute = Duration::from_secs(60);
-        let (kvm, tcg) = (Limits::new(Accel::Kvm, minute), Limits::new(Accel::Tcg, minute));
-        assert_eq!((kvm.patience_percent, kvm.timeout), (100, minute));
-        assert_eq!((tcg.patience_percent, tcg.timeout), (300, 3 * minute));
+    fn a_case_has_more_time_by_the_factor_of_its_steps() {
+        let limits = Limits::new(Patience::of_percent(450), Duration::from_secs(60));
+        assert_eq!((limits.patience.percent(), limits.timeout), (450, Duration::from_secs(270)));
     }
 }

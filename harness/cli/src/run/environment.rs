@@ -25,6 +25,7 @@ pub fn collect(machine: &Machine, seed: u32) -> anyhow::Result<Environment> {
         },
         qemu: QemuInfo { version: String::new(), path: machine.qemu.origin() },
         accel: machine.accel.to_string(),
+        deadline_percent: machine.patience.percent(),
         disk: machine.disk.as_str().to_owned(),
         module: module_info(&images.driver)?,
         tool_root: images.tool_root.key().to_string(),
@@ -94,12 +95,17 @@ fn own_hash() -> anyhow::Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-fn host() -> HostInfo {
+/// Of this host; empty if it does not say.
+pub fn cpu_model() -> String {
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    field(&cpuinfo, "model name").unwrap_or_default().to_owned()
+}
+
+fn host() -> HostInfo {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     HostInfo {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        cpu: field(&cpuinfo, "model name").unwrap_or_default().to_owned(),
+        cpu: cpu_model(),
         cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
         memory_kib: field(&meminfo, "MemTotal")
             .and_then(|text| text.split_whitespace().next()?.parse().ok())

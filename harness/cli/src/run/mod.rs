@@ -3,7 +3,7 @@
 
 mod batches;
 pub mod case;
-mod environment;
+pub mod environment;
 mod executor;
 pub mod ignored;
 pub mod repeat;
@@ -24,6 +24,7 @@ use crate::images::{Brought, Driver, Images, Pinner};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
 use crate::output;
+use crate::patience;
 use crate::terminal;
 use crate::vm::accel;
 use crate::vm::additions::Additions;
@@ -37,7 +38,7 @@ use longpin_core::exit_code::ExitCode;
 use longpin_core::plan::Case;
 use longpin_core::report::{RunResult, TableStyle};
 use longpin_core::scenario::MachineNeeds;
-use longpin_images::Overlay;
+use longpin_images::{Overlay, Store};
 use replay::Then;
 use rerun::Again;
 use result_dir::ResultDir;
@@ -114,7 +115,7 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>, then: Option<&
     let (ignored, list) = ignored::open(args.ignore_log.as_deref())?;
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
-    let (Prepared { machine, notice, interrupt }, differences) = match formats::make_ready(&args.format)
+    let (Prepared { machine, notices, interrupt }, differences) = match formats::make_ready(&args.format)
         .and_then(|()| prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine)))
         .and_then(|prepared| with_cases_to_run(prepared, &cases))
         .and_then(|prepared| {
@@ -134,7 +135,7 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>, then: Option<&
         repeat::script(&std::env::current_exe().context("this program's path")?, args, library.words(), seed);
     out.write(SCRIPT, script.as_bytes())?;
     let mut story = Story::begin(out.path(), Screen::new(terminal::stderr_is_live(), args.verbose))?;
-    let notices = notice.into_iter().chain(differences.iter().map(|it| format!("replay: {it}"))).collect();
+    let notices = notices.into_iter().chain(differences.iter().map(|it| format!("replay: {it}"))).collect();
     let label = then.map(|then| then.run);
     let told = tell(args, seed, label, cases, &machine, notices, &ignored, &out, &interrupt, &mut story);
     let result = story.result();
@@ -181,7 +182,7 @@ fn tell(
     for text in notices.into_iter().chain(kernel_notices(machine)) {
         story.tell(EventKind::Notice { text })?;
     }
-    let limits = Limits::new(machine.accel, args.timeout);
+    let limits = Limits::new(machine.patience, args.timeout);
     let cases_per_boot = args.cases_per_boot as usize;
     let fail_fast = args.fail_fast || args.until_fail;
     let mut executor = Executor {
@@ -211,8 +212,8 @@ fn tell(
 pub struct Prepared {
     /// What guests are made of.
     pub machine: Machine,
-    /// What people should know about the choice of accelerator.
-    pub notice: Option<String>,
+    /// What people should know about the accelerator and its deadlines.
+    pub notices: Vec<String>,
     /// Signals are caught from now on.
     pub interrupt: Interrupt,
 }
@@ -279,7 +280,11 @@ pub fn machine(
     let qemu = Qemu::choose(args.qemu.as_deref(), &images.tool_root)?;
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let choice = accel::choose(args.accel, &qemu, scratch.path())?;
-    let notice = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
+    let reason = choice.reason.map(|reason| format!("accel: tcg, since KVM is not usable here: {reason}"));
+    let store = Store::open_default().context("image store cannot be opened")?;
+    let cpu = environment::cpu_model();
+    let explained = patience::patience(choice.accel, &qemu, &cpu, store.path(), scratch.path());
+    let notices = reason.into_iter().chain(explained.text).collect();
     let MachineArgs { disk, memory: memory_mib, cpus, keep_disks, ref disk_dir, dump, .. } = *args;
     let dumps = dump.map(|mib| Arc::new(Dumps::new(mib, memory_mib)));
     let disk_dir = disk_dir.clone().unwrap_or_else(std::env::temp_dir);
@@ -289,6 +294,7 @@ pub fn machine(
         qemu,
         device,
         accel,
+        patience: explained.patience,
         disk,
         disk_dir,
         keep_disks,
@@ -297,7 +303,7 @@ pub fn machine(
         cpus,
         additions,
     };
-    Ok(Prepared { machine, notice, interrupt })
+    Ok(Prepared { machine, notices, interrupt })
 }
 
 /// A run of so many cases takes weeks; all of them stand in memory.

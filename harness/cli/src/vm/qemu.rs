@@ -87,6 +87,14 @@ impl Qemu {
         command
     }
 
+    /// The same for the same program, and for no other.
+    pub fn identity(&self) -> anyhow::Result<String> {
+        Ok(match self {
+            Self::Host(program) => format!("{} {}", program.display(), ask(program, &["--version"])?.trim()),
+            Self::ToolRoot(root) => format!("{} {}", root.key(), root.packages_hash()?),
+        })
+    }
+
     /// Where it comes from, for people and results.
     pub fn origin(&self) -> String {
         match self {
