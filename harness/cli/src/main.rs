@@ -30,6 +30,7 @@ mod quote;
 mod run;
 mod scratch;
 mod selftest;
+mod symbols;
 mod terminal;
 mod vm;
 

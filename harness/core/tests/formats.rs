@@ -457,6 +457,7 @@ fn kcidb_has_paths_of_its_own_alphabet_and_what_explains_a_case() {
         fingerprint: "0123456789ab".into(),
         trace: Vec::new(),
         ignored: None,
+        source: vec!["f+0x1/0x2 (a.c:7)".into()],
     }];
     let run = run(vec![odd, flaky("b/tmpfs/pin/dirty")], &[], false);
     let (data, tests) = kcidb_tests(&run);
@@ -470,6 +471,7 @@ fn kcidb_has_paths_of_its_own_alphabet_and_what_explains_a_case() {
         excerpt.contains("observed: panic; expected: ") && excerpt.contains("log (panic): a < b"),
         "{excerpt}"
     );
+    assert!(excerpt.contains("\nsource: f+0x1/0x2 (a.c:7)\n"), "{excerpt}");
     let odd = excerpt.chars().find(|c| c.is_control() && *c != '\n');
     assert_eq!(odd, None, "{excerpt}");
     let outcomes: Vec<_> = of_flaky["misc"]["attempts"].as_array().expect("a list").iter().collect();

@@ -25,6 +25,13 @@ fn a_warning_has_the_same_fingerprint_in_every_boot_and_can_be_ignored_until_a_d
     let fingerprint = report["fingerprint"].as_str().expect("a text");
     let words_of_log = format!("kernel log: WARNING in ext4_dirty_folio ({fingerprint})");
     assert!(case["reason"].as_str().is_some_and(|reason| reason.contains(&words_of_log)), "{case}");
+    // The driver has debug information, the distribution's kernel has none.
+    let source: Vec<&str> =
+        report["source"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+    let ours = source.iter().find(|line| line.contains("give_back+0x"));
+    let ours = ours.unwrap_or_else(|| panic!("{report:#}"));
+    assert!(ours.contains(" [longpin] (") && ours.contains("guest-driver/region.rs:"), "{ours}");
+    assert!(source[0].starts_with("ext4_dirty_folio+0x") && source[0].ends_with(" [ext4]"), "{report:#}");
     let seen = words(case);
     assert!(seen.contains(&"splat"), "{case}");
 

@@ -9,6 +9,7 @@ use super::result_dir::ResultDir;
 use super::story::Story;
 use crate::guest::{self, BootError, Guest, Machine};
 use crate::interrupt::Interrupt;
+use crate::symbols::Symbols;
 use anyhow::Context as _;
 use longpin_core::attempts::{NOT_RUN, is_unexpected};
 use longpin_core::bisect::NO_GUEST;
@@ -55,6 +56,8 @@ pub struct Executor<'a> {
     pub unexpected: Vec<Case>,
     /// Nothing more is to run.
     pub stopped: bool,
+    /// Lines of source for the kernel's reports.
+    pub symbols: Symbols<'a>,
 }
 
 /// How a boot ended.
@@ -312,7 +315,17 @@ impl Executor<'_> {
             return Ok(());
         }
         let Attempt { seen, judgement, seconds, .. } = attempt;
-        let result = CaseResult::new(case, boot, seen, judgement, *seconds);
+        let mut result = CaseResult::new(case, boot, seen, judgement, *seconds);
+        for report in &mut result.reports {
+            let Some(frames) = seen.frames.get(&report.fingerprint) else { continue };
+            match self.symbols.source(frames) {
+                Ok(source) => report.source = source,
+                Err(error) => {
+                    let text = format!("no lines of source for {}: {error:#}", report.title);
+                    self.story.tell(EventKind::Notice { text })?;
+                }
+            }
+        }
         self.story.tell(EventKind::CaseFinished(Box::new(result)))
     }
 }

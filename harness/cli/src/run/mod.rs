@@ -25,6 +25,7 @@ use crate::interrupt::Interrupt;
 use crate::library::Library;
 use crate::output;
 use crate::patience;
+use crate::symbols::Symbols;
 use crate::terminal;
 use crate::vm::accel;
 use crate::vm::additions::Additions;
@@ -203,6 +204,7 @@ fn tell(
         boots: 0,
         unexpected: Vec::new(),
         stopped: false,
+        symbols: Symbols::of(&machine.images),
     };
     executor.run(cases, args.retries)?;
     story.tell(EventKind::RunFinished)

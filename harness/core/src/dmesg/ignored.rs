@@ -155,6 +155,7 @@ mod tests {
             fingerprint: "0123456789ab".into(),
             trace: Vec::new(),
             ignored: None,
+            source: Vec::new(),
         }
     }
 

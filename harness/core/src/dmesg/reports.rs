@@ -2,6 +2,7 @@
 //! Reports of the kernel about itself, from a warning to a panic: a title and a fingerprint that are the same whenever the
 //! same thing happened, whatever the addresses, offsets, CPUs and tasks. The knowledge is data: `reports.toml`.
 
+use super::frames::Frame;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::ops::RangeInclusive;
@@ -19,6 +20,9 @@ pub struct Report {
     /// Why it does not count, of the list of what is ignored; null: it counts.
     #[serde(default)]
     pub ignored: Option<String>,
+    /// Its trace with lines of the source, where there is debug information; else empty.
+    #[serde(default)]
+    pub source: Vec<String>,
 }
 
 /// A report, and where it stands.
@@ -26,6 +30,8 @@ pub struct Report {
 pub struct Found {
     /// The report.
     pub report: Report,
+    /// Its trace as the kernel printed it.
+    pub frames: Vec<Frame>,
     /// Its lines.
     pub lines: RangeInclusive<usize>,
     /// The kernel died of it.
@@ -34,6 +40,8 @@ pub struct Found {
 
 /// Functions that are kept of a trace.
 const TRACE: usize = 8;
+/// Places that are kept of it.
+const FRAMES: usize = 16;
 /// Lines of one report without an end marker; what comes later is of something else.
 const MOST_LINES: usize = 400;
 /// Characters of a title. Text of a log is as long as its line.
@@ -142,13 +150,24 @@ struct Open<'t> {
     /// Where the CPU was when it began.
     at: Option<&'t str>,
     frames: Vec<&'t str>,
+    places: Vec<Frame>,
     traced: bool,
     in_trace: bool,
 }
 
 impl<'t> Open<'t> {
     fn new(kind: &'static Kind, heading: &'t str, from: usize, to: usize) -> Self {
-        Self { kind, heading, from, to, at: None, frames: Vec::new(), traced: false, in_trace: false }
+        Self {
+            kind,
+            heading,
+            from,
+            to,
+            at: None,
+            frames: Vec::new(),
+            places: Vec::new(),
+            traced: false,
+            in_trace: false,
+        }
     }
 
     fn look(&mut self, line: &'t str, at: usize) {
@@ -164,12 +183,16 @@ impl<'t> Open<'t> {
                 // What the unwinder is not sure of may be left from earlier calls.
                 _ if line.starts_with("? ") => {}
                 _ => match function(line) {
-                    Some(name) if !line.contains(' ') || line.ends_with(']') => self.frames.push(name),
+                    Some(name) if !line.contains(' ') || line.ends_with(']') => {
+                        self.frames.push(name);
+                        self.places.extend(Frame::parse(line, true));
+                    }
                     _ => self.in_trace = false,
                 },
             }
         } else if let (Some(place), None, false) = (line.strip_prefix("RIP: 0010:"), self.at, self.traced) {
             self.at = function(place);
+            self.places.extend(Frame::parse(place, false));
         }
     }
 
@@ -194,8 +217,10 @@ impl<'t> Open<'t> {
         };
         let title: String = title.trim_end_matches([':', ' ']).chars().take(TITLE_CHARS).collect();
         let fingerprint = fingerprint(&title, trace.iter().skip(1).take(self.kind.callers));
-        let report = Report { title, fingerprint, trace, ignored: None };
-        Found { report, lines: self.from..=self.to, panic: self.heading.contains(PANIC) }
+        let report = Report { title, fingerprint, trace, ignored: None, source: Vec::new() };
+        let mut frames = self.places;
+        frames.truncate(FRAMES);
+        Found { report, frames, lines: self.from..=self.to, panic: self.heading.contains(PANIC) }
     }
 }
 
@@ -312,6 +337,22 @@ RIP: 0033:0x7fb5b690236b
  </TASK>
 ---[ end trace 0000000000000000 ]---
 ";
+
+    #[test]
+    fn a_report_has_the_places_of_its_own_trace() {
+        let found = reports(WARNING.lines());
+        let frames: Vec<String> = found[0].frames.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            frames[..4],
+            [
+                "ext4_dirty_folio+0x2c/0x50 [ext4]",
+                "folio_mark_dirty_lock+0x23/0x40",
+                "set_page_dirty_lock+0x22/0x30",
+                "_RNvMs_NtCs3b9hGgoVBtd_12longpin_main6regionNtB4_6Region9give_back+0x84/0xd0 [longpin]"
+            ]
+        );
+        assert_eq!((frames.len(), found[0].frames[0].returns, found[0].frames[1].returns), (7, false, true));
+    }
 
     #[test]
     fn a_warning_is_named_by_its_function() {

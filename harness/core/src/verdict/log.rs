@@ -2,6 +2,7 @@
 //! The kernel log and the console of a case: which lines mean something.
 
 use super::observe::LogLine;
+use crate::dmesg::frames::Frame;
 use crate::dmesg::ignored::Ignored;
 use crate::dmesg::reports::{Found, Report};
 use crate::dmesg::{self, Class};
@@ -9,9 +10,18 @@ use crate::record::Trouble;
 use crate::replay::Replay;
 use std::collections::BTreeMap;
 
-/// Lines of the case that mean something, and the reports that the kernel made of itself, each once; what `ignored` has is
-/// shown and does not count.
-pub fn log(replay: &Replay<'_>, ignored: &Ignored) -> (Vec<LogLine>, Vec<Report>) {
+/// What the kernel said.
+pub struct Log {
+    /// Lines of the case that mean something.
+    pub lines: Vec<LogLine>,
+    /// Reports that the kernel made of itself, each once.
+    pub reports: Vec<Report>,
+    /// Traces of these, by fingerprint.
+    pub frames: BTreeMap<String, Vec<Frame>>,
+}
+
+/// Look at it. What `ignored` has is shown and does not count.
+pub fn log(replay: &Replay<'_>, ignored: &Ignored) -> Log {
     let console: &[String] = match replay.trouble {
         Some(Trouble::Panic { console } | Trouble::Hang { console, .. }) => console,
         _ => &[],
@@ -29,7 +39,8 @@ pub fn log(replay: &Replay<'_>, ignored: &Ignored) -> (Vec<LogLine>, Vec<Report>
     let mut reports: Vec<Report> = Vec::new();
     // Why the lines of a report do not count.
     let mut excused: BTreeMap<usize, String> = BTreeMap::new();
-    for Found { mut report, lines: its, panic } in dmesg::reports::reports(lines.iter().copied()) {
+    let mut traces = BTreeMap::new();
+    for Found { mut report, frames, lines: its, panic } in dmesg::reports::reports(lines.iter().copied()) {
         // Lines of others may stand between its own.
         let is_splat = |line: &&str| dmesg::classify(line).is_some_and(|it| it.class == Class::Splat);
         let its_lines = lines[its.clone()].iter().copied().filter(is_splat);
@@ -38,6 +49,7 @@ pub fn log(replay: &Replay<'_>, ignored: &Ignored) -> (Vec<LogLine>, Vec<Report>
         report.ignored = why;
         // The console has what the log has.
         if reports.iter().all(|known| known.fingerprint != report.fingerprint) {
+            traces.insert(report.fingerprint.clone(), frames);
             reports.push(report);
         }
     }
@@ -55,7 +67,7 @@ pub fn log(replay: &Replay<'_>, ignored: &Ignored) -> (Vec<LogLine>, Vec<Report>
         };
         Some(LogLine { class, text: (*text).to_owned(), meaning })
     });
-    (lines.collect(), reports)
+    Log { lines: lines.collect(), reports, frames: traces }
 }
 
 /// A line without a time is taken for new.

@@ -6,9 +6,10 @@ use super::agreement::{Agreement, agreement};
 use super::audit::{self, Audit};
 use super::compare::{compare, disagreement};
 use super::fsck::Fsck;
-use super::log::log;
+use super::log::{Log, log};
 use super::mirror::{self, MirrorCounts};
 use crate::dmesg;
+use crate::dmesg::frames::Frame;
 use crate::dmesg::ignored::Ignored;
 use crate::dmesg::reports::Report;
 use crate::operations::{Refusal, refusal};
@@ -18,7 +19,7 @@ use crate::words::{Cause, Kind, Observation};
 use longpin_proto::facts::CellState;
 use longpin_proto::filesystem::Structure;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 vocabulary! {
     /// Who read the bytes.
@@ -120,6 +121,10 @@ pub struct Observed {
     /// Reports that the kernel made of itself.
     #[serde(default)]
     pub reports: Vec<Report>,
+    /// Traces of these as the kernel printed them, by fingerprint: for a look into debug information, and no part of what is
+    /// kept.
+    #[serde(skip)]
+    pub frames: BTreeMap<String, Vec<Frame>>,
     /// Why the case proves nothing, if so.
     pub problem: Option<Problem>,
     /// What is missing to try the case at all, if so.
@@ -158,10 +163,11 @@ pub fn observe(record: &CaseRecord) -> Observed {
 /// The same, but for what of the kernel's log does not count.
 pub fn observe_but(record: &CaseRecord, ignored: &Ignored) -> Observed {
     let replay = Replay::of(record);
-    let (log, reports) = log(&replay, ignored);
+    let Log { lines, reports, frames } = log(&replay, ignored);
     let mut seen = Observed {
-        log,
+        log: lines,
         reports,
+        frames,
         skip: replay.skip.cloned(),
         audit: audit::audit(&replay),
         mirror: mirror::counts(&replay),

@@ -114,6 +114,8 @@ impl<'r> Entry<'r> {
             let (number, boot) = (attempt.attempt, attempt.boot);
             format!("attempt {number} (boot {boot}): {}: {seen}: {reason}", attempt.outcome_words())
         }));
+        let source = case.reports.iter().filter(|report| report.ignored.is_none()).flat_map(|it| &it.source);
+        lines.extend(source.take(LOG_LINES).map(|line| format!("source: {}", one_line(line, LOG_CHARS))));
         let log = case.log.iter().take(LOG_LINES);
         lines.extend(log.map(|line| format!("log ({}): {}", line.class, one_line(&line.text, LOG_CHARS))));
         let left_out = case.log.len().saturating_sub(LOG_LINES);
