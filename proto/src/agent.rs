@@ -114,6 +114,8 @@ pub enum PinMode {
     IoUring,
     /// process_vm_writev(2) in the middle of its copy: FOLL_PIN | FOLL_WRITE, given back dirty.
     VmWritev,
+    /// VFIO_IOMMU_MAP_DMA for a device behind an IOMMU: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back dirty.
+    Vfio,
     /// By the program of the user's that lies at [`crate::pinner::GUEST_PATH`].
     Exec,
 }
@@ -130,8 +132,18 @@ impl PinMode {
             Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Notifier | Self::NotifierRo => {
                 true
             }
-            Self::IoUring | Self::VmWritev | Self::Exec => false,
+            Self::IoUring | Self::VmWritev | Self::Vfio | Self::Exec => false,
         }
+    }
+
+    /// The guest needs an IOMMU, and behind it a device that a program may drive: QEMU's `edu`.
+    pub fn behind_iommu(self) -> bool {
+        matches!(self, Self::Vfio)
+    }
+
+    /// Modules of the guest's kernel that the agent loads for it, in this order.
+    pub fn modules(self) -> &'static [&'static str] {
+        if self.behind_iommu() { &["vfio_iommu_type1", "vfio_pci"] } else { &[] }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::kmsg::KernelLog;
 use crate::mapping::Mapping;
 use crate::modules::{self, Modules};
 use crate::objects::Objects;
-use crate::pinner::Of;
+use crate::pinner::{Of, Pinners};
 use crate::prepare::prepare;
 use crate::sys::MapSource;
 use crate::whereabouts::{Watched, Worker};
@@ -37,7 +37,7 @@ impl Agent {
     /// An agent that has made nothing yet.
     pub fn new(modules: Modules) -> Result<Self, StepError> {
         let all_cpus = rustix::thread::sched_getaffinity(None).or_failed("sched_getaffinity")?;
-        let mut objects = Objects::default();
+        let mut objects = Objects { pinners: Pinners::new(modules.clone()), ..Objects::default() };
         objects.jobs.start()?;
         let (watched, worker) = Default::default();
         Ok(Self { objects, modules, log: None, all_cpus, watched, worker })

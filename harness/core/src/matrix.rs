@@ -60,6 +60,8 @@ vocabulary! {
         IoUring = "io_uring",
         /// No driver: process_vm_writev in the middle of its copy; FOLL_PIN | FOLL_WRITE.
         VmWritev = "vm-writev",
+        /// No driver: mapped by VFIO for a device behind an IOMMU; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
+        Vfio = "vfio",
         /// No driver: a program of the user's, as it likes.
         Exec = "exec",
         /// The scenario pins nothing.
@@ -79,6 +81,7 @@ impl Pin {
             Self::NotifierRo => Some(PinMode::NotifierRo),
             Self::IoUring => Some(PinMode::IoUring),
             Self::VmWritev => Some(PinMode::VmWritev),
+            Self::Vfio => Some(PinMode::Vfio),
             Self::Exec => Some(PinMode::Exec),
             Self::Dio | Self::None => None,
         }
@@ -94,11 +97,21 @@ impl Pin {
         self.mode().is_some_and(PinMode::by_driver)
     }
 
+    /// Its cases run in guests of their own, with an IOMMU and a device behind it.
+    pub fn behind_iommu(self) -> bool {
+        self.mode().is_some_and(PinMode::behind_iommu)
+    }
+
+    /// Modules of the guest's kernel that it needs.
+    pub fn modules(self) -> &'static [&'static str] {
+        self.mode().map_or(&[], PinMode::modules)
+    }
+
     /// The only way in which the kernel gives such a pin back; none: the driver or the program does as it is told.
     pub fn given_back(self) -> Option<Release> {
         match self {
-            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock().
-            Self::Dio | Self::VmWritev => Some(Release::Dirty),
+            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock(), vfio_unpin_pages_remote().
+            Self::Dio | Self::VmWritev | Self::Vfio => Some(Release::Dirty),
             // io_release_ubuf() -> unpin_user_folio().
             Self::IoUring => Some(Release::Clean),
             Self::Longterm
@@ -118,7 +131,8 @@ vocabulary! {
     pub enum Release {
         /// Without setting a dirty bit, as drivers do that forget it; `io_uring` pins always.
         Clean = "clean",
-        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio` and `vm-writev` pins always.
+        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio`, `vm-writev` and `vfio` pins
+        /// always.
         Dirty = "dirty",
         /// The scenario releases nothing.
         None = "none",

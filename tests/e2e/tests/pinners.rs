@@ -88,6 +88,39 @@ fn the_kernels_own_pins_show_what_they_do_and_say_what_is_known() {
 }
 
 #[test]
+fn a_device_behind_an_iommu_writes_into_any_memory_that_is_not_a_file_s_on_a_disk() {
+    let lab = Lab::new();
+    let ended = lab.run(&["who-may-pin", "late-copy/tmpfs", "--fs", "ext4,tmpfs", "--pin", "vfio,vm-writev"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    for (id, word) in [
+        ("who-may-pin/ext4/vfio/dirty/shared", "refused"),
+        ("who-may-pin/ext4/vfio/dirty/private", "intact"),
+        ("who-may-pin/tmpfs/vfio/dirty/shared", "intact"),
+        ("who-may-pin/tmpfs/vfio/dirty/hugetlb", "intact"),
+        ("who-may-pin/tmpfs/vfio/dirty/anonymous", "intact"),
+        ("late-copy/tmpfs/vfio/dirty", "intact"),
+    ] {
+        assert_eq!(observed(&result, id), json!([word]), "{id}");
+    }
+    // Only these cases have a guest with an IOMMU.
+    for case in result["cases"].as_array().expect("a list") {
+        let boot = lab.out().join(format!("boot-{}/qemu.cmd", case["boot"]));
+        let command = std::fs::read_to_string(&boot).expect("QEMU's command");
+        let id = case["id"].as_str().expect("an id");
+        assert_eq!(command.contains("intel-iommu -device edu"), id.contains("/vfio/"), "{id}: {command}");
+    }
+    // The page from which the device takes the bytes is not counted.
+    let record = read_json(&lab.out().join("cases/late-copy.tmpfs.vfio.dirty.json"));
+    let pinned = record["evidence"].as_array().expect("a list").iter().find_map(|step| {
+        let fact = &step["outcome"]["fact"];
+        (fact["fact"] == "pinned").then(|| fact["value"].clone())
+    });
+    assert_eq!(pinned.expect("a pin")["references"], json!(16));
+    lab.assert_tidy();
+}
+
+#[test]
 fn the_sample_keeps_to_the_protocol_and_pins_in_the_guest() {
     let lab = Lab::new();
     let lines = std::fs::read_to_string(source("pinner.c")).expect("the sample is there").lines().count();

@@ -25,6 +25,10 @@ pub trait Hold: Debug + Send {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError>;
     /// Unpin; with or without a dirty bit, if it can do both.
     fn release(self: Box<Self>, dirty: bool) -> Result<(), StepError>;
+    /// Pages that it has pinned beside those that it was asked for.
+    fn pages_of_its_own(&self) -> i64 {
+        0
+    }
     /// Who has pinned, and how, if it is a program of the user's.
     fn by(&self) -> String {
         String::new()
@@ -68,7 +72,7 @@ impl Pinner for Copier {
     fn pin(&self, request: &PinRequest) -> Result<u32, StepError> {
         let before = (self.counters)()?;
         let hold = (self.take)(request)?;
-        let references = held(&(self.counters)()?) - held(&before);
+        let references = held(&(self.counters)()?) - held(&before) - hold.pages_of_its_own();
         let number = REGIONS.fetch_add(1, Ordering::Relaxed);
         let PinRequest { len, file_offset, .. } = *request;
         locked(&self.regions).insert(number, Region { hold, len, file_offset, references });

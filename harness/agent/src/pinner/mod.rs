@@ -7,9 +7,12 @@ mod driver;
 mod executed;
 #[expect(unsafe_code, reason = "io_uring: the kernel keeps the pages of what is registered")]
 mod uring;
+#[expect(unsafe_code, reason = "VFIO: the kernel keeps the pages of what is mapped for a device")]
+mod vfio;
 mod vm_writev;
 
 use crate::error::StepError;
+use crate::modules::Modules;
 use crate::vmstat::pin_counters;
 use copier::Copier;
 use driver::Driver;
@@ -75,13 +78,20 @@ impl<H: Eq> Eq for Of<H> {}
 /// Every pinner that was asked for something, each made at first use.
 #[derive(Debug, Default)]
 pub struct Pinners {
+    modules: Modules,
     driver: Option<Arc<Driver>>,
     others: BTreeMap<PinMode, Arc<Copier>>,
 }
 
 impl Pinners {
+    /// In a guest that has these modules.
+    pub fn new(modules: Modules) -> Self {
+        Self { modules, ..Self::default() }
+    }
+
     /// Who pins so.
     pub fn by(&mut self, mode: PinMode) -> Result<Arc<dyn Pinner>, StepError> {
+        mode.modules().iter().try_for_each(|module| self.modules.load(module, ""))?;
         let take: copier::Take = match mode {
             PinMode::Longterm
             | PinMode::LongtermRo
@@ -97,6 +107,7 @@ impl Pinners {
             }
             PinMode::IoUring => |request| Ok(Box::new(uring::Registered::pin(request)?)),
             PinMode::VmWritev => |request| Ok(Box::new(vm_writev::HalfCopied::pin(request)?)),
+            PinMode::Vfio => |request| Ok(Box::new(vfio::Mapped::pin(request)?)),
             PinMode::Exec => |request| Ok(Box::new(executed::Executed::pin(Path::new(GUEST_PATH), request)?)),
         };
         Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())

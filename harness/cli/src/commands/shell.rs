@@ -15,6 +15,7 @@ use crate::run::{self, Prepared};
 use crate::vm::console;
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
+use longpin_core::plan::Case;
 use longpin_core::record::Trouble;
 use longpin_proto::agent::{Fact, Outcome};
 use longpin_proto::disk::MAX_HOLD_MS;
@@ -56,7 +57,7 @@ fn session(args: &ShellArgs) -> Result<Option<u8>> {
         true => None,
         false => Library::load(&args.library)?.first_case(),
     };
-    let needs = case.as_ref().map(|case| case.scenario.machine.clone()).unwrap_or_default();
+    let needs = case.as_ref().map(Case::machine).unwrap_or_default();
     let Prepared { machine, notices, interrupt } = run::prepare(&args.machine, [&needs])?;
     notices.iter().for_each(|text| output::note(text));
     let dir = tempfile::Builder::new().prefix("longpin-shell-").tempdir().context("no directory for logs")?;

@@ -9,7 +9,7 @@ use crate::deadline::Deadline;
 use crate::device::{self, AuditedDisk};
 use crate::disk;
 use crate::scratch::Scratch;
-use crate::vm::command_line::command_line;
+use crate::vm::command_line::{IOMMU_WORDS, command_line};
 use crate::vm::sockets::Listener;
 use crate::vm::spec::{Disk, Sockets, VmSpec};
 use anyhow::Context as _;
@@ -25,6 +25,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 const DISK_BYTES: u64 = 512 << 20;
 /// Serial numbers of the disks, by their names in the guest.
 const SERIALS: [&str; 2] = ["longpin-vda", "longpin-vdb"];
+
+/// What the kernel's command line has for these needs.
+pub fn kernel_words(needs: &MachineNeeds) -> Vec<String> {
+    let iommu = IOMMU_WORDS.iter().filter(|_| needs.iommu).map(|word| (*word).to_owned());
+    iommu.chain(needs.kernel_args.iter().cloned()).collect()
+}
 
 /// Paths of one boot.
 pub struct Files {
@@ -97,7 +103,8 @@ impl Files {
             cpus: machine.cpus,
             kernel: images.kernel.vmlinuz().to_owned(),
             initramfs: images.initramfs(&needs.programs)?.path(),
-            kernel_args: [needs.kernel_args.as_slice(), &machine.additions.kernel_words].concat(),
+            kernel_args: [kernel_words(needs).as_slice(), &machine.additions.kernel_words].concat(),
+            iommu: needs.iommu,
             disks: self.disks(machine.disk),
             sockets: Sockets { shell: self.sockets.shell.clone().filter(|_| shell), ..self.sockets.clone() },
             console_log: self.console_log.clone(),

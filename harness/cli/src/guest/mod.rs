@@ -24,6 +24,7 @@ use crate::vm::qmp::Qmp;
 use crate::vm::spec::Accel;
 use anyhow::Context as _;
 use dump::Dumps;
+pub use files::kernel_words;
 use files::{Files, Listeners, Streams, Temporary};
 use longpin_core::machine::Lacks;
 use longpin_core::record::{Evidence, FsckReport, Trouble};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! Cases that wait for a boot. Cases whose scenarios need different machines cannot share one, so they are put
+//! Cases that wait for a boot. Cases that need different machines cannot share one, so they are put
 //! together by their needs, in the order in which each first comes, and keep their order otherwise.
 
 use longpin_core::plan::Case;
@@ -14,9 +14,9 @@ impl Pending {
     pub fn new(cases: Vec<Case>) -> Self {
         let mut needs: Vec<MachineNeeds> = Vec::new();
         let mut order = |case: &Case| {
-            let wanted = &case.scenario.machine;
-            needs.iter().position(|known| known == wanted).unwrap_or_else(|| {
-                needs.push(wanted.clone());
+            let wanted = case.machine();
+            needs.iter().position(|known| *known == wanted).unwrap_or_else(|| {
+                needs.push(wanted);
                 needs.len() - 1
             })
         };
@@ -32,20 +32,20 @@ impl Pending {
 
     /// What the next boot must have.
     pub fn needs(&self) -> MachineNeeds {
-        self.0.front().map(|case| case.scenario.machine.clone()).unwrap_or_default()
+        self.0.front().map(Case::machine).unwrap_or_default()
     }
 
     /// Cases that wait for such a machine, out of the line.
     pub fn take(&mut self, wants: impl Fn(&MachineNeeds) -> bool) -> Vec<Case> {
         let all = std::mem::take(&mut self.0);
-        let (taken, left): (Vec<_>, Vec<_>) = all.into_iter().partition(|case| wants(&case.scenario.machine));
+        let (taken, left): (Vec<_>, Vec<_>) = all.into_iter().partition(|case| wants(&case.machine()));
         self.0 = left.into();
         taken
     }
 
     /// Can the next case run on this machine?
     pub fn has_next_with(&self, needs: &MachineNeeds) -> bool {
-        self.0.front().is_some_and(|case| case.scenario.machine == *needs)
+        self.0.front().is_some_and(|case| case.machine() == *needs)
     }
 
     /// The next case, if it can run on this machine.
@@ -68,6 +68,25 @@ mod tests {
         let scenario = Arc::new(Scenario::parse(&format!("{name}.toml"), &text).unwrap());
         let point = scenario.matrix.points().remove(0);
         Case::new(&scenario, point, attempt)
+    }
+
+    #[test]
+    fn cases_of_one_scenario_that_pin_behind_an_iommu_have_a_boot_of_their_own() {
+        let text = "schema = 1\nname = \"a\"\ntitle = \"t\"\nmechanism = \"m\"\nmatrix.fs = [\"tmpfs\"]\n\
+             matrix.pin = [\"vfio\", \"vm-writev\"]\nmatrix.release = [\"dirty\"]\nmatrix.variant = [\"x\", \"y\"]\n\
+             step = [\"mkfs\", \"mount\", \"create\", \"map\", \"pin\", \"release\"]\n\
+             [[expect]]\nobserve = \"intact\"\nreason = \"r\"\n";
+        let scenario = Arc::new(Scenario::parse("a.toml", text).unwrap());
+        let points = scenario.matrix.points().into_iter();
+        let mut pending = Pending::new(points.map(|point| Case::new(&scenario, point, 1)).collect());
+        let mut boots = Vec::new();
+        while !pending.is_empty() {
+            let needs = pending.needs();
+            let pins =
+                std::iter::from_fn(|| pending.next_with(&needs)).map(|case| case.point.pin.to_string());
+            boots.push((needs.iommu, pins.collect::<Vec<_>>().join(" ")));
+        }
+        assert_eq!(boots, [(true, "vfio vfio".to_owned()), (false, "vm-writev vm-writev".to_owned())]);
     }
 
     #[test]

@@ -18,8 +18,8 @@ use crate::device::Program;
 use crate::earlier::{IGNORED, SCENARIOS, SCRIPT};
 use crate::error::{Error, Result};
 use crate::formats::{self, Form, Output};
-use crate::guest::Machine;
 use crate::guest::dump::Dumps;
+use crate::guest::{Machine, kernel_words};
 use crate::images::{Brought, Driver, Images, Pinner};
 use crate::interrupt::Interrupt;
 use crate::library::Library;
@@ -117,7 +117,7 @@ fn carry_out(args: &RunArgs, library: &Library, cases: Vec<Case>, then: Option<&
     let seed = args.seed.unwrap_or_else(random_seed);
     let out = ResultDir::create(args.out.as_deref(), seed)?;
     let (Prepared { machine, notices, interrupt }, differences) = match formats::make_ready(&args.format)
-        .and_then(|()| prepare(&args.machine, cases.iter().map(|case| &case.scenario.machine)))
+        .and_then(|()| prepare(&args.machine, &cases.iter().map(Case::machine).collect::<Vec<_>>()))
         .and_then(|prepared| with_cases_to_run(prepared, &cases))
         .and_then(|prepared| {
             let differences = then.map_or(Ok(Vec::new()), |then| then.check(&prepared.machine))?;
@@ -229,7 +229,7 @@ pub fn prepare<'a>(
     let needs: Vec<&MachineNeeds> = needs.into_iter().collect();
     let own = Own::open(&args.own, args.memory)?;
     for needs in &needs {
-        own.additions.check(&needs.kernel_args).map_err(Error::Usage)?;
+        own.additions.check(&kernel_words(needs)).map_err(Error::Usage)?;
     }
     let programs: BTreeSet<_> = needs.into_iter().map(|needs| needs.programs.clone()).collect();
     let images = Images::ensure(&args.kernel, own.brought, false, programs)?;

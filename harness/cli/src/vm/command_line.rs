@@ -44,12 +44,16 @@ pub const KERNEL_ARGS: [&str; 10] = [
     "panic_print=0x40",
 ];
 
+/// Kernel words of a guest with an IOMMU. Devices that have a driver are not translated (`iommu=pt`): the accelerator does
+/// its own DMA, and is given addresses that are the memory's.
+pub const IOMMU_WORDS: [&str; 2] = ["intel_iommu=on", "iommu=pt"];
+
 /// Everything after the name of the program.
 pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
     let mut line = Line::default();
     line.option("-machine", "q35,memory-backend=mem")
         .option("-object", format!("memory-backend-memfd,id=mem,size={}M,share=on", spec.memory_mib))
-        .option("-accel", accel(spec.accel))
+        .option("-accel", accel(spec.accel, spec.iommu))
         .option("-cpu", cpu(spec.accel))
         .option("-smp", spec.cpus.to_string())
         .option("-display", "none");
@@ -75,6 +79,9 @@ pub fn command_line(spec: &VmSpec) -> Vec<OsString> {
             Disk::VhostUser { socket } => vhost_user(&mut line, index, socket, spec.cpus),
         }
     }
+    if spec.iommu {
+        line.option("-device", "intel-iommu").option("-device", "edu");
+    }
     line.0.extend(spec.qemu_args.iter().cloned());
     line.0
 }
@@ -84,8 +91,10 @@ pub fn kernel_line<'w>(words: impl IntoIterator<Item = &'w str>) -> String {
     KERNEL_ARGS.iter().copied().chain(words).collect::<Vec<_>>().join(" ")
 }
 
-fn accel(accel: Accel) -> &'static str {
+/// VFIO wants interrupts remapped, which KVM leaves to QEMU only if QEMU has the I/O APIC.
+fn accel(accel: Accel, iommu: bool) -> &'static str {
     match accel {
+        Accel::Kvm if iommu => "kvm,kernel-irqchip=split",
         Accel::Kvm => "kvm",
         Accel::Tcg => "tcg,thread=multi",
     }
@@ -186,6 +195,7 @@ mod tests {
                 accelerator: Some("/s/accel".into()),
             },
             console_log: "/r/console.log".into(),
+            iommu: false,
             qemu_args: vec!["-rtc".into(), "base=localtime".into()],
         }
     }
@@ -238,6 +248,14 @@ mod tests {
         let kvm = text(&VmSpec { accel: Accel::Kvm, ..spec() });
         assert!(kvm.windows(2).any(|pair| pair == ["-accel", "kvm"]));
         assert!(kvm.windows(2).any(|pair| pair == ["-cpu", "host"]));
+    }
+
+    #[test]
+    fn an_iommu_comes_with_a_device_behind_it_and_qemu_has_the_interrupts() {
+        let with = |accel| text(&VmSpec { accel, iommu: true, ..spec() }).join(" ");
+        let (tcg, kvm) = (with(Accel::Tcg), with(Accel::Kvm));
+        assert!(tcg.ends_with("-device intel-iommu -device edu -rtc base=localtime"), "{tcg}");
+        assert!(kvm.contains("-accel kvm,kernel-irqchip=split ") && tcg.contains("-accel tcg,thread=multi "));
     }
 
     #[test]

@@ -81,6 +81,8 @@ pub struct VmSpec {
     pub sockets: Sockets,
     /// Where QEMU writes what the kernel says on ttyS0.
     pub console_log: PathBuf,
+    /// An IOMMU that translates for devices that a program drives, and such a device.
+    pub iommu: bool,
     /// Arguments behind all others.
     pub qemu_args: Vec<OsString>,
 }

@@ -293,6 +293,11 @@ fn missing(case: &Case, audited: bool, lacks: &Lacks) -> Option<String> {
     }
     case.scenario.steps_of(&case.point).find_map(|step| {
         let (line, needs) = (step.line, step.needs(&case.point));
+        if let Some(module) = needs.of_pin.iter().find(|module| lacks.modules.contains(**module)) {
+            return Some(format!(
+                "line {line} of the scenario pins by {module}, which the kernel has neither as a module nor built in"
+            ));
+        }
         match (needs.module, &lacks.driver) {
             (Some(module), _) if lacks.modules.contains(&module.replace('-', "_")) => Some(format!(
                 "line {line} of the scenario loads {module}, which the kernel has not as a module"

@@ -7,7 +7,7 @@ mod tests;
 
 pub use filter::{Filter, FilterError, Words};
 
-use crate::scenario::{Expectation, Point, Scenario};
+use crate::scenario::{Expectation, MachineNeeds, Point, Scenario};
 use std::sync::Arc;
 
 /// One case: a scenario at one point of its matrix, in one attempt.
@@ -43,6 +43,12 @@ impl Case {
     /// It can only run in a guest with the driver.
     pub fn needs_driver(&self) -> bool {
         self.scenario.steps_of(&self.point).any(|step| step.needs(&self.point).driver)
+    }
+
+    /// What it needs of its virtual machine: what the scenario does, and what its pins do.
+    pub fn machine(&self) -> MachineNeeds {
+        let iommu = self.scenario.steps_of(&self.point).any(|step| step.needs(&self.point).iommu);
+        MachineNeeds { iommu, ..self.scenario.machine.clone() }
     }
 
     /// What the scenario expects. Checked scenarios have one for each point.

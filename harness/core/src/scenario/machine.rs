@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
-//! What a scenario needs of its virtual machine beside the usual. Cases with the same needs can share a boot, so needs
+//! What a scenario or a case needs of its virtual machine beside the usual. Cases with the same needs can share a boot, so needs
 //! are equal and ordered whatever order a file names its programs in.
 
 use crate::fields::{At, Fault, Fields};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Needs of a scenario.
+/// Needs of a scenario, or of a case.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MachineNeeds {
     /// Programs that the guest must have.
     pub programs: BTreeSet<String>,
     /// More words for the kernel's command line, in the order of the file: a later one overrides.
     pub kernel_args: Vec<String>,
+    /// An IOMMU, and a device behind it that a program may drive. No scenario asks for it: it follows from how a case pins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub iommu: bool,
 }
 
 impl MachineNeeds {
@@ -34,8 +37,8 @@ impl MachineNeeds {
             return Err(table.fault_at(*line, text));
         }
         let values = |list: Vec<At<String>>| list.into_iter().map(|at| at.value);
-        let needs = Self { programs: values(programs).collect(), kernel_args: values(kernel_args).collect() };
+        let (programs, kernel_args) = (values(programs).collect(), values(kernel_args).collect());
         table.finish()?;
-        Ok(needs)
+        Ok(Self { programs, kernel_args, iommu: false })
     }
 }

@@ -33,6 +33,9 @@ pub const STEPS: &[Definition] = &[
     ),
 ];
 
+/// What `edu` writes in half of the time that a slow step may take.
+const EDU_PAGES: u64 = 128;
+
 impl Translation {
     fn dma_wait(&self, program: &str) -> Vec<Op> {
         let timeout_ms = u64::from(DMA_MS) * self.env.patience_percent / 100;
@@ -80,6 +83,12 @@ impl Verb for Dma {
                 whole - 1
             ));
         }
+        if mode.behind_iommu() && count.saturating_mul(*passes) > EDU_PAGES {
+            return Err(format!(
+                "the device behind a {mode} pin takes 0.2 s for a page; write {EDU_PAGES} of them in one step at most, \
+                 `pages` x `passes`"
+            ));
+        }
         paper.programs.insert(program.clone(), region.clone());
         paper.regions.entry(region.clone()).and_modify(|region| {
             (region.written, region.front) = (true, pages.first + count);
@@ -100,7 +109,9 @@ impl Verb for Dma {
         }
         let dma = Program { offset, len, generation: *generation, passes: *passes, cell_bytes: t.cell_bytes };
         let (program, region, run) = (program.clone(), region.clone(), t.env.run);
-        let mut ops = acts([Step::Dma { program: program.clone(), region, dma, run }]);
+        let over_at_once = t.objects.regions.get(&region).is_some_and(|region| !region.by_driver);
+        let begin = Op::new(Role::Act, Step::Dma { program: program.clone(), region, dma, run });
+        let mut ops = vec![if over_at_once { begin.slow() } else { begin }];
         if self.wait {
             ops.extend(t.dma_wait(&program));
         }

@@ -103,11 +103,16 @@ pub(crate) struct Needs<'a> {
     pub pinner: bool,
     /// Module of the guest that it loads.
     pub module: Option<&'a str>,
+    /// Modules of the guest that its pin needs.
+    pub of_pin: &'static [&'static str],
+    /// Only a guest with an IOMMU, and a device behind it, can.
+    pub iommu: bool,
 }
 
 impl Needs<'_> {
     /// Only a disk of ours.
-    const AUDITED_DISK: Self = Self { audited_disk: true, driver: false, pinner: false, module: None };
+    const AUDITED_DISK: Self =
+        Self { audited_disk: true, driver: false, pinner: false, module: None, of_pin: &[], iommu: false };
 }
 
 /// What a step can take pages from.

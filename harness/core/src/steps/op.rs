@@ -92,6 +92,11 @@ impl Op {
         }
     }
 
+    /// It may take long.
+    pub fn slow(self) -> Self {
+        Self { timeout_ms: SLOW_MS, ..self }
+    }
+
     pub fn then(self, follow: Follow) -> Self {
         Self { follow, ..self }
     }

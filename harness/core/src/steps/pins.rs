@@ -116,6 +116,8 @@ impl Verb for Pin {
             driver: mode.by_driver(),
             pinner: mode == Mode::Exec,
             module: None,
+            of_pin: mode.modules(),
+            iommu: mode.behind_iommu(),
         }
     }
 

@@ -94,6 +94,10 @@ fn a_case_that_needs_what_the_kernel_has_not_is_skipped_with_the_reason() {
     assert_eq!(skipped(&of("exec", pins), no_driver(&[])).as_deref(), Some(wanted));
     let with_pinner = CaseEnv { lacks: Lacks { pinner: false, ..no_driver(&[]).lacks }, ..env() };
     assert_eq!(skipped(&of("exec", pins), with_pinner), None);
+    let wanted =
+        "line 9 of the scenario pins by vfio_pci, which the kernel has neither as a module nor built in";
+    assert_eq!(skipped(&of("vfio", pins), no_driver(&["vfio_pci"])).as_deref(), Some(wanted));
+    assert_eq!(skipped(&of("vfio", pins), no_driver(&[])), None);
     let no_fs = skipped(&of("dio", pins), no_driver(&["ext4"]));
     assert_eq!(no_fs.as_deref(), Some("the kernel has no ext4, neither as a module nor built in"));
     let load = r#"{ do = "load-module", module = "dm-integrity" }, "mkfs", "mount", "create", "compare""#;

@@ -208,14 +208,16 @@ fn a_step_may_pin_by_dio_in_any_case_and_not_by_nothing() {
     only(
         &faults_of_steps("\"mount\", \"create\", \"map\",\n{ do = \"pin\", mode = \"none\" }"),
         "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, \
-         io_uring, vm-writev, exec",
+         io_uring, vm-writev, vfio, exec",
     );
 }
 
 #[test]
 fn a_pin_of_the_kernels_own_is_given_back_in_its_own_way() {
     let steps = format!("{DIO}, {{ do = \"dma\", generation = 100, pages = 1 }}, \"release\", \"compare\"");
-    for (pin, release, other) in [("io_uring", "clean", "dirty"), ("vm-writev", "dirty", "clean")] {
+    for (pin, release, other) in
+        [("io_uring", "clean", "dirty"), ("vm-writev", "dirty", "clean"), ("vfio", "dirty", "clean")]
+    {
         assert_eq!(faults_in("ext4", pin, release, &steps), [""; 0]);
         let fault = format!(
             "story.toml:1: case ext4/{pin}/{other} cannot be: a {pin} pin is released {release}, by the kernel; \
@@ -232,6 +234,20 @@ fn a_pin_of_the_kernels_own_is_given_back_in_its_own_way() {
     only(
         &faults_in("ext4", "io_uring", "clean", &endless),
         "story.toml:10: DMA into a io_uring pin is over when the step is; use `passes` = 1 or more",
+    );
+}
+
+#[test]
+fn a_device_that_is_slow_is_given_no_more_than_it_can_do_in_time() {
+    let dma = |dma: &str| {
+        let steps = format!("{DIO},\n{{ do = \"dma\", generation = 100, {dma} }}, \"release\", \"compare\"");
+        faults_in("ext4", "vfio", "dirty", &steps)
+    };
+    assert_eq!(dma("passes = 8"), [""; 0]);
+    only(
+        &dma("passes = 9"),
+        "story.toml:10: the device behind a vfio pin takes 0.2 s for a page; write 128 of them in one step at most, \
+         `pages` x `passes`",
     );
 }
 
