@@ -116,6 +116,8 @@ pub enum PinMode {
     VmWritev,
     /// VFIO_IOMMU_MAP_DMA for a device behind an IOMMU: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back dirty.
     Vfio,
+    /// The same for reading only, FOLL_PIN | FOLL_LONGTERM, given back clean; the device writes all the same.
+    VfioRo,
     /// By the program of the user's that lies at [`crate::pinner::GUEST_PATH`].
     Exec,
 }
@@ -132,13 +134,13 @@ impl PinMode {
             Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Notifier | Self::NotifierRo => {
                 true
             }
-            Self::IoUring | Self::VmWritev | Self::Vfio | Self::Exec => false,
+            Self::IoUring | Self::VmWritev | Self::Vfio | Self::VfioRo | Self::Exec => false,
         }
     }
 
     /// The guest needs an IOMMU, and behind it a device that a program may drive: QEMU's `edu`.
     pub fn behind_iommu(self) -> bool {
-        matches!(self, Self::Vfio)
+        matches!(self, Self::Vfio | Self::VfioRo)
     }
 
     /// Modules of the guest's kernel that the agent loads for it, in this order.

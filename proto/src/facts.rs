@@ -318,12 +318,20 @@ pub struct DmaResult {
     pub fault_errno: Option<u32>,
     /// Cells moved.
     pub cells_done: u64,
-    /// Last whole pass.
+    /// Cells that the device has written without an error, and that never came to memory: something between the two kept
+    /// them off, an IOMMU for instance. All of the program's, or none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub kept_off: u64,
+    /// Last whole pass; 0: none.
     pub last_generation: u64,
     /// Start on the device's clock.
     pub started_ns: u64,
     /// End on the device's clock.
     pub finished_ns: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// A step that runs in a thread of its own, as the kernel shows the thread. Of `exec` it is the program's first process

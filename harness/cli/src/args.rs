@@ -277,7 +277,7 @@ pub struct LibraryArgs {
     /// Only these file systems, with or without mount options
     #[arg(long, value_name = "FS", value_delimiter = ',', help = fs_help())]
     pub fs: Vec<String>,
-    /// Only these pin modes: longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, vfio, none, or exec:PATH: a
+    /// Only these pin modes: longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, vfio, vfio-ro, none, or exec:PATH: a
     /// program of yours pins
     #[arg(long, value_name = "MODE", value_delimiter = ',')]
     pub pin: Vec<String>,

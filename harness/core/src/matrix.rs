@@ -62,6 +62,8 @@ vocabulary! {
         VmWritev = "vm-writev",
         /// No driver: mapped by VFIO for a device behind an IOMMU; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
         Vfio = "vfio",
+        /// The same for reading only, FOLL_PIN | FOLL_LONGTERM; the device writes all the same.
+        VfioRo = "vfio-ro",
         /// No driver: a program of the user's, as it likes.
         Exec = "exec",
         /// The scenario pins nothing.
@@ -82,6 +84,7 @@ impl Pin {
             Self::IoUring => Some(PinMode::IoUring),
             Self::VmWritev => Some(PinMode::VmWritev),
             Self::Vfio => Some(PinMode::Vfio),
+            Self::VfioRo => Some(PinMode::VfioRo),
             Self::Exec => Some(PinMode::Exec),
             Self::Dio | Self::None => None,
         }
@@ -112,8 +115,8 @@ impl Pin {
         match self {
             // bio_check_pages_dirty(), unpin_user_pages_dirty_lock(), vfio_unpin_pages_remote().
             Self::Dio | Self::VmWritev | Self::Vfio => Some(Release::Dirty),
-            // io_release_ubuf() -> unpin_user_folio().
-            Self::IoUring => Some(Release::Clean),
+            // io_release_ubuf() -> unpin_user_folio(), vfio_unpin_pages_remote().
+            Self::IoUring | Self::VfioRo => Some(Release::Clean),
             Self::Longterm
             | Self::LongtermRo
             | Self::Pin
@@ -129,7 +132,7 @@ impl Pin {
 vocabulary! {
     /// How pinned pages are given back.
     pub enum Release {
-        /// Without setting a dirty bit, as drivers do that forget it; `io_uring` pins always.
+        /// Without setting a dirty bit, as drivers do that forget it; `io_uring` and `vfio-ro` pins always.
         Clean = "clean",
         /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio`, `vm-writev` and `vfio` pins
         /// always.

@@ -11,6 +11,10 @@ vocabulary! {
         Intact = "intact",
         /// The kernel denied the pin, or denied an operation because of the pin, with an errno. Nothing was harmed.
         Refused = "refused",
+        /// The device wrote, was told nothing, and not a byte came to memory: an IOMMU kept it off, since the pages are
+        /// mapped for the device for reading only. The files hold what a CPU wrote. Where the kernel log has a line of the
+        /// IOMMU, it is part of the verdict.
+        DmaBlocked = "dma-blocked",
         /// Only the kernel log has a line that speaks of bad or lost data. No system call of the case and no later read
         /// had an error: the application was told nothing.
         Warned = "warned",
@@ -65,6 +69,7 @@ impl Observation {
             Self::Warned | Self::Detected | Self::Splat | Self::Panic | Self::Hang => Kind::Telling,
             Self::Intact
             | Self::Refused
+            | Self::DmaBlocked
             | Self::Lost
             | Self::Orphaned
             | Self::Unstable
@@ -77,14 +82,15 @@ impl Observation {
 
     /// Worse than what a safe kernel shows.
     pub fn is_bad(self) -> bool {
-        self > Self::Refused
+        self > Self::DmaBlocked
     }
 }
 
 vocabulary! {
     /// What CI does with a case, in the words of KTAP.
     pub enum Outcome {
-        /// The case showed exactly what the scenario expects, and that is good: `intact` or `refused`.
+        /// The case showed exactly what the scenario expects, and that is good: `intact`, `refused` or
+        /// `dma-blocked`.
         Pass = "pass",
         /// The case showed something else than the scenario expects.
         Fail = "fail",

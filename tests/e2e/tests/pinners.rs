@@ -121,6 +121,29 @@ fn a_device_behind_an_iommu_writes_into_any_memory_that_is_not_a_file_s_on_a_dis
 }
 
 #[test]
+fn what_is_mapped_for_reading_only_is_pinned_on_every_file_system_and_not_written() {
+    let lab = Lab::new();
+    let ended = lab.run(&["late-copy", "who-may-pin/*/anonymous", "--fs", "ext4,tmpfs", "--pin", "vfio-ro"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    for id in [
+        "late-copy/ext4/vfio-ro/clean",
+        "late-copy/tmpfs/vfio-ro/clean",
+        "who-may-pin/tmpfs/vfio-ro/clean/anonymous",
+    ] {
+        assert_eq!(observed(&result, id), json!(["dma-blocked"]), "{id}");
+        let cases = result["cases"].as_array().expect("a list");
+        let case = cases.iter().find(|case| case["id"] == id).expect("a case");
+        assert_eq!(case["generations"]["device"], Value::Null, "{id}");
+        let reason = case["reason"].as_str().expect("a reason");
+        assert!(reason.contains("none of it came to memory; it was told nothing"), "{reason}");
+        assert!(reason.contains("kernel log: DMAR: [DMA Write NO_PASID] Request device"), "{reason}");
+        assert!(reason.contains("PTE Write access is not set"), "{reason}");
+    }
+    lab.assert_tidy();
+}
+
+#[test]
 fn the_sample_keeps_to_the_protocol_and_pins_in_the_guest() {
     let lab = Lab::new();
     let lines = std::fs::read_to_string(source("pinner.c")).expect("the sample is there").lines().count();

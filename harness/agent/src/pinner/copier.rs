@@ -17,12 +17,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The next region, over all pinners.
 static REGIONS: AtomicU32 = AtomicU32::new(Pinned::FIRST_REGION);
 
+/// What became of bytes that were written without an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// They are in the pages.
+    There,
+    /// None of them is: something between writer and pages kept them off.
+    KeptOff,
+}
+
 /// Pages that are pinned, and a way for bytes into them that is no page table entry.
 pub trait Hold: Debug + Send {
     /// What is wrong with this range as the next one to be written, if something is.
     fn can_write(&self, offset: u64, len: u64) -> Result<(), StepError>;
-    /// Have the kernel copy whole pages through the pin. They are there when it returns.
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError>;
+    /// Have the kernel copy whole pages through the pin. They are there when it returns, or were kept off.
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Arrived, StepError>;
     /// Unpin; with or without a dirty bit, if it can do both.
     fn release(self: Box<Self>, dirty: bool) -> Result<(), StepError>;
     /// Pages that it has pinned beside those that it was asked for.
@@ -93,20 +102,27 @@ impl Pinner for Copier {
         let Some(region) = regions.get_mut(&number) else { return failed!("no region {number:#x}") };
         check(program, region)?;
         let started_ns = now_ns();
-        let mut cells_done = 0;
+        let (mut cells_done, mut kept_off) = (0, 0);
         for generation in program.generation..program.generation + program.passes {
             let Program { offset, len, cell_bytes, .. } = *program;
             let fill = Fill { run, generation, cell_bytes, source: Source::Dma };
             let mut bytes = vec![0; len as usize];
             cells::stamp_range(&mut bytes, region.file_offset + offset, number, &fill);
-            region.hold.write(offset, &bytes)?;
-            cells_done += len / u64::from(cell_bytes);
+            let cells = len / u64::from(cell_bytes);
+            match region.hold.write(offset, &bytes)? {
+                Arrived::There => cells_done += cells,
+                Arrived::KeptOff => kept_off += cells,
+            }
         }
-        let last_generation = program.generation + program.passes - 1;
+        if cells_done > 0 && kept_off > 0 {
+            return failed!("{kept_off} cells of a program were kept off and {cells_done} were not");
+        }
+        let last_generation = if kept_off > 0 { 0 } else { program.generation + program.passes - 1 };
         let result = DmaResult {
             status: STATUS_OK,
             fault_errno: None,
             cells_done,
+            kept_off,
             last_generation,
             started_ns,
             finished_ns: now_ns(),
@@ -176,6 +192,9 @@ mod tests {
 
     static WRITTEN: Mutex<Vec<(u64, Vec<u8>)>> = Mutex::new(Vec::new());
 
+    /// Generations from here on do not arrive.
+    const KEPT_OFF: u64 = 200;
+
     /// Takes everything but the last page of five.
     #[derive(Debug)]
     struct Notes;
@@ -184,9 +203,13 @@ mod tests {
         fn can_write(&self, offset: u64, len: u64) -> Result<(), StepError> {
             if offset + len > 4 * PAGE_BYTES { failed!("not the last") } else { Ok(()) }
         }
-        fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+        fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Arrived, StepError> {
+            let stamp::Cell::Whole(stamp) = stamp::decode(&bytes[..512]) else { return failed!("no stamp") };
+            if stamp.generation >= KEPT_OFF {
+                return Ok(Arrived::KeptOff);
+            }
             locked(&WRITTEN).push((offset, bytes.to_vec()));
-            Ok(())
+            Ok(Arrived::There)
         }
         fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {
             Ok(())
@@ -236,6 +259,20 @@ mod tests {
         assert_eq!(copier.wait(handle, 0), failed!("no program {handle}"));
         copier.release(region, true).unwrap();
         assert_eq!(copier.release(region, true), failed!("no region {region:#x}"));
+    }
+
+    #[test]
+    fn what_was_kept_off_is_no_pass_and_a_part_of_a_program_cannot_be() {
+        let copier = Copier::new(|_| Ok(Box::new(Notes)), counters);
+        let region = copier.pin(&request()).unwrap();
+        let of = |generation| Program { generation, ..program(0, PAGE_BYTES, 2) };
+        let handle = copier.submit(region, &of(KEPT_OFF), 9).unwrap();
+        let end = copier.wait(handle, 0).unwrap();
+        assert_eq!((end.status, end.cells_done, end.kept_off, end.last_generation), (STATUS_OK, 0, 16, 0));
+        assert_eq!(
+            copier.submit(region, &of(KEPT_OFF - 1), 9),
+            failed!("8 cells of a program were kept off and 8 were not")
+        );
     }
 
     #[test]

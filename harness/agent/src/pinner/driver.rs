@@ -106,6 +106,7 @@ impl Pinner for Driver {
         let mut wait = uapi::Wait { program, timeout_ms, ..uapi::Wait::new_zeroed() };
         ioctl_struct(&self.0, uapi::IOC_WAIT, &mut wait).or_refused("ioctl(LONGPIN_IOC_WAIT)")?;
         Ok(DmaResult {
+            kept_off: 0,
             status: wait.status,
             fault_errno: (wait.status == dma::STATUS_FAULT).then_some(wait.crc32c),
             cells_done: wait.cells_done,
@@ -144,7 +145,7 @@ fn mode_and_access(mode: PinMode) -> Option<(u32, u32)> {
         PinMode::Get => Some((uapi::MODE_GET, uapi::ACCESS_WRITE)),
         PinMode::Notifier => Some((uapi::MODE_NOTIFIER, uapi::ACCESS_WRITE)),
         PinMode::NotifierRo => Some((uapi::MODE_NOTIFIER, uapi::ACCESS_READ)),
-        PinMode::IoUring | PinMode::VmWritev | PinMode::Vfio | PinMode::Exec => None,
+        PinMode::IoUring | PinMode::VmWritev | PinMode::Vfio | PinMode::VfioRo | PinMode::Exec => None,
     }
 }
 

@@ -3,7 +3,7 @@
 //! file and maps it itself. What it does wrong is a step that failed, never a fact about the kernel.
 
 use super::PinRequest;
-use super::copier::Hold;
+use super::copier::{Arrived, Hold};
 use crate::error::{OrRefused, StepError, failed, refused};
 use longpin_pinner::{Client, Patience, Trouble};
 use longpin_proto::pinner::{Answer, Ask};
@@ -58,12 +58,12 @@ impl Hold for Executed {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Arrived, StepError> {
         let mut at = 0;
         while at < bytes.len() {
             at += rustix::io::pwrite(&self.bytes, &bytes[at..], at as u64).or_failed("pwrite(memfd)")?;
         }
-        self.ask(&Ask::Dma { offset, len: bytes.len() as u64, at: 0 }).map(drop)
+        self.ask(&Ask::Dma { offset, len: bytes.len() as u64, at: 0 }).map(|_| Arrived::There)
     }
 
     fn release(mut self: Box<Self>, dirty: bool) -> Result<(), StepError> {

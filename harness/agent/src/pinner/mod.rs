@@ -107,7 +107,7 @@ impl Pinners {
             }
             PinMode::IoUring => |request| Ok(Box::new(uring::Registered::pin(request)?)),
             PinMode::VmWritev => |request| Ok(Box::new(vm_writev::HalfCopied::pin(request)?)),
-            PinMode::Vfio => |request| Ok(Box::new(vfio::Mapped::pin(request)?)),
+            PinMode::Vfio | PinMode::VfioRo => |request| Ok(Box::new(vfio::Mapped::pin(request)?)),
             PinMode::Exec => |request| Ok(Box::new(executed::Executed::pin(Path::new(GUEST_PATH), request)?)),
         };
         Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())

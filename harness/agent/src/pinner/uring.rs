@@ -4,7 +4,7 @@
 //! address only says which of them.
 
 use super::PinRequest;
-use super::copier::Hold;
+use super::copier::{Arrived, Hold};
 use crate::error::{OrRefused, StepError, failed};
 use crate::sys::PAGE_BYTES;
 use io_uring::{IoUring, opcode, types};
@@ -67,7 +67,7 @@ impl Hold for Registered {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Arrived, StepError> {
         for (index, page) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
             let at = offset + index as u64 * PAGE_BYTES;
             let put = rustix::io::write(&self.input, page).or_failed("write(pipe)")?;
@@ -79,7 +79,7 @@ impl Hold for Registered {
                 );
             }
         }
-        Ok(())
+        Ok(Arrived::There)
     }
 
     fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {

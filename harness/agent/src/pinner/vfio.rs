@@ -5,16 +5,24 @@
 //!
 //! The device is QEMU's `edu`: a buffer of one page, and a DMA engine between that and 28 bits of addresses. It is
 //! given each page from one of ours, which is mapped for it beside the region.
+//!
+//! `vfio-ro` maps for reading only, which vfio-ioctls cannot: one ioctl of our own. The device writes all the same, and has
+//! to read the pages back, since nobody tells it what became of that.
 
 use super::PinRequest;
-use super::copier::Hold;
+use super::copier::{Arrived, Hold};
 use crate::error::{OrRefused, StepError, errno_name, failed, refused};
 use crate::sys::{MapSource, PAGE_BYTES, UserMemory};
+use longpin_proto::agent::PinMode;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
-use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX};
+use vfio_bindings::bindings::vfio::{
+    VFIO_DMA_MAP_FLAG_READ, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_REGION_INDEX,
+    vfio_iommu_type1_dma_map,
+};
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 
 const PCI: &str = "/sys/bus/pci/devices";
@@ -39,7 +47,11 @@ const LAST_ADDRESS: u64 = 1 << 28;
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(1);
 
-/// Pages that a device may write.
+/// `_IO(VFIO_TYPE, VFIO_BASE + 13)` of linux/vfio.h, and how it is called where it is refused.
+const VFIO_IOMMU_MAP_DMA: libc::Ioctl = 0x3b71;
+const MAP: &str = "ioctl(VFIO_IOMMU_MAP_DMA)";
+
+/// Pages that a device may write, or only read.
 pub struct Mapped {
     /// Before the page that is the device's source: what is mapped is unmapped, or the container is closed, first.
     edu: Arc<Edu>,
@@ -47,6 +59,7 @@ pub struct Mapped {
     source_at: u64,
     at: u64,
     len: u64,
+    read_only: bool,
 }
 
 impl std::fmt::Debug for Mapped {
@@ -63,11 +76,25 @@ impl Mapped {
         let source = UserMemory::map(MapSource::Anonymous, PAGE_BYTES, false, true).or_failed("mmap")?;
         edu.map(source_at, source.address(0), PAGE_BYTES)
             .map_err(|error| StepError::Failed(format!("a page for the device: {error}")))?;
-        if let Err(error) = edu.map(at, request.address, request.len) {
+        let read_only = request.mode == PinMode::VfioRo;
+        let mapped = match read_only {
+            true => edu.map_for_reading(at, request.address, request.len),
+            false => edu.map(at, request.address, request.len),
+        };
+        if let Err(error) = mapped {
             edu.unmap(source_at, PAGE_BYTES)?;
             return Err(error);
         }
-        Ok(Self { edu, source, source_at, at, len: request.len })
+        Ok(Self { edu, source, source_at, at, len: request.len, read_only })
+    }
+
+    /// What the device reads there.
+    fn read_back(&mut self, from: u64, len: u32) -> Result<Vec<u8>, StepError> {
+        self.edu.transfer(from, BUFFER, len, 0)?;
+        self.edu.transfer(BUFFER, self.source_at, len, DMA_TO_MEMORY)?;
+        let mut bytes = vec![0; len as usize];
+        self.source.load(0, &mut bytes).or_failed("load")?;
+        Ok(bytes)
     }
 }
 
@@ -80,14 +107,24 @@ impl Hold for Mapped {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Arrived, StepError> {
+        let (mut pages, mut there) = (0, 0);
         for (index, page) in bytes.chunks(PAGE_BYTES as usize).enumerate() {
             self.source.store(0, page).or_failed("store")?;
             let (len, to) = (page.len() as u32, self.at + offset + index as u64 * PAGE_BYTES);
             self.edu.transfer(self.source_at, BUFFER, len, 0)?;
             self.edu.transfer(BUFFER, to, len, DMA_TO_MEMORY)?;
+            pages += 1;
+            there += u64::from(self.read_only && self.read_back(to, len)? == page);
         }
-        Ok(())
+        match there {
+            0 if self.read_only => Ok(Arrived::KeptOff),
+            there if self.read_only && there < pages => {
+                failed!("of {pages} pages mapped for reading the device could write {there}")
+            }
+            // Of what is mapped for writing, a step of the scenario shows that it is there.
+            _ => Ok(Arrived::There),
+        }
     }
 
     fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {
@@ -145,9 +182,18 @@ impl Edu {
         // touched by system calls (see `sys`). If it is unmapped, the pages stay until they are unpinned.
         let mapped = unsafe { self.container.vfio_dma_map(at, len as usize, address as *mut u8) };
         mapped.map_err(|error| match error {
-            VfioError::IommuDmaMap(errno) => refused(errno.errno(), "ioctl(VFIO_IOMMU_MAP_DMA)"),
+            VfioError::IommuDmaMap(errno) => refused(errno.errno(), MAP),
             other => cannot(other),
         })
+    }
+
+    fn map_for_reading(&self, at: u64, address: u64, len: u64) -> Result<(), StepError> {
+        let argsz = size_of::<vfio_iommu_type1_dma_map>() as u32;
+        let flags = VFIO_DMA_MAP_FLAG_READ;
+        let map = vfio_iommu_type1_dma_map { argsz, flags, vaddr: address, iova: at, size: len };
+        // SAFETY: the kernel reads `argsz` bytes of the structure. What it maps the device may only read.
+        let n = unsafe { libc::ioctl(self.container.as_raw_fd(), VFIO_IOMMU_MAP_DMA, &raw const map) };
+        if n == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()).or_refused(MAP) }
     }
 
     fn unmap(&self, at: u64, len: u64) -> Result<(), StepError> {

@@ -6,7 +6,7 @@
 //! Each page is written once, in ascending order. The last one never is: with it the call would be over.
 
 use super::PinRequest;
-use super::copier::Hold;
+use super::copier::{Arrived, Hold};
 use crate::error::{OrRefused, StepError, failed};
 use crate::sys::{MapSource, PAGE_BYTES, UserMemory, Userfault, process_vm_writev};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -113,7 +113,7 @@ impl Hold for HalfCopied {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StepError> {
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<Arrived, StepError> {
         // A second pass comes here unchecked.
         self.can_write(offset, bytes.len() as u64)?;
         for page in bytes.chunks(PAGE_BYTES as usize) {
@@ -124,7 +124,7 @@ impl Hold for HalfCopied {
                 return failed!("process_vm_writev was over before byte {}", self.next);
             }
         }
-        Ok(())
+        Ok(Arrived::There)
     }
 
     fn release(self: Box<Self>, _dirty: bool) -> Result<(), StepError> {

@@ -104,7 +104,7 @@ fn words_that_name_nothing_are_errors() {
     );
     assert_eq!(
         error(filter(&[], &[], &[], &["rw"])),
-        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, vfio, exec, none"
+        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, vfio, vfio-ro, exec, none"
     );
     assert_eq!(
         error(filter(&["one"], &[], &["xfs"], &[])),

@@ -144,6 +144,10 @@ fn stated(record: &CaseRecord) -> Vec<LedgerEntry> {
             (Step::DmaWait { program, .. }, Fact::Dma(result)) => {
                 let Some((region, dma, at)) = programs.remove(program.as_str()) else { continue };
                 let Some(&(number, label)) = regions.get(region) else { continue };
+                // None of it came to memory.
+                if result.kept_off > 0 {
+                    continue;
+                }
                 entries.extend(writes(record.run, number, label, dma, result, at));
             }
             _ => {}

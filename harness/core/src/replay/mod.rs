@@ -97,6 +97,8 @@ pub struct Replay<'r> {
     pub mirrors: BTreeMap<String, MirrorState>,
     /// Programs that ended since the driver gave their device no page: name and errno.
     pub page_faults: Vec<(String, u32)>,
+    /// Programs whose writes were kept off, though their device knows of nothing: name, region, program.
+    pub kept_off: Vec<(String, String, Program)>,
     /// Programs that checked their data themselves: command, exit code, last line.
     pub verified: Vec<(String, i32, String)>,
     /// Lines of the kernel log.
@@ -176,6 +178,7 @@ impl<'r> Replay<'r> {
             orphans: BTreeSet::new(),
             mirrors: BTreeMap::new(),
             page_faults: Vec::new(),
+            kept_off: Vec::new(),
             verified: Vec::new(),
             log: Vec::new(),
             log_overrun: false,

@@ -126,6 +126,9 @@ impl<'r> Replay<'r> {
             self.faults.push(format!("DMA program `{name}` ended with device status {}", result.status));
             return;
         }
+        if result.kept_off > 0 {
+            return self.kept_off.push((name.to_owned(), region, program));
+        }
         self.landed(&program, result.last_generation);
         self.land(&region, &program);
     }
@@ -184,12 +187,19 @@ impl<'r> Replay<'r> {
     pub(super) fn prove_dma(&mut self, cells: &Cells) {
         let Some(program) = self.last_program else { return };
         let generations = program.generation..program.generation.saturating_add(program.passes.max(1));
-        let strange = cells.iter().find(|(_, state)| {
-            !content(state, self.run())
-                .and_then(Content::generation)
-                .is_some_and(|g| generations.contains(&g))
-        });
-        if let Some((offset, state)) = strange {
+        let is_its_own = |state| {
+            content(state, self.run()).and_then(Content::generation).is_some_and(|g| generations.contains(&g))
+        };
+        if self.kept_off.iter().any(|(_, _, kept)| *kept == program) {
+            if let Some((offset, _)) = cells.iter().find(|(_, state)| is_its_own(state)) {
+                self.faults.push(format!(
+                    "DMA generation {} was kept off, as the device reads it, and is seen through the mapping at byte {offset}",
+                    program.generation
+                ));
+            }
+            return;
+        }
+        if let Some((offset, state)) = cells.iter().find(|(_, state)| !is_its_own(state)) {
             self.gaps.push(format!(
                 "DMA generation {} is not seen through the mapping: byte {offset} holds {}",
                 program.generation,

@@ -188,6 +188,9 @@ pub fn observe_but(record: &CaseRecord, ignored: &Ignored) -> Observed {
     if replay.verified.iter().any(|(_, code, _)| *code != 0) {
         seen.observations.insert(Observation::Torn);
     }
+    if !replay.kept_off.is_empty() {
+        seen.observations.insert(Observation::DmaBlocked);
+    }
     refusals(&replay, &mut seen);
     pins(&replay, &mut seen);
     checked(&mut seen);

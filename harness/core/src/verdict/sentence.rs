@@ -12,6 +12,10 @@ use crate::operations::Refusal;
 use crate::record::Trouble;
 use crate::replay::{Replay, errno_name};
 use crate::words::Observation;
+use longpin_proto::disk::PAGE_BYTES;
+
+/// In the lines of Intel's IOMMU, one of them for each fault (dmar_fault_do_one()).
+const IOMMU_FAULT: &str = "DMAR: [DMA ";
 
 /// One sentence with bytes and generations, from the gravest observation down.
 pub fn sentence(replay: &Replay<'_>, seen: &Observed) -> String {
@@ -46,6 +50,7 @@ fn clause(word: Observation, replay: &Replay<'_>, seen: &Observed) -> Option<Str
             let told = replay.refused.iter().find(|refused| meaning(refused) == wanted).map(refused_words);
             told.or_else(|| finding(word, seen)).or_else(|| seen.fsck.as_ref().map(complaint))
         }
+        Observation::DmaBlocked => Some(kept_off(replay, seen)?),
         Observation::Orphaned => {
             let (path, offset) = replay.orphans.first()?;
             let pages = replay.orphans.len();
@@ -71,6 +76,21 @@ fn clause(word: Observation, replay: &Replay<'_>, seen: &Observed) -> Option<Str
         // The audit's sentence follows, whatever the words are.
         Observation::Unstable => None,
     }
+}
+
+/// A write that did not land, and what the guest's log has of it.
+fn kept_off(replay: &Replay<'_>, seen: &Observed) -> Option<String> {
+    let (_, region, program) = replay.kept_off.first()?;
+    let pages = program.len / PAGE_BYTES;
+    let told = match seen.log.iter().find(|line| line.text.contains(IOMMU_FAULT)) {
+        Some(line) => format!("kernel log: {}", line.text),
+        None => "the kernel log has nothing of it".to_owned(),
+    };
+    Some(format!(
+        "the device wrote DMA generation {} into {pages} pages of region `{region}`, and none of it came to memory; it was \
+         told nothing; {told}",
+        program.generation
+    ))
 }
 
 /// A program that checks its data itself.

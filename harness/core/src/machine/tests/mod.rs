@@ -62,6 +62,7 @@ fn healthy(step: &Step) -> Fact {
     match step {
         Step::Pin { .. } | Step::QueryRegion { .. } => Fact::Region(region),
         Step::DmaWait { .. } => Fact::Dma(DmaResult {
+            kept_off: 0,
             fault_errno: None,
             status: 0,
             cells_done: 16,

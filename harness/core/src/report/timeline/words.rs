@@ -71,6 +71,7 @@ pub(super) fn flags(mode: PinMode) -> &'static str {
         PinMode::NotifierRo => "no reference: mmu_interval_notifier, brought in for reading",
         PinMode::IoUring => "registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
         PinMode::Vfio => "VFIO_IOMMU_MAP_DMA: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+        PinMode::VfioRo => "VFIO_IOMMU_MAP_DMA for reading only: FOLL_PIN | FOLL_LONGTERM",
         PinMode::Exec => "a program of the user's, as it likes",
         PinMode::VmWritev => "process_vm_writev: FOLL_PIN | FOLL_WRITE",
     }

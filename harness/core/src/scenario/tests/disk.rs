@@ -208,16 +208,19 @@ fn a_step_may_pin_by_dio_in_any_case_and_not_by_nothing() {
     only(
         &faults_of_steps("\"mount\", \"create\", \"map\",\n{ do = \"pin\", mode = \"none\" }"),
         "story.toml:10: pin mode `none` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, \
-         io_uring, vm-writev, vfio, exec",
+         io_uring, vm-writev, vfio, vfio-ro, exec",
     );
 }
 
 #[test]
 fn a_pin_of_the_kernels_own_is_given_back_in_its_own_way() {
     let steps = format!("{DIO}, {{ do = \"dma\", generation = 100, pages = 1 }}, \"release\", \"compare\"");
-    for (pin, release, other) in
-        [("io_uring", "clean", "dirty"), ("vm-writev", "dirty", "clean"), ("vfio", "dirty", "clean")]
-    {
+    for (pin, release, other) in [
+        ("io_uring", "clean", "dirty"),
+        ("vm-writev", "dirty", "clean"),
+        ("vfio", "dirty", "clean"),
+        ("vfio-ro", "clean", "dirty"),
+    ] {
         assert_eq!(faults_in("ext4", pin, release, &steps), [""; 0]);
         let fault = format!(
             "story.toml:1: case ext4/{pin}/{other} cannot be: a {pin} pin is released {release}, by the kernel; \

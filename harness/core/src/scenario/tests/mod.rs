@@ -67,7 +67,7 @@ fn a_pin_mode_that_is_unknown_is_named_with_its_line() {
     only(
         &faults(&text),
         "story.toml:8: pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, \
-         vfio, exec, none",
+         vfio, vfio-ro, exec, none",
     );
 }
 

@@ -4,10 +4,13 @@
 use super::super::Cause;
 use super::tale::{LEN, RUN, Tale, by_dma, cpu, errno};
 use super::{verdict, words};
+use crate::dmesg::Class;
 use crate::record::Role;
+use crate::verdict::Observed;
+use crate::words::Observation;
 use longpin_proto::agent::{Fact, Outcome, PinMode, Program, Step};
 use longpin_proto::disk::{Author, Change};
-use longpin_proto::facts::Pinned;
+use longpin_proto::facts::{CellState, KernelLine, Pinned};
 
 fn pin() -> Step {
     let (region, map, mode) = ("r".into(), "m".into(), PinMode::VmWritev);
@@ -111,6 +114,46 @@ fn a_write_that_was_kept_off_is_refused_where_a_program_says_so() {
     for (name, call) in [("EIO", "pinner tale 7: DMA write"), ("EFAULT", "ioctl(LONGPIN_IOC_SUBMIT)")] {
         assert_eq!(of(name, call).problem.map(|problem| problem.cause), Some(Cause::Infra), "{name} {call}");
     }
+}
+
+/// Pinned for reading, written all the same; the content of the mapping and of the file afterwards.
+fn of_a_blocked_write(mapping: CellState, file: CellState, log: &[&str]) -> Observed {
+    let mut tale = Tale::of_a_file();
+    tale.map(true);
+    let pinned = Pinned { region: Pinned::FIRST_REGION, references: 2, by: String::new() };
+    tale.seen(Role::Act, pin(), Fact::Pinned(pinned));
+    tale.dma_kept_off(101);
+    tale.prove_dma(|_| mapping.clone());
+    tale.done(Step::Release { region: "r".into(), dirty: false });
+    tale.remount();
+    tale.compare("a", |_| file.clone());
+    let line = |text: &&str| KernelLine { seq: 1, level: 3, time_us: 9_000_000, text: (*text).to_owned() };
+    tale.seen(Role::Frame, Step::KernelLog, Fact::Log(log.iter().map(line).collect()));
+    verdict(tale)
+}
+
+#[test]
+fn a_write_that_did_not_land_and_of_which_the_device_was_told_nothing_has_its_own_word() {
+    let line = "DMAR: [DMA Write NO_PASID] Request device [0000:00:05.0] fault addr 0x101000 [fault reason 0x05] PTE \
+                Write access is not set";
+    let seen = of_a_blocked_write(cpu(1), cpu(1), &[line]);
+    assert_eq!(words(&seen), ["dma-blocked"]);
+    assert!(!Observation::DmaBlocked.is_bad());
+    assert_eq!((seen.log[0].text.as_str(), seen.log[0].class), (line, Class::Note));
+    assert!(seen.reason.contains("DMA generation 101 into 2 pages of region `r`"), "{}", seen.reason);
+    assert!(seen.reason.contains(&format!("it was told nothing; kernel log: {line}")), "{}", seen.reason);
+    let untold = of_a_blocked_write(cpu(1), cpu(1), &[]);
+    assert_eq!(words(&untold), ["dma-blocked"]);
+    assert!(untold.reason.contains("the kernel log has nothing of it"), "{}", untold.reason);
+}
+
+#[test]
+fn what_was_kept_off_and_is_there_contradicts_itself_or_stands_where_nobody_put_it() {
+    let problem = of_a_blocked_write(by_dma(101), cpu(1), &[]).problem.expect("a problem");
+    assert_eq!(problem.cause, Cause::Infra);
+    assert!(problem.message.contains("is seen through the mapping at byte 0"), "{}", problem.message);
+    let seen = of_a_blocked_write(cpu(1), by_dma(101), &[]);
+    assert_ne!(words(&seen), ["dma-blocked"]);
 }
 
 #[test]

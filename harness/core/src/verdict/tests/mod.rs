@@ -492,10 +492,10 @@ fn the_order_of_gravity_is_the_documented_one() {
     let order = Observation::list();
     assert_eq!(
         order,
-        "intact, refused, warned, lost, orphaned, unstable, torn, detected, bleed, damaged, splat, leak, panic, \
-         hang"
+        "intact, refused, dma-blocked, warned, lost, orphaned, unstable, torn, detected, bleed, damaged, splat, leak, \
+         panic, hang"
     );
     let good = Observation::ALL.iter().filter(|word| !word.is_bad());
-    assert_eq!(good.count(), 2);
+    assert_eq!(good.count(), 3);
     assert_eq!(cells(|_| CellState::Zero).runs.len(), 1);
 }

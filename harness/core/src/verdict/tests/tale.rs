@@ -52,6 +52,12 @@ pub fn cells(state: impl Fn(u64) -> CellState) -> Cells {
     cells
 }
 
+fn done(status: u32, last_generation: u64) -> DmaResult {
+    let (started_ns, finished_ns) = (1, 2);
+    let cells_done = LEN / u64::from(CELL);
+    DmaResult { status, fault_errno: None, cells_done, kept_off: 0, last_generation, started_ns, finished_ns }
+}
+
 pub fn path(file: &str) -> String {
     format!("/mnt/{file}")
 }
@@ -220,17 +226,23 @@ impl Tale {
         self.dma_with_status(generation, dma::STATUS_OK);
     }
 
-    pub fn dma_with_status(&mut self, generation: u64, status: u32) {
+    /// One that the device did, and of which nothing came to memory.
+    pub fn dma_kept_off(&mut self, generation: u64) {
+        let cells = LEN / u64::from(CELL);
+        let (cells_done, kept_off, last_generation) = (0, cells, 0);
+        self.program(generation);
+        let result = DmaResult { cells_done, kept_off, last_generation, ..done(dma::STATUS_OK, generation) };
+        self.seen(Role::Act, Step::DmaWait { program: "p".into(), timeout_ms: 1000 }, Fact::Dma(result));
+    }
+
+    fn program(&mut self, generation: u64) {
         let program = Program { offset: 0, len: LEN, generation, passes: 1, cell_bytes: CELL };
         self.done(Step::Dma { program: "p".into(), region: "r".into(), dma: program, run: RUN });
-        let result = DmaResult {
-            fault_errno: None,
-            status,
-            cells_done: LEN / u64::from(CELL),
-            last_generation: generation,
-            started_ns: 1,
-            finished_ns: 2,
-        };
+    }
+
+    pub fn dma_with_status(&mut self, generation: u64, status: u32) {
+        self.program(generation);
+        let result = done(status, generation);
         self.seen(Role::Act, Step::DmaWait { program: "p".into(), timeout_ms: 1000 }, Fact::Dma(result));
     }
 

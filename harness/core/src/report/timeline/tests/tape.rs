@@ -234,6 +234,7 @@ impl Tape {
             began,
         );
         let result = DmaResult {
+            kept_off: 0,
             fault_errno: None,
             status: 0,
             cells_done: 128,
