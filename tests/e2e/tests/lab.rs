@@ -83,15 +83,42 @@ fn a_permissive_kernel_takes_long_term_pins_and_loses_what_the_refusal_saves() {
     lab.assert_tidy();
 }
 
-/// Each way to go in the middle of DMA, a thousand times.
+/// A thousand rounds of one storm.
+fn a_thousand(storm: &str) {
+    assert!(STORMS.contains(&storm));
+    let told = driver_guest::run_storms(Some("debug"), &[storm], 1000);
+    all_are_ok(&told, &[storm]);
+    assert!(!told.console.contains("unreferenced object"), "{}", told.console);
+}
+
 #[test]
 #[ignore = "builds a kernel: make test-long"]
-fn pages_come_back_a_thousand_times_whatever_goes() {
-    for storm in STORMS {
-        let told = driver_guest::run_storms(Some("debug"), &[storm], 1000);
-        all_are_ok(&told, &[storm]);
-        assert!(!told.console.contains("unreferenced object"), "{}", told.console);
-    }
+fn owners_are_killed_a_thousand_times() {
+    a_thousand("kill-storm");
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn the_driver_is_unbound_a_thousand_times() {
+    a_thousand("unbind-storm");
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn the_module_is_removed_a_thousand_times() {
+    a_thousand("module-storm");
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn the_device_is_unplugged_a_thousand_times() {
+    a_thousand("plug-storm");
+}
+
+#[test]
+#[ignore = "builds a kernel: make test-long"]
+fn pages_are_taken_from_a_writing_device_in_a_thousand_rounds() {
+    a_thousand("mirror-storm");
 }
 
 /// Which pins the kernel allows is what its own tests say, on each file system and by each way into GUP.
