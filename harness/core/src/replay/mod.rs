@@ -97,8 +97,8 @@ pub struct Replay<'r> {
     pub mirrors: BTreeMap<String, MirrorState>,
     /// Programs that ended since the driver gave their device no page: name and errno.
     pub page_faults: Vec<(String, u32)>,
-    /// Programs whose writes were kept off, though their device knows of nothing: name, region, program.
-    pub kept_off: Vec<(String, String, Program)>,
+    /// Programs whose writes were kept off, though their device knows of nothing.
+    pub kept_off: Vec<KeptOff>,
     /// Programs that checked their data themselves: command, exit code, last line.
     pub verified: Vec<(String, i32, String)>,
     /// Lines of the kernel log.
@@ -139,6 +139,17 @@ pub struct Replay<'r> {
     held: Vec<&'r Held>,
     /// Regions of the driver in the order in which the ledger has them, and when each was announced.
     regions: std::vec::IntoIter<(u32, u64)>,
+}
+
+/// A program of which nothing came to memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeptOff {
+    /// Region that it was to write.
+    pub region: String,
+    /// What it was to write.
+    pub program: Program,
+    /// When the device had done it.
+    pub at: u64,
 }
 
 #[derive(Debug)]
@@ -335,7 +346,7 @@ impl<'r> Replay<'r> {
             (Step::Dma { program, region, dma, .. }, _) => {
                 self.programs.insert(program.clone(), (region.clone(), *dma));
             }
-            (Step::DmaWait { program, .. }, Fact::Dma(result)) => self.dma(program, result),
+            (Step::DmaWait { program, .. }, Fact::Dma(result)) => self.dma(program, result, from),
             (Step::Release { region, dirty }, _) => self.released(region, *dirty, to),
             (Step::Umount { .. }, _) => {
                 self.promise(Durable::All, moment);

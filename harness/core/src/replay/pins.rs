@@ -3,7 +3,7 @@
 //! that it holds.
 
 use super::pin::{DirectRead, Pin, PinnedBy};
-use super::{Content, PageWrite, Replay, content, describe};
+use super::{Content, KeptOff, PageWrite, Replay, content, describe};
 use longpin_proto::agent::{Outcome, Program};
 use longpin_proto::disk::Held;
 use longpin_proto::facts::{Cells, DmaResult, RegionState, Source};
@@ -114,7 +114,7 @@ impl<'r> Replay<'r> {
         self.gaps.extend(pin.resolve(state, at, &mut self.memory).err());
     }
 
-    pub(super) fn dma(&mut self, name: &str, result: &DmaResult) {
+    pub(super) fn dma(&mut self, name: &str, result: &DmaResult, at: u64) {
         let Some((region, program)) = self.programs.remove(name) else { return };
         self.last_program = Some(program);
         if result.status == dma::STATUS_FAULT {
@@ -127,7 +127,7 @@ impl<'r> Replay<'r> {
             return;
         }
         if result.kept_off > 0 {
-            return self.kept_off.push((name.to_owned(), region, program));
+            return self.kept_off.push(KeptOff { region, program, at });
         }
         self.landed(&program, result.last_generation);
         self.land(&region, &program);
@@ -190,7 +190,7 @@ impl<'r> Replay<'r> {
         let is_its_own = |state| {
             content(state, self.run()).and_then(Content::generation).is_some_and(|g| generations.contains(&g))
         };
-        if self.kept_off.iter().any(|(_, _, kept)| *kept == program) {
+        if self.kept_off.iter().any(|kept| kept.program == program) {
             if let Some((offset, _)) = cells.iter().find(|(_, state)| is_its_own(state)) {
                 self.faults.push(format!(
                     "DMA generation {} was kept off, as the device reads it, and is seen through the mapping at byte {offset}",

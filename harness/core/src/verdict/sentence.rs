@@ -10,7 +10,7 @@ use crate::dmesg;
 use crate::dmesg::reports::Report;
 use crate::operations::Refusal;
 use crate::record::Trouble;
-use crate::replay::{Replay, errno_name};
+use crate::replay::{KeptOff, Replay, errno_name};
 use crate::words::Observation;
 use longpin_proto::disk::PAGE_BYTES;
 
@@ -80,7 +80,7 @@ fn clause(word: Observation, replay: &Replay<'_>, seen: &Observed) -> Option<Str
 
 /// A write that did not land, and what the guest's log has of it.
 fn kept_off(replay: &Replay<'_>, seen: &Observed) -> Option<String> {
-    let (_, region, program) = replay.kept_off.first()?;
+    let KeptOff { region, program, .. } = replay.kept_off.first()?;
     let pages = program.len / PAGE_BYTES;
     let told = match seen.log.iter().find(|line| line.text.contains(IOMMU_FAULT)) {
         Some(line) => format!("kernel log: {}", line.text),

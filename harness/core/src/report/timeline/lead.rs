@@ -9,6 +9,7 @@ use crate::record::Role;
 use crate::replay::{Asked, Job, PageKey, Replay};
 use crate::report::CaseResult;
 use crate::verdict::{Observation, Outcome};
+use longpin_proto::agent::Step;
 use longpin_proto::control::Request;
 use longpin_proto::disk::Change;
 
@@ -232,6 +233,15 @@ fn intact(result: &CaseResult) -> String {
     }
 }
 
+/// Who wanted the pin that was refused.
+fn asker(replay: &Replay<'_>) -> String {
+    let other = replay.refused.iter().find_map(|refused| match refused.step {
+        Step::Pin { mode, .. } if !mode.by_driver() => Some(&refused.errno.call),
+        _ => None,
+    });
+    other.map_or("The driver asked".to_owned(), |call| format!("{call} asked"))
+}
+
 fn other(
     replay: &Replay<'_>,
     claims: &Claims<'_, '_>,
@@ -241,7 +251,8 @@ fn other(
     match word {
         Observation::Refused if claims.pin.is_none() => vec![
             format!(
-                "The driver asked for a pin and the kernel refused it with {}.",
+                "{} for a pin and the kernel refused it with {}.",
+                asker(replay),
                 result.errno.as_deref().unwrap_or("an error")
             ),
             "The device never got an address of these pages and wrote nothing, so nothing could go wrong."

@@ -8,12 +8,14 @@ use super::requests::change_words;
 use super::words::{self, duration};
 use crate::operations::makes_durable;
 use crate::record::{Role, Trouble};
-use crate::replay::{Answered, Asked, DiskRequest, Exchange, Pin, Reader, Reading, Replay, pages_of};
+use crate::replay::{
+    Answered, Asked, DiskRequest, Exchange, KeptOff, Pin, Reader, Reading, Replay, pages_of,
+};
 use crate::report::CaseResult;
 use crate::verdict::{self, Observation};
 use longpin_proto::agent::{Fallocate, Outcome, Step};
 use longpin_proto::control::{Answer, Request};
-use longpin_proto::disk::{Change, InFlight as Loss};
+use longpin_proto::disk::{Change, InFlight as Loss, PAGE_BYTES};
 
 /// More than this is not a story any more: device writes in the middle are left out first.
 const MAX_MOMENTS: usize = 14;
@@ -38,6 +40,7 @@ pub fn moments(replay: &Replay<'_>, claims: &Claims<'_, '_>, result: &CaseResult
     let mut drafts = Vec::new();
     drafts.extend(pins(replay));
     drafts.extend(device_writes(replay, claims, result));
+    drafts.extend(replay.kept_off.iter().map(kept_off));
     drafts.extend(requests(replay));
     drafts.extend(in_flight(replay, claims));
     drafts.extend(into_shared(replay, claims).filter(|_| result.observations.contains(&Observation::Bleed)));
@@ -100,6 +103,16 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
         }
     }
     drafts
+}
+
+/// The device has done its part, and memory is as it was.
+fn kept_off(kept: &KeptOff) -> Draft {
+    let pages = words::count(kept.program.len / PAGE_BYTES, "page");
+    let generation = kept.program.generation;
+    let text = format!(
+        "the device writes DMA {generation} into {pages}, and none of it comes to memory: it was kept off"
+    );
+    Draft::at(kept.at, text)
 }
 
 /// A device that can fault comes to a page that is on its way to the disk, and waits until it has arrived.

@@ -8,7 +8,7 @@ pub mod tape;
 use super::{Bar, BarKind, Lane, Moment, Row, RowKind, Story, TickKind};
 use crate::record::Role;
 use crate::verdict::Observation;
-use longpin_proto::agent::{Backing, Fact, Fill, OpenFlags, Outcome, Step};
+use longpin_proto::agent::{Backing, Fact, Fill, OpenFlags, Outcome, PinMode, Step};
 use longpin_proto::control::{Answer, Request};
 use longpin_proto::disk::InFlight;
 use longpin_proto::facts::Source;
@@ -212,6 +212,35 @@ fn a_refused_pin_has_no_lane_of_pages_and_says_why() {
     assert_eq!((last.kind, last.text.as_str()), (BarKind::Refused, "pin: EFAULT"));
     assert!(grave(&story).is_empty(), "a refusal is good");
     assert!(story.lead.starts_with("The driver asked for a pin and the kernel refused it with EFAULT."));
+}
+
+#[test]
+fn who_asked_for_a_pin_in_vain_is_named_where_no_driver_did() {
+    let mut tape = Tape::new("refused");
+    tape.prepare();
+    let Step::Pin { region, map, offset, len, file_offset, run, .. } = Tape::pin_step() else {
+        panic!("no pin")
+    };
+    tape.refused(Step::Pin { region, map, offset, len, mode: PinMode::Vfio, file_offset, run }, "EFAULT");
+    let lead = story(tape, Observation::Refused).lead;
+    assert!(lead.contains(" asked for a pin and the kernel refused it with EFAULT."), "{lead}");
+    assert!(!lead.contains("The driver"), "{lead}");
+}
+
+#[test]
+fn a_write_that_was_kept_off_is_a_moment_and_changes_no_page() {
+    let mut tape = Tape::new("blocked");
+    tape.prepare();
+    tape.pin();
+    tape.dma_kept_off(100);
+    tape.release(false);
+    let story = story(tape, Observation::DmaBlocked);
+    well_formed(&story);
+    let told = story.moments.iter().find(|moment| moment.text.contains("none of it comes to memory"));
+    let text = &told.expect("a moment tells it").text;
+    assert!(text.starts_with("the device writes DMA 100 into 16 pages"), "{text}");
+    assert_eq!(bars(lane(&story, "pages 0–15 of /mnt/a"), RowKind::Memory), ["CPU 1"]);
+    assert!(grave(&story).is_empty(), "no page was harmed");
 }
 
 #[test]

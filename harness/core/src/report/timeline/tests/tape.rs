@@ -250,6 +250,24 @@ impl Tape {
         );
     }
 
+    /// The device does it, and nothing of it comes to memory.
+    pub fn dma_kept_off(&mut self, generation: u64) {
+        let dma = Program { offset: 0, len: LEN, generation, passes: 1, cell_bytes: 512 };
+        let (program, region, run) = ("p".to_owned(), "r".into(), RUN);
+        self.line().act(Step::Dma { program: program.clone(), region, dma, run }, 300_000);
+        let result = DmaResult {
+            kept_off: LEN / 512,
+            fault_errno: None,
+            status: 0,
+            cells_done: 0,
+            last_generation: 0,
+            started_ns: 0,
+            finished_ns: 0,
+        };
+        let fact = Fact::Dma(result);
+        self.step(Role::Act, Step::DmaWait { program, timeout_ms: 1 }, Outcome::Done { fact }, 90_000);
+    }
+
     pub fn fsync(&mut self) {
         self.line().act(Step::Fsync { file: "a".into(), data_only: false }, 6_200_000);
     }
