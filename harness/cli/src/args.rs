@@ -344,7 +344,13 @@ pub struct BisectionArgs {
     /// Which of the modules that the driver's directory makes, and parameters
     #[arg(long, value_name = "NAME[,PARAM=VALUE...]", value_parser = OsStringValueParser::new().try_map(ModuleChoice::parse))]
     pub module_name: Option<ModuleChoice>,
-    /// Where no directory of a driver is named, the kernel's source in --kernel DIR is configured and built: the
+    /// The accelerator's daemon that the device's directory makes: a path below it
+    #[arg(long, value_name = "PATH")]
+    pub device_made: Option<PathBuf>,
+    /// How it is made: a command of the shell, run in the device's directory [default: make]
+    #[arg(long, value_name = "COMMAND")]
+    pub device_build: Option<String>,
+    /// Where no directory of a driver or device is named, the kernel's source in --kernel DIR is configured and built: the
     /// configuration that each step begins with [default: that of DIR at the first step, else a small one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -383,6 +389,9 @@ pub struct BisectArgs {
     /// kernel as `image build-module` does, and takes the place of longpin.ko
     #[arg(long, value_name = "DIR")]
     pub module_only: Option<PathBuf>,
+    /// Directory of the accelerator's daemon whose history is searched, in its repository; see --device-made
+    #[arg(long, value_name = "DIR", conflicts_with = "module_only")]
+    pub device_only: Option<PathBuf>,
     /// Try both ends first: that they differ, in what, and how often the fault shows
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub check_ends: bool,
@@ -401,6 +410,9 @@ pub struct BisectStepArgs {
     /// does, and takes the place of longpin.ko
     #[arg(long, value_name = "DIR")]
     pub module_dir: Option<PathBuf>,
+    /// Directory of the accelerator's daemon that is bisected; see --device-made
+    #[arg(long, value_name = "DIR", conflicts_with = "module_dir")]
+    pub device_dir: Option<PathBuf>,
 }
 
 /// Options of `compare`.

@@ -2,7 +2,7 @@
 //! Bisection: what `bisect-step` says of a commit, of a driver or of a kernel, and which commit of a driver's history
 //! `bisect` finds.
 
-use longpin_e2e::{Ended, Lab, RUN_DEADLINE, processes, read_json, wait_for};
+use longpin_e2e::{Ended, Lab, RUN_DEADLINE, processes, program, read_json, wait_for};
 use longpin_images::{Bind, Store, report};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -307,6 +307,74 @@ fn a_commit_is_found_among_broken_and_flaky_ones_even_after_a_kill() {
     let other = lab.start(&search(text(&driver), &ids[15], &ids[1], &[])).end();
     assert_eq!(other.code, Some(3), "{}", other.stderr);
     assert!(other.stderr.contains("it holds another search"), "{}", other.stderr);
+}
+
+/// A daemon's history: from this commit on its disks look at nothing.
+const QUIET: usize = 6;
+/// It ends at once.
+const DIES: usize = 3;
+/// Its Makefile is wrong.
+const NO_MAKE: usize = 4;
+
+/// The daemon that longpin has, in scripts of eight commits, and their ids, the first at 1.
+fn device_history(lab: &Lab) -> (PathBuf, Vec<String>) {
+    let daemon = program("longpin-device");
+    let repo = lab.path("repo");
+    std::fs::create_dir(&repo).expect("the place is new");
+    git(&repo, &["init", "--quiet"]);
+    let mut ids = vec![String::new()];
+    for commit in 1..=8 {
+        let audit = "for arg do shift; case $arg in socket=*) arg=$arg,audit=off;; esac; set -- \"$@\" \"$arg\"; done";
+        let body = match commit {
+            DIES => "echo no such board >&2; exit 4",
+            QUIET.. => audit,
+            _ => ":",
+        };
+        let script = format!("#!/bin/sh\n# revision {commit}\n{body}\nexec {} \"$@\"\n", text(&daemon));
+        let recipe = if commit == NO_MAKE { "false" } else { "install -D -m 755 daemon.sh out/daemon" };
+        std::fs::write(repo.join("daemon.sh"), script).expect("ours");
+        std::fs::write(repo.join("Makefile"), format!("all:\n\t{recipe}\n")).expect("ours");
+        git(&repo, &["add", "."]);
+        git(&repo, &["commit", "--quiet", "-m", &format!("daemon: revision {commit}")]);
+        ids.push(git(&repo, &["rev-parse", "HEAD"]));
+    }
+    (repo, ids)
+}
+
+#[test]
+fn a_commit_of_a_device_is_found_among_ones_that_die_or_are_not_made() {
+    let lab = Lab::new();
+    let (repo, ids) = device_history(&lab);
+    let case = ["bisect", "inflight-change", "--fs", "ext4", "--pin", "pin", "--release", "dirty"];
+    let search = ["--device-only", text(&repo), "--device-made", "out/daemon", "--out", "search"];
+    let ends = ["--bad", &ids[8], "--good", &ids[1], "--tries-per-boot", "8"];
+    // Where no disk looks, nothing is seen.
+    let fault = ["--bad-is", "intact", "--good-is", "unstable"];
+    let ended = lab.start(&[&case[..], &search, &ends, &fault].concat()).end();
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    let first = format!("first bad commit: {} daemon: revision {QUIET}\n", &ids[QUIET][..12]);
+    assert!(ended.stdout.starts_with(&first), "{}", ended.stdout);
+    let document = read_json(&lab.path("search/bisection.json"));
+    let verdicts = verdicts(&document);
+    for (commit, verdict) in [(1, "good"), (NO_MAKE, "skip"), (QUIET, "bad"), (8, "bad")] {
+        assert_eq!(verdicts.get(&ids[commit]).map(String::as_str), Some(verdict), "{commit}: {verdicts:?}");
+    }
+    assert_eq!(git(&repo, &["status", "--porcelain"]), "", "the user's repository");
+
+    // One by one, in place.
+    let step = |commit: usize, more: &[&str]| {
+        git(&repo, &["checkout", "--quiet", &ids[commit]]);
+        let args = ["bisect-step", "inflight-change", "--fs", "ext4", "--pin", "pin", "--release", "dirty"];
+        let device = ["--device-dir", text(&repo), "--device-made", "out/daemon", "--out", "steps"];
+        lab.start(&[&args[..], &device, &["--bad-is", "intact"], more].concat()).end()
+    };
+    let dies = step(DIES, &[]);
+    assert_eq!(dies.code, Some(125), "{}{}", dies.stdout, dies.stderr);
+    assert!(dies.stdout.contains("no such board"), "{}", dies.stdout);
+    let unmade = step(1, &["--device-build", "true"]);
+    assert_eq!(unmade.code, Some(125), "{}{}", unmade.stdout, unmade.stderr);
+    assert!(unmade.stdout.contains("it does not build: `true` makes no "), "{}", unmade.stdout);
+    lab.assert_tidy();
 }
 
 #[test]

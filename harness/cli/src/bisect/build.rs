@@ -2,8 +2,10 @@
 //! Building what a commit has, and whose fault it is when that fails: the commit's, or the host's.
 
 use super::git;
+use crate::child::Child;
 use crate::error::{Error, Result};
 use crate::images::{Brought, Images, build_kernel};
+use crate::interrupt::Interrupt;
 use crate::kernel_choice::KernelChoice;
 use crate::output;
 use anyhow::Context as _;
@@ -11,6 +13,11 @@ use longpin_core::bisect::Try;
 use longpin_images::{Error as ImageError, config_difference};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// How long the build of a device may take: a large project from nothing, on a small machine.
+const DEVICE_LIMIT: Duration = Duration::from_secs(3600);
 
 /// Name of the compiler's words in the directory of a step.
 const LOG: &str = "build.log";
@@ -75,6 +82,54 @@ pub fn module(
     let copy = dir.join(module.file_name().unwrap_or_default());
     fs::copy(module, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
     Ok(Ok(copy))
+}
+
+/// What `command` makes at `made` in `source`, copied into `dir`; or why there is none.
+pub fn device(
+    source: &Path,
+    command: &str,
+    made: &Path,
+    dir: &Path,
+) -> Result<std::result::Result<PathBuf, Try>> {
+    let (log, made) = (dir.join(LOG), source.join(made));
+    // What is there afterwards is this commit's.
+    if let Err(error) = fs::remove_file(&made)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Ok(Err(Try::Lab { why: format!("{} cannot be removed: {error}", made.display()) }));
+    }
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(command).current_dir(source);
+    let interrupt = Interrupt::install()?;
+    let mut build = match Child::spawn("the build of the device", shell, &log) {
+        Ok(build) => build,
+        Err(error) => return Ok(Err(Try::Lab { why: format!("{error:#}") })),
+    };
+    let late = crossbeam_channel::after(DEVICE_LIMIT);
+    crossbeam_channel::select! {
+        recv(build.exited()) -> _ => {}
+        // Killed with its handle.
+        recv(interrupt.signalled()) -> _ => return Err(Error::Interrupted),
+        recv(late) -> _ => {
+            let why = format!("`{command}` was not done within {} min", DEVICE_LIMIT.as_secs() / 60);
+            return Ok(Err(Try::NoBuild { why }));
+        }
+    }
+    let status = build.ended().context("a build that has ended has no status")?;
+    let text = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    if let Some(why) = no_memory(&text).filter(|_| !status.success()) {
+        return Ok(Err(Try::Lab { why }));
+    }
+    let why = match (status.success(), made.is_file()) {
+        (true, true) => {
+            let copy = dir.join(made.file_name().unwrap_or_default());
+            fs::copy(&made, &copy).with_context(|| format!("{} cannot be written", copy.display()))?;
+            return Ok(Ok(copy));
+        }
+        (true, false) => format!("`{command}` makes no {}", made.display()),
+        (false, _) => format!("`{command}`: {status}: {}", complaint(&text)),
+    };
+    Ok(Err(Try::NoBuild { why }))
 }
 
 /// Configure and build the kernel that is checked out in `source`, in place; why that cannot be, if it cannot. How its
@@ -166,14 +221,19 @@ fn chosen<'b>(built: &'b [PathBuf], name: Option<&Path>) -> std::result::Result<
     }
 }
 
+/// What a compiler says that was not let finish.
+fn no_memory(log: &str) -> Option<String> {
+    let line = log.lines().find(|line| NO_MEMORY.iter().any(|words| line.contains(words)))?;
+    Some(format!("the host has no memory for the compiler: {line}"))
+}
+
 /// A failed build is the commit's, unless the host kept it from its end.
 fn failure(error: &ImageError, log: &Path) -> Try {
     let text = fs::read(log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let host = text.lines().find(|line| NO_MEMORY.iter().any(|words| line.contains(words)));
+    if let Some(why) = no_memory(&text) {
+        return Try::Lab { why };
+    }
     match error {
-        _ if host.is_some() => {
-            Try::Lab { why: format!("the host has no memory for the compiler: {}", host.unwrap_or_default()) }
-        }
         ImageError::CommandFailed { tail, .. } => Try::NoBuild { why: complaint(tail).to_owned() },
         ImageError::Deadline { .. } | ImageError::ModuleMismatch { .. } | ImageError::Unreadable { .. } => {
             Try::NoBuild { why: error.to_string() }

@@ -5,7 +5,7 @@
 use super::git::{Next, Repo, Tree};
 use super::log;
 use super::step::{only_case, rule};
-use super::subject::Subject;
+use super::subject::{Named, Subject};
 use super::trial::Trial;
 use crate::args::{BisectArgs, BisectionArgs, LibraryArgs};
 use crate::earlier::IGNORED;
@@ -35,9 +35,11 @@ const GOOD_END: &str = "good end";
 /// Find the commit.
 pub fn bisect(args: &BisectArgs) -> Result<ExitCode> {
     let common = &args.common;
-    let (name, config) = (common.module_name.as_ref(), common.config.as_deref());
-    let (subject, option, dir) =
-        Subject::of("--module-only", args.module_only.as_deref(), name, config, &common.machine)?;
+    let named = Named {
+        module: ("--module-only", args.module_only.as_deref()),
+        device: ("--device-only", args.device_only.as_deref()),
+    };
+    let (subject, option, dir) = Subject::of(named, common)?;
     let library = Library::load(&common.library)?;
     if !args.check_ends {
         rule(&common.tries, common.seen, &only_case(&library)?)?;
@@ -90,9 +92,20 @@ fn question(args: &BisectArgs, library: &Library, repo: &Repo) -> Result<Questio
     // As text, since all that matters is whether it is the same. Where results lie does not matter.
     let cases: Vec<String> = library.cases(1).into_iter().map(|case| case.id).collect();
     let BisectArgs { common, end_tries, check_ends, .. } = args;
-    let BisectionArgs { machine, tries, module_name, config, seen, ignore_log, .. } = common;
+    let BisectionArgs {
+        machine,
+        tries,
+        module_name,
+        device_made,
+        device_build,
+        config,
+        seen,
+        ignore_log,
+        ..
+    } = common;
     let options = format!(
-        "{} {} {cases:?} {machine:?} {tries:?} {module_name:?} {config:?} {end_tries} {check_ends} {seen} {ignore_log:?}",
+        "{} {} {cases:?} {machine:?} {tries:?} {module_name:?} {device_made:?} {device_build:?} {config:?} {end_tries} \
+         {check_ends} {seen} {ignore_log:?}",
         repo.top().display(),
         repo.prefix
     );
@@ -423,10 +436,10 @@ impl<'a> Search<'a> {
         }
         let machine = self.subject.make(&self.args.common.machine, &source, &self.place.dir, dir)?;
         self.go_on()?;
-        let kernel_stays = !self.subject.is_kernel();
+        let only_driver = self.subject.is_module();
         let args = &self.args.common.tries;
         let ignore_log = self.args.common.ignore_log.as_ref().map(|_| self.place.dir.join(IGNORED));
-        Ok(machine.map(|machine| Trial { library, machine, args, ignore_log, kernel_stays }))
+        Ok(machine.map(|machine| Trial { library, machine, args, ignore_log, only_driver }))
     }
 
     fn rule(&self, difference: &Difference) -> Result<Rule> {

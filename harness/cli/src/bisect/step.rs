@@ -3,7 +3,7 @@
 //! git every exit code from 1 to 127 but 125 says bad.
 
 use super::log;
-use super::subject::Subject;
+use super::subject::{Named, Subject};
 use super::trial::Trial;
 use crate::args::{BisectStepArgs, TryArgs};
 use crate::error::{Error, Result};
@@ -46,9 +46,11 @@ pub fn step(args: &BisectStepArgs) -> u8 {
 
 fn try_commit(args: &BisectStepArgs) -> Result<Verdict> {
     let common = &args.common;
-    let (name, config) = (common.module_name.as_ref(), common.config.as_deref());
-    let (subject, _, source) =
-        Subject::of("--module-dir", args.module_dir.as_deref(), name, config, &common.machine)?;
+    let named = Named {
+        module: ("--module-dir", args.module_dir.as_deref()),
+        device: ("--device-dir", args.device_dir.as_deref()),
+    };
+    let (subject, _, source) = Subject::of(named, common)?;
     let library = Library::load(&common.library)?;
     let case = only_case(&library)?;
     let rule = rule(&common.tries, common.seen, &case)?;
@@ -66,7 +68,7 @@ fn try_commit(args: &BisectStepArgs) -> Result<Verdict> {
         machine,
         args: &common.tries,
         ignore_log: common.ignore_log.clone(),
-        kernel_stays: !subject.is_kernel(),
+        only_driver: subject.is_module(),
     };
     let ruling = trial.judge(&dir, &rule, &mut tries, |_| Ok(()))?;
     tell(&common.out, &commit, &ruling, &dir)?;

@@ -25,8 +25,8 @@ pub struct Trial<'a> {
     pub args: &'a TryArgs,
     /// What the kernel says and does not count.
     pub ignore_log: Option<PathBuf>,
-    /// The kernel is the same for all commits: one that says nothing when it boots is no commit's fault.
-    pub kernel_stays: bool,
+    /// Nothing but the driver is another one in each commit: a guest that says nothing at all is no commit's fault.
+    pub only_driver: bool,
 }
 
 impl Trial<'_> {
@@ -75,8 +75,8 @@ impl Trial<'_> {
             {
                 return Ok(vec![(String::new(), Try::NotRun { why })]);
             }
-            // What a kernel of the history is, and what it cannot do, is the commit's.
-            Err(Error::Usage(why)) if !self.kernel_stays => {
+            // What a kernel or device of the history is, and what it cannot do, is the commit's.
+            Err(Error::Usage(why)) if !self.only_driver => {
                 return Ok(vec![(String::new(), Try::NotRun { why })]);
             }
             Err(error) => return Err(error),
@@ -99,7 +99,7 @@ impl Trial<'_> {
         };
         let cases = result.cases.iter().map(|case| {
             let one = match Try::of(case) {
-                Try::NoBoot { why } if self.kernel_stays && console(case.boot).trim().is_empty() => {
+                Try::NoBoot { why } if self.only_driver && console(case.boot).trim().is_empty() => {
                     Try::Lab { why }
                 }
                 one => one,
@@ -181,9 +181,9 @@ mod tests {
             missing: vec!["b/ext4/pin/clean#2".to_owned()],
             ..RunResult::default()
         };
-        let tries = |kernel_stays| {
+        let tries = |only_driver| {
             let (library, machine) = (args.common.library.clone(), args.common.machine.clone());
-            let trial = Trial { library, machine, args: &args.common.tries, ignore_log: None, kernel_stays };
+            let trial = Trial { library, machine, args: &args.common.tries, ignore_log: None, only_driver };
             trial.tries(&result, out.path())
         };
         assert_eq!(tries(true)[0], ("a/ext4/pin/clean".to_owned(), Try::Lab { why: why.clone() }));
