@@ -5,6 +5,7 @@ use clap::{ArgGroup, Parser, ValueEnum};
 use longpin_device::disk::DiskOptions;
 use longpin_device::ledger::MAX_FILE_BYTES;
 use longpin_device::translations::{DEFAULT_BOUND, Eviction, MAX_BOUND};
+use longpin_proto::control::Fault;
 use std::path::PathBuf;
 
 /// Virtual hardware for QEMU by vhost-user: an accelerator that writes into pinned guest pages, and auditing disks.
@@ -45,6 +46,11 @@ pub struct Args {
     /// Which page it forgets
     #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
     pub translation_eviction: EvictionArg,
+
+    /// Misbehave so from the beginning, as the control protocol's `fault` says: kept-pages is a device that answers an
+    /// invalidation and goes on with the pages
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub fault: Fault,
 
     /// Write "ready" and a newline to this inherited file descriptor, and close it, when the sockets are served
     #[arg(long, value_name = "N")]
@@ -130,6 +136,15 @@ mod tests {
         }
         let random = args(&["--translation-eviction", "random"]).unwrap().translation_eviction;
         assert_eq!(Eviction::from(random), Eviction::Random);
+    }
+
+    #[test]
+    fn a_fault_has_the_name_that_the_control_protocol_gives_it() {
+        let args = |more: &[&str]| Args::try_parse_from(["longpin-device", "--fd", "3"].iter().chain(more));
+        assert_eq!(args(&[]).unwrap().fault, Fault::None);
+        assert_eq!(args(&["--fault", "kept-pages"]).unwrap().fault, Fault::KeptPages);
+        let error = args(&["--fault", "kept"]).unwrap_err().to_string();
+        assert!(error.contains("unknown variant `kept`") && error.contains("`kept-pages`"), "{error}");
     }
 
     #[test]

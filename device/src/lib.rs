@@ -43,6 +43,7 @@ use engine::Engine;
 use front::FrontError;
 use ledger::{Ledger, LedgerError};
 use listener::SocketFile;
+use longpin_proto::control::Fault;
 use mem::GuestRam;
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -68,6 +69,8 @@ pub struct Config {
     pub ledger_limit: Option<u64>,
     /// Cache of revocable regions.
     pub cache: CacheOptions,
+    /// How the accelerator misbehaves from the beginning.
+    pub fault: Fault,
     /// Written to and closed when all sockets are served.
     pub ready: Option<File>,
     /// Serve one front-end after another.
@@ -106,7 +109,7 @@ pub struct Device {
 }
 
 impl Device {
-    fn new(ledger: Ledger, accelerator: Option<&SocketFile>) -> io::Result<Self> {
+    fn new(ledger: Ledger, accelerator: Option<&SocketFile>, fault: Fault) -> io::Result<Self> {
         let (ledger, counters) = (Arc::new(ledger), Arc::<Counters>::default());
         let name = accelerator.map_or_else(String::new, SocketFile::name);
         let ram = Arc::new(GuestRam::default().named(format!("accelerator{name}")));
@@ -116,7 +119,7 @@ impl Device {
             engine,
             ledger,
             counters,
-            faults: Arc::default(),
+            faults: Arc::new(Faults::with(fault)),
             watch,
             disks: Vec::new(),
             run: AtomicU64::new(0),
@@ -144,7 +147,7 @@ pub fn serve(config: Config, stop: &Arc<Stop>) -> Result<(), ServeError> {
     if !config.disks.is_empty() {
         disk::check_host().map_err(ServeError::IoUring)?;
     }
-    let mut device = Device::new(ledger, config.accelerator.as_ref())?;
+    let mut device = Device::new(ledger, config.accelerator.as_ref(), config.fault)?;
     device.engine.set_cache(config.cache);
     let sockets: Vec<_> = config.disks.into_iter().map(|disk| device.add_disk(disk)).collect();
     let device = Arc::new(device);

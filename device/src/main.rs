@@ -79,7 +79,8 @@ fn run(args: &Args) -> Result<(), MainError> {
     let (ledger, ledger_limit) = (args.ledger.clone(), Some(args.ledger_limit));
     let persist = args.persist;
     let cache = CacheOptions { bound: args.translation_cache, eviction: args.translation_eviction.into() };
-    let config = Config { accelerator, disks, control, ledger, ledger_limit, cache, ready, persist };
+    let fault = args.fault;
+    let config = Config { accelerator, disks, control, ledger, ledger_limit, cache, fault, ready, persist };
     Ok(serve(config, &stop)?)
 }
 

@@ -2,6 +2,7 @@
 //! Control socket of `longpin-device` (unix stream, many clients, each request answered by one line).
 
 use crate::disk::{AuditReport, DiskStatus, Held, HoldReport, InFlight, Rule};
+use serde::de::IntoDeserializer as _;
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol, in [`Answer::Hello`].
@@ -102,10 +103,11 @@ impl Request {
 }
 
 /// Deliberate misbehaviour of the accelerator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// None: well-behaved.
+    #[default]
     None,
     /// Requests on the control queue are taken and never answered.
     SilentControl,
@@ -125,6 +127,17 @@ pub enum Fault {
     StrayInterrupt,
     /// A region that is to be unmapped is denied, and its programs go on.
     DeniedRegion,
+    /// An invalidation is answered and not executed: programs go on with pages that the kernel has taken back.
+    KeptPages,
+}
+
+/// By the name that it has in a message. Errors: there is none of that name; the message has them all.
+impl std::str::FromStr for Fault {
+    type Err = serde::de::value::Error;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        Self::deserialize(name.into_deserializer())
+    }
 }
 
 /// Device to harness.

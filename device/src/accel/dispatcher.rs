@@ -77,6 +77,7 @@ impl Executor {
             _ if self.faults.silent_control() => reply.abandon(),
             Request::Map(part) => self.answer(reply, self.engine.map(&part)),
             Request::Populate(part) => self.answer(reply, self.engine.populate(&part)),
+            Request::Invalidate(_) if self.faults.kept_pages() => self.answer(reply, Ok(())),
             Request::Invalidate(range) => self.answer(reply, self.engine.invalidate(range)),
             Request::FaultDone { fault, error } => {
                 self.engine.answer_fault(fault, error);

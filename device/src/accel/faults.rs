@@ -11,16 +11,15 @@ use std::time::Duration;
 const LATE: Duration = Duration::from_millis(1200);
 
 /// The fault of the moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Faults(Mutex<Fault>);
 
-impl Default for Faults {
-    fn default() -> Self {
-        Self(Mutex::new(Fault::None))
-    }
-}
-
 impl Faults {
+    /// From the beginning.
+    pub fn with(fault: Fault) -> Self {
+        Self(Mutex::new(fault))
+    }
+
     /// Replace the fault.
     pub fn set(&self, fault: Fault) {
         *self.0.lock() = fault;
@@ -50,6 +49,11 @@ impl Faults {
         self.is(Fault::DeniedRegion)
     }
 
+    /// Invalidations are answered as if they were executed, and are not.
+    pub(super) fn kept_pages(&self) -> bool {
+        self.is(Fault::KeptPages)
+    }
+
     /// What is wrong with an answer on a queue.
     pub(super) fn lie(&self, queue: u32) -> Option<Lie> {
         match *self.0.lock() {
@@ -63,7 +67,8 @@ impl Faults {
             | Fault::SilentControl
             | Fault::SlowControl
             | Fault::SilentDma
-            | Fault::DeniedRegion => None,
+            | Fault::DeniedRegion
+            | Fault::KeptPages => None,
         }
     }
 }

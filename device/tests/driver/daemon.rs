@@ -7,7 +7,7 @@ use longpin_device::listener::SocketFile;
 use longpin_device::stop::Stop;
 use longpin_device::translations::CacheOptions;
 use longpin_device::{Config, ServeError, serve};
-use longpin_proto::control::{Answer, Request as ControlRequest, Status};
+use longpin_proto::control::{Answer, Fault, Request as ControlRequest, Status};
 use longpin_proto::disk::DiskStatus;
 use longpin_proto::line;
 use std::fs::File;
@@ -53,6 +53,7 @@ impl Daemon {
             ledger: Some(dir.path().join("ledger")),
             ledger_limit: None,
             cache: CacheOptions::default(),
+            fault: Fault::None,
             ready: None,
             persist: false,
         };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What users add to a guest, or put in the place of something of ours.
 
-use longpin_e2e::{Lab, only_case};
+use longpin_e2e::{Lab, only_case, program};
 use longpin_images::{Store, report};
 use serde_json::json;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -14,12 +14,6 @@ fn script(path: &Path, text: &str) {
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("temporary paths are UTF-8")
-}
-
-/// The daemon that was built with this test.
-fn daemon() -> std::path::PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
-    test.ancestors().nth(2).expect("tests lie in PROFILE/deps").join("longpin-device")
 }
 
 /// Our driver for the stock kernel.
@@ -65,7 +59,7 @@ fn a_run_records_what_was_added_and_repeats_it() {
     let tree = lab.path("tree");
     std::fs::create_dir_all(tree.join("opt")).expect("the place is new");
     std::fs::write(tree.join("opt/file"), "x").expect("the place is writable");
-    let daemon = daemon();
+    let daemon = program("longpin-device");
     let device = lab.path("accel");
     // Another daemon as vendors have them: a script that starts the real one.
     script(&device, &format!("echo started >> {}; exec {} \"$@\"", text(&lab.path("log")), text(&daemon)));
@@ -89,6 +83,21 @@ fn a_run_records_what_was_added_and_repeats_it() {
         device.display()
     );
     assert!(repeat.contains(&words), "{repeat}");
+    lab.assert_tidy();
+}
+
+/// What passes with a device that gives pages back must not with one that only says so.
+#[test]
+fn a_device_that_keeps_pages_which_the_kernel_took_loses_as_a_pin_does() {
+    let lab = Lab::new();
+    let (device, daemon) = (lab.path("accel"), program("longpin-device"));
+    script(&device, &format!("exec {} --fault kept-pages \"$@\"", text(&daemon)));
+    let case = ["lost-update", "--fs", "ext4", "--pin", "notifier", "--release", "clean"];
+    let ended = lab.run(&[&case[..], &["--device-program", text(&device)]].concat());
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result = lab.result();
+    let case = only_case(&result);
+    assert_eq!((&case["outcome"], &case["observations"]), (&json!("fail"), &json!(["lost"])), "{case}");
     lab.assert_tidy();
 }
 
