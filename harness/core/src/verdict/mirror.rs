@@ -52,9 +52,9 @@ pub fn sentence(counts: &MirrorCounts) -> String {
     parts.join(", ")
 }
 
-/// The device had given the page back before it changed it in flight, and the kernel let it come again, by a fault: so
-/// the file system has let it write as it lets a CPU, and knows that the page is dirty. Where pages must be stable, the
-/// fault would have waited.
+/// The device had given the page back before it changed it in flight, or had never had it, and the kernel let it come, by
+/// a fault: so the file system has let it write as it lets a CPU, and knows that the page is dirty. Where pages must be
+/// stable, the fault would have waited.
 pub fn let_in(replay: &Replay<'_>, hit: &Hit) -> bool {
     let pin = hit.region.and_then(|region| replay.pin_of(region));
     let Some(pin) = pin.filter(|pin| pin.mode().is_some_and(|mode| !mode.holds_pages())) else {
@@ -62,11 +62,12 @@ pub fn let_in(replay: &Replay<'_>, hit: &Hit) -> bool {
     };
     let Some(offset) = hit.file_offset else { return false };
     // The ledger counts from the region's label, as the hit does.
-    came_again(&replay.ledger.entries, pin.number, offset, hit.submitted_ns, hit.completed_ns)
+    came_by_fault(&replay.ledger.entries, pin.number, offset, hit.submitted_ns, hit.completed_ns)
 }
 
-/// Between the last DMA before the submission and the first after it the page was taken back.
-fn came_again(
+/// Between the last DMA before the submission and the first after it the page was taken back; or the device had no
+/// translation when the request was submitted, and got one before it wrote.
+fn came_by_fault(
     entries: &[LedgerEntry],
     region: Option<u32>,
     offset: u64,
@@ -82,8 +83,13 @@ fn came_again(
     let writes = || of_page().filter(|entry| entry.kind == ledger::KIND_DMA_WRITE).map(|entry| entry.time_ns);
     let before = writes().filter(|at| *at < submitted).max().unwrap_or(0);
     let Some(first) = writes().find(|at| (submitted..=completed).contains(at)) else { return false };
-    let mut taken = of_page().filter(|entry| entry.kind == ledger::KIND_INVALIDATE);
-    taken.any(|entry| before < entry.time_ns && entry.time_ns < first)
+    let times = |kind| of_page().filter(move |entry| entry.kind == kind).map(|entry| entry.time_ns);
+    let (given, taken) = (|| times(ledger::KIND_POPULATE), || times(ledger::KIND_INVALIDATE));
+    let last_given = given().filter(|at| *at <= submitted).max().unwrap_or(0);
+    let last_taken = taken().filter(|at| *at <= submitted).max().unwrap_or(0);
+    // A device that wrote after the page was taken has kept it.
+    let had_none = last_given.max(before) <= last_taken;
+    taken().any(|at| before < at && at < first) || had_none && given().any(|at| submitted < at && at < first)
 }
 
 #[cfg(test)]
@@ -106,7 +112,7 @@ mod tests {
     }
 
     fn asked(entries: Vec<LedgerEntry>) -> bool {
-        came_again(&entries, Some(3), PAGE_BYTES, 100, 200)
+        came_by_fault(&entries, Some(3), PAGE_BYTES, 100, 200)
     }
 
     #[test]
@@ -132,6 +138,12 @@ mod tests {
         let mut early = told.clone();
         early[2].time_ns = 15;
         assert!(!asked(early));
+        // It had never been there before the disk had the request.
+        assert!(asked(told[3..].to_vec()));
+        // It was there already, and what it was given meanwhile it had forgotten by itself.
+        assert!(!asked(vec![told[0], told[3], told[4]]));
+        // It wrote without having been let in.
+        assert!(!asked(told[4..].to_vec()));
         // No write of the ledger explains the change.
         assert!(!asked(told[..4].to_vec()));
     }
