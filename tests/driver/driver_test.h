@@ -64,6 +64,9 @@ double now_s(void);
 				strerrorname_np(errno), strerrorname_np(expected));                  \
 	} while (0)
 
+/* How long all rounds of a storm together may take, on a kernel that watches itself, translated. */
+#define STORM_S 3000
+
 /* The condition must come true before the deadline. */
 #define EVENTUALLY(condition)                                                                        \
 	do {                                                                                         \

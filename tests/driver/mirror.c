@@ -452,6 +452,7 @@ void test_mirror_storm(void)
 	struct longpin_mirror seen;
 	uint32_t region;
 
+	alarm(STORM_S);
 	storm.memory = map_file(&storm.file);
 	region = mirror(fd, storm.memory, LEN, LONGPIN_ACCESS_WRITE);
 	for (uintptr_t i = 0; i < 2; i++)

@@ -18,8 +18,6 @@
 
 /* A round in so many looks with its own eyes, which takes its time. */
 #define LOOK_EVERY 50
-/* All rounds together, on a kernel that watches itself, translated. */
-#define STORM_S 3000
 #define LEN (32 * PAGE)
 
 extern char **environ;

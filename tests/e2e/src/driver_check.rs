@@ -62,7 +62,7 @@ pub fn all_are_ok(told: &Told, tests: &[&str]) {
     let names: Vec<_> = told.results.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, tests);
     let wrong: Vec<_> = told.results.iter().filter(|(_, result)| *result != TestResult::Ok).collect();
-    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(wrong.is_empty(), "{wrong:?}\n{}", told.console);
     assert_eq!(complaints(&told.console), Vec::<&str>::new(), "{}", told.console);
     assert!(told.console.contains("driver-test: over"), "{}", told.console);
     assert!(!told.console.contains("rmmod failed"), "{}", told.console);

@@ -83,10 +83,10 @@ fn a_permissive_kernel_takes_long_term_pins_and_loses_what_the_refusal_saves() {
     lab.assert_tidy();
 }
 
-/// A thousand rounds of one storm.
-fn a_thousand(storm: &str) {
+/// Rounds of one storm.
+fn a_storm(storm: &str, rounds: u32) {
     assert!(STORMS.contains(&storm));
-    let told = driver_guest::run_storms(Some("debug"), &[storm], 1000);
+    let told = driver_guest::run_storms(Some("debug"), &[storm], rounds);
     all_are_ok(&told, &[storm]);
     assert!(!told.console.contains("unreferenced object"), "{}", told.console);
 }
@@ -94,31 +94,32 @@ fn a_thousand(storm: &str) {
 #[test]
 #[ignore = "builds a kernel: make test-long"]
 fn owners_are_killed_a_thousand_times() {
-    a_thousand("kill-storm");
+    a_storm("kill-storm", 1000);
 }
 
 #[test]
 #[ignore = "builds a kernel: make test-long"]
 fn the_driver_is_unbound_a_thousand_times() {
-    a_thousand("unbind-storm");
+    a_storm("unbind-storm", 1000);
 }
 
 #[test]
 #[ignore = "builds a kernel: make test-long"]
 fn the_module_is_removed_a_thousand_times() {
-    a_thousand("module-storm");
+    a_storm("module-storm", 1000);
 }
 
 #[test]
 #[ignore = "builds a kernel: make test-long"]
 fn the_device_is_unplugged_a_thousand_times() {
-    a_thousand("plug-storm");
+    a_storm("plug-storm", 1000);
 }
 
 #[test]
 #[ignore = "builds a kernel: make test-long"]
-fn pages_are_taken_from_a_writing_device_in_a_thousand_rounds() {
-    a_thousand("mirror-storm");
+fn pages_are_taken_from_a_writing_device_for_minutes() {
+    // A round has some 500 faults, of which this kernel does 366 a second.
+    a_storm("mirror-storm", 400);
 }
 
 /// Which pins the kernel allows is what its own tests say, on each file system and by each way into GUP.
