@@ -239,7 +239,8 @@ impl<'a> Guest<'a> {
         let memory_mib = if parts.kernel.is_brought() { LAB_MEMORY_MIB } else { MEMORY_MIB };
         qemu.args(machine(dir, memory_mib)).arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs);
         qemu.arg("-append").arg(format!(
-            "console=ttyS0 panic=-1 no_timer_check loglevel=5 printk.devkmsg=on tests={} rounds={rounds} module={}",
+            "console=ttyS0 panic=-1 no_timer_check tsc=nowatchdog loglevel=5 printk.devkmsg=on tests={} rounds={rounds} \
+             module={}",
             tests.join(","),
             module_parameters.join(",")
         ));

@@ -18,11 +18,12 @@ pub struct Additions {
 const KERNEL_LINE_BYTES: usize = 2048;
 
 /// Keys of the kernel's command line that are not the user's, and why.
-const KERNEL_KEYS: [(&str, &str); 15] = [
+const KERNEL_KEYS: [(&str, &str); 16] = [
     ("console", "longpin reads the console on ttyS0"),
     ("earlyprintk", "longpin reads the console on ttyS0, from the begin on"),
     ("panic", "a panic must end the guest, or it would count as a hang"),
     ("no_timer_check", "longpin has it there already"),
+    ("tsc", "longpin turns the clocksource watchdog off, or a guest may hang in its boot"),
     ("loglevel", "the console is evidence from level 5 on; /dev/kmsg has all levels"),
     ("quiet", "the console is evidence from level 5 on"),
     ("log_buf_len", "longpin gives the log 4 MiB"),

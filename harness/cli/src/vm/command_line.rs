@@ -22,6 +22,7 @@ pub const SHELL_PORT: &str = "longpin.shell";
 /// * `panic=-1` with `-no-reboot` ends QEMU at a panic, so that a dead guest is noticed at once;
 /// * `no_timer_check`: a translated guest on a busy host may miss ticks, and check_timer() panics then ("IO-APIC + timer
 ///   doesn't work"); under KVM the kernel leaves the check out by itself;
+/// * `tsc=nowatchdog`: a guest of two CPUs may never end its boot (docs/hangs.md, "A hang of the kernel's own");
 /// * `loglevel=5` lets warnings reach the serial line (`WARNING:`, `csum failed`): after a hang or a panic the console
 ///   is the only log. Informational lines, which are slow to emulate, stay in /dev/kmsg, where the agent reads them;
 /// * `log_buf_len=4M` has room for what the kernel says between two readings of the agent, a storm of I/O errors
@@ -31,11 +32,12 @@ pub const SHELL_PORT: &str = "longpin.shell";
 ///   hangs be asked where it stands, by its keyboard or by an NMI that only the harness sends;
 /// * `earlyprintk` shows what a kernel says that dies before it has its console; it ends when that begins;
 /// * `oops=panic` is absent on purpose: an oops is evidence that the run wants to report and survive.
-pub const KERNEL_ARGS: [&str; 10] = [
+pub const KERNEL_ARGS: [&str; 11] = [
     "console=ttyS0",
     "earlyprintk=ttyS0,115200",
     "panic=-1",
     "no_timer_check",
+    "tsc=nowatchdog",
     "loglevel=5",
     "log_buf_len=4M",
     "printk.devkmsg=on",
@@ -218,7 +220,7 @@ mod tests {
 -no-reboot
 -kernel /k/vmlinuz
 -initrd /k/initramfs
--append console=ttyS0 earlyprintk=ttyS0,115200 panic=-1 no_timer_check loglevel=5 log_buf_len=4M printk.devkmsg=on sysrq_always_enabled unknown_nmi_panic panic_print=0x40 quiet
+-append console=ttyS0 earlyprintk=ttyS0,115200 panic=-1 no_timer_check tsc=nowatchdog loglevel=5 log_buf_len=4M printk.devkmsg=on sysrq_always_enabled unknown_nmi_panic panic_print=0x40 quiet
 -chardev file,id=console,path=/r/console.log
 -serial chardev:console
 -chardev socket,id=qmp,path=/s/qmp
