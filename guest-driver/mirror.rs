@@ -228,9 +228,7 @@ impl Mirror {
             .range_of(event)
             .and_then(|(range, access)| self.bring_in(range, access, event.id));
         match answered {
-            Ok(()) => {
-                self.counts.faults.add(1, Relaxed);
-            }
+            Ok(()) => {}
             // The region is about to be taken from the device, which ends the program.
             Err(error) if error == ESHUTDOWN => {}
             Err(error) => {
@@ -297,6 +295,11 @@ impl Mirror {
                 let page = unsafe { glue::longpin_mirror_page(pfn, write) };
                 let page = NonNull::new(page).ok_or(EFAULT)?;
                 self.know(&mut pages, index, page)?;
+            }
+            if fault != 0 {
+                // Before the device can go on: who hears of the end of its program finds the fault
+                // counted.
+                self.counts.faults.add(1, Relaxed);
             }
             return self.announce(&pages, range, access, fault);
         }
