@@ -4,6 +4,7 @@
 
 use crate::error::{Error, Result};
 use crate::output;
+use crate::whole_file;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use longpin_core::report::formats::{Place, github, junit, kcidb, ktap, markdown};
@@ -11,7 +12,6 @@ use longpin_core::report::{RunResult, TableStyle, table};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// A form of the result of a run.
@@ -114,7 +114,7 @@ pub fn make_ready<F: ValueEnum>(outputs: &[Output<F>]) -> Result<()> {
                 // A pipe has no content, and waits for its reader when it is opened.
                 _ => return Ok(()),
             }
-            drop(tempfile::NamedTempFile::new_in(parent(file))?);
+            drop(tempfile::NamedTempFile::new_in(whole_file::parent(file))?);
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -179,23 +179,12 @@ pub fn write_file(file: &Path, text: &str) -> io::Result<()> {
     if !is_replaced(file) {
         return fs::OpenOptions::new().write(true).truncate(true).open(file)?.write_all(text.as_bytes());
     }
-    let mut new = tempfile::NamedTempFile::new_in(parent(file))?;
-    new.write_all(text.as_bytes())?;
-    new.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
-    new.persist(file)?;
-    Ok(())
+    whole_file::write(file, text.as_bytes())
 }
 
 /// A plain file, or nothing yet.
 fn is_replaced(file: &Path) -> bool {
     fs::symlink_metadata(file).map_or(true, |is| is.is_file())
-}
-
-fn parent(file: &Path) -> &Path {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }
 
 #[cfg(test)]

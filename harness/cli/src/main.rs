@@ -33,6 +33,7 @@ mod selftest;
 mod symbols;
 mod terminal;
 mod vm;
+mod whole_file;
 
 use args::{Cli, Command, PinnerCommand};
 use error::Error;

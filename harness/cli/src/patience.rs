@@ -5,10 +5,10 @@
 use crate::vm::probe;
 use crate::vm::qemu::Qemu;
 use crate::vm::spec::Accel;
+use crate::whole_file;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -166,13 +166,8 @@ fn read(file: &Path) -> Option<Measured> {
     (measured.loop_ns.is_finite() && measured.loop_ns > 0.0).then_some(measured)
 }
 
-/// Whole or not at all: others read it.
 fn write(file: &Path, measured: &Measured) -> anyhow::Result<()> {
-    let dir = file.parent().context("the file has a directory")?;
-    let mut new = tempfile::NamedTempFile::new_in(dir)?;
-    new.write_all(&serde_json::to_vec(measured)?)?;
-    new.persist(file)?;
-    Ok(())
+    Ok(whole_file::write(file, &serde_json::to_vec(measured)?)?)
 }
 
 #[cfg(test)]

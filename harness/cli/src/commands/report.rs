@@ -9,6 +9,7 @@ use crate::formats::{self, Content};
 use crate::output;
 use crate::run::result_dir::file_name;
 use crate::terminal;
+use crate::whole_file;
 use anyhow::Context as _;
 use longpin_core::exit_code::ExitCode;
 use longpin_core::record::{self, CaseRecord};
@@ -18,8 +19,7 @@ use longpin_core::report::trace::trace;
 use longpin_core::report::{CaseResult, RunResult, TableStyle};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Make both files, or the forms that are asked for instead.
 pub fn report(args: &ReportArgs) -> Result<ExitCode> {
@@ -127,18 +127,6 @@ fn lore(dir: &Path) -> (BTreeMap<String, Lore>, BTreeMap<String, String>) {
     (lore, whys)
 }
 
-/// The file is there whole or not at all.
-fn write(path: &PathBuf, content: &[u8]) -> anyhow::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::NamedTempFile::new_in(parent)?;
-        file.write_all(content)?;
-        file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("{} cannot be written", path.display()))
+fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    whole_file::write(path, content).with_context(|| format!("{} cannot be written", path.display()))
 }

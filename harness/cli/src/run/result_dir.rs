@@ -2,10 +2,11 @@
 //! The directory that a run leaves behind, and `latest` beside it.
 
 use crate::error::{Error, Result};
+use crate::whole_file;
 use anyhow::Context as _;
 use serde::Serialize;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Parent of directories that we name ourselves.
@@ -86,14 +87,7 @@ impl ResultDir {
     /// Write a file. It is there whole or not at all.
     pub fn write(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {
         let path = self.path.join(name);
-        let write = || -> io::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(&self.path))?;
-            file.write_all(content)?;
-            file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().with_context(|| format!("{} cannot be written", path.display()))
+        whole_file::write(&path, content).with_context(|| format!("{} cannot be written", path.display()))
     }
 
     /// Write the record of a case. `name` may hold any character.

@@ -73,7 +73,7 @@ fn has_virtualization(cpuinfo: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::child::tests::script;
+    use crate::vm::probe::tests::fake_qemu;
 
     #[test]
     fn the_cpu_flag_is_a_word_of_its_own() {
@@ -81,12 +81,6 @@ mod tests {
         assert!(has_virtualization("flags : svm"));
         assert!(!has_virtualization("flags : fpu vmx_fake sse\nmodel name : svm\n"));
         assert!(!has_virtualization(""));
-    }
-
-    fn fake_qemu(dir: &Path, text: &str) -> Qemu {
-        let path = dir.join("qemu");
-        script(&path, text);
-        Qemu::Host(path)
     }
 
     #[test]

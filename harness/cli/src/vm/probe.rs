@@ -120,13 +120,13 @@ fn jump_back(code: &mut Vec<u8>, to: usize) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::child::tests::script;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn fake_qemu(dir: &Path, text: &str) -> Qemu {
+    pub fn fake_qemu(dir: &Path, text: &str) -> Qemu {
         let path = dir.join("qemu");
         script(&path, text);
         Qemu::Host(path)
