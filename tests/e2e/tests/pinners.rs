@@ -61,6 +61,17 @@ fn observed(result: &Value, id: &str) -> Value {
     case["observations"].clone()
 }
 
+/// What the record of a case has of its pin.
+fn pinned(lab: &Lab, case: &str) -> Value {
+    let record = read_json(&lab.out().join(format!("cases/{case}.json")));
+    let mut steps = record["evidence"].as_array().expect("a list").iter();
+    let pinned = steps.find_map(|step| {
+        let fact = &step["outcome"]["fact"];
+        (fact["fact"] == "pinned").then(|| fact["value"].clone())
+    });
+    pinned.expect("a pin")
+}
+
 #[test]
 fn the_kernels_own_pins_show_what_they_do_and_say_what_is_known() {
     let lab = Lab::new();
@@ -76,14 +87,8 @@ fn the_kernels_own_pins_show_what_they_do_and_say_what_is_known() {
     ] {
         assert_eq!(observed(&result, id), words, "{id}");
     }
-    let record = read_json(&lab.out().join("cases/late-copy.xfs.vm-writev.dirty.json"));
-    let steps = record["evidence"].as_array().expect("a list");
-    let pinned = steps.iter().find_map(|step| {
-        let fact = &step["outcome"]["fact"];
-        (fact["fact"] == "pinned").then(|| fact["value"].clone())
-    });
     // 16 pages of a file that has large folios or not: references are counted by page.
-    assert_eq!(pinned.expect("a pin")["references"], json!(16));
+    assert_eq!(pinned(&lab, "late-copy.xfs.vm-writev.dirty")["references"], json!(16));
     lab.assert_tidy();
 }
 
@@ -111,12 +116,7 @@ fn a_device_behind_an_iommu_writes_into_any_memory_that_is_not_a_file_s_on_a_dis
         assert_eq!(command.contains("intel-iommu -device edu"), id.contains("/vfio/"), "{id}: {command}");
     }
     // The page from which the device takes the bytes is not counted.
-    let record = read_json(&lab.out().join("cases/late-copy.tmpfs.vfio.dirty.json"));
-    let pinned = record["evidence"].as_array().expect("a list").iter().find_map(|step| {
-        let fact = &step["outcome"]["fact"];
-        (fact["fact"] == "pinned").then(|| fact["value"].clone())
-    });
-    assert_eq!(pinned.expect("a pin")["references"], json!(16));
+    assert_eq!(pinned(&lab, "late-copy.tmpfs.vfio.dirty")["references"], json!(16));
     lab.assert_tidy();
 }
 
