@@ -232,9 +232,9 @@ pub enum Error {
     ModuleMismatch {
         /// The .ko.
         path: PathBuf,
-        /// Its vermagic's release.
+        /// The release of its vermagic; all of it, if the releases are the same.
         found: String,
-        /// The kernel's release.
+        /// The same of the kernel's.
         wanted: String,
     },
     /// A module has no such parameter.

@@ -72,7 +72,7 @@ case "$*" in
         echo "$release" >"$artifact/vmlinuz"
         echo "$release" >"$tree/release"
         : >"$artifact/unpacked/Module.symvers"
-        printf 'CONFIG_RUST=y\nCONFIG_MODULES=y\nCONFIG_DEBUG_INFO_BTF=y\nCONFIG_VIRTIO_PCI=y\n' >"$tree/.config" ;;
+        printf 'CONFIG_RUST=y\nCONFIG_SMP=y\nCONFIG_MODULES=y\nCONFIG_DEBUG_INFO_BTF=y\nCONFIG_VIRTIO_PCI=y\n' >"$tree/.config" ;;
     make*kernelversion) sed 's/+.*//' "$tree/release" ;;
     make*kernelrelease) cat "$tree/release" ;;
     make*modules_prepare) : >"$tree/rust/libkernel.rmeta" ;;

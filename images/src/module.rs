@@ -39,7 +39,7 @@ impl Module {
     /// A module that was built elsewhere. Errors: `ModuleMismatch` if it is for another kernel, `Unreadable`.
     pub fn prebuilt(path: &Path, kernel: &Kernel) -> Result<Self> {
         let bytes = fs::read(path).map_err(Error::io("read", path))?;
-        check_release(path, &bytes, kernel.release())?;
+        check_vermagic(path, &bytes, kernel)?;
         Ok(Self { path: path.to_owned(), key: Key::of_bytes(&bytes), _artifact: None })
     }
 
@@ -173,7 +173,7 @@ impl Store {
         let built: Vec<PathBuf> = order.lines().map(|line| dir.join(line).with_extension("ko")).collect();
         for path in &built {
             let bytes = fs::read(path).map_err(Error::io("read", path))?;
-            check_release(path, &bytes, kernel.release())?;
+            check_vermagic(path, &bytes, kernel)?;
         }
         Ok(built)
     }
@@ -276,7 +276,7 @@ fn make(build: &mut Build<'_>, root: &ToolRoot, kernel: &Kernel, files: &Sources
     build.log.run_watched("build of the driver module", &mut command, MAKE_LIMIT, watch)?;
     let made = find_module(&source.join(DRIVER))?;
     let bytes = fs::read(&made).map_err(Error::io("read", &made))?;
-    check_release(&made, &bytes, kernel.release())?;
+    check_vermagic(&made, &bytes, kernel)?;
     let name = made.file_name().expect("a .ko was found by its name").to_string_lossy().into_owned();
     let kept = build.dir.join(&name);
     fs::rename(&made, &kept).map_err(Error::io("move", &made))?;
@@ -303,18 +303,50 @@ fn find_module(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-fn check_release(path: &Path, bytes: &[u8], release: &str) -> Result<()> {
+/// As the kernel compares it when it loads the module (same_magic()), and the release in any case: with CONFIG_MODVERSIONS
+/// the kernel would go by the checksums of what the module uses, which are not known here.
+fn check_vermagic(path: &Path, bytes: &[u8], kernel: &Kernel) -> Result<()> {
+    check_magic(path, bytes, kernel.release(), kernel.config().as_deref())
+}
+
+fn check_magic(path: &Path, bytes: &[u8], release: &str, config: Option<&str>) -> Result<()> {
     let magic = module_info::field(bytes, "vermagic").ok_or_else(|| Error::Unreadable {
         what: path.display().to_string(),
         problem: "it has no vermagic, so it is no kernel module, or a compressed one".to_owned(),
         remedy: "give the .ko that make modules has made",
     })?;
-    let found = magic.split(' ').next().unwrap_or_default();
-    if found == release {
-        return Ok(());
+    let (found, words) = magic.split_once(' ').unwrap_or((magic, ""));
+    let mismatch = |found: &str, wanted: String| {
+        Err(Error::ModuleMismatch { path: path.to_owned(), found: found.to_owned(), wanted })
+    };
+    if found != release {
+        return mismatch(found, release.to_owned());
     }
-    let (found, wanted) = (found.to_owned(), release.to_owned());
-    Err(Error::ModuleMismatch { path: path.to_owned(), found, wanted })
+    match config.and_then(vermagic_words) {
+        Some(wanted) if wanted != words.trim_end() => mismatch(magic.trim_end(), format!("{found} {wanted}")),
+        _ => Ok(()),
+    }
+}
+
+/// What stands behind the release in the vermagic of this configuration's modules (VERMAGIC_STRING of
+/// include/linux/vermagic.h). None: with CONFIG_RANDSTRUCT a number that the configuration does not have is among it.
+fn vermagic_words(config: &str) -> Option<String> {
+    let set = |option: &str| config.lines().any(|line| line.strip_suffix("=y") == Some(option));
+    if set("CONFIG_RANDSTRUCT") {
+        return None;
+    }
+    let preempt = match (set("CONFIG_PREEMPT_RT"), set("CONFIG_PREEMPT_BUILD")) {
+        (true, _) => Some("preempt_rt"),
+        (_, true) => Some("preempt"),
+        _ => None,
+    };
+    let words = [
+        set("CONFIG_SMP").then_some("SMP"),
+        preempt,
+        set("CONFIG_MODULE_UNLOAD").then_some("mod_unload"),
+        set("CONFIG_MODVERSIONS").then_some("modversions"),
+    ];
+    Some(words.into_iter().flatten().collect::<Vec<_>>().join(" "))
 }
 
 #[cfg(test)]
@@ -363,7 +395,7 @@ mod tests {
 
     #[test]
     fn a_module_of_another_release_and_what_is_no_module_are_told_apart() {
-        let check = |bytes: &[u8]| check_release(Path::new("/x/longpin.ko"), bytes, "7.3.4");
+        let check = |bytes: &[u8]| check_magic(Path::new("/x/longpin.ko"), bytes, "7.3.4", None);
         assert!(check(b"\0vermagic=7.3.4 SMP preempt mod_unload \0").is_ok());
         let error = check(b"\0vermagic=7.3.5 SMP \0").unwrap_err().to_string();
         assert!(
@@ -372,6 +404,27 @@ mod tests {
         );
         let error = check(b"\x28\xb5\x2f\xfd").unwrap_err().to_string();
         assert!(error.contains("no vermagic") && error.contains("make modules"), "{error}");
+    }
+
+    #[test]
+    fn a_module_of_the_same_release_but_of_another_configuration_is_refused() {
+        let check = |magic: &str, config: &str| {
+            let bytes = format!("\0vermagic={magic} \0");
+            check_magic(Path::new("/x/longpin.ko"), bytes.as_bytes(), "7.3.4", Some(config))
+        };
+        let config = "CONFIG_SMP=y\nCONFIG_PREEMPT_BUILD=y\nCONFIG_PREEMPT_BUILD_AUTO=y\nCONFIG_MODULE_UNLOAD=y\n\
+                      # CONFIG_MODVERSIONS is not set\n";
+        check("7.3.4 SMP preempt mod_unload", config).unwrap();
+        check("7.3.4 SMP preempt_rt mod_unload", &format!("{config}CONFIG_PREEMPT_RT=y\n")).unwrap();
+        check("7.3.4", "# CONFIG_SMP is not set\n").unwrap();
+        // A number that nobody knows is among them.
+        check("7.3.4 SMP RANDSTRUCT_12ab", "CONFIG_RANDSTRUCT=y\n").unwrap();
+        let error = check("7.3.4 SMP preempt mod_unload modversions", config).unwrap_err().to_string();
+        assert!(
+            error.contains("is for kernel `7.3.4 SMP preempt mod_unload modversions`, not for `7.3.4 SMP preempt mod_unload`;"),
+            "{error}"
+        );
+        assert!(check("7.3.4 SMP", config).is_err());
     }
 
     #[test]

@@ -175,9 +175,17 @@ fn a_module_that_does_not_fit_is_told_before_anything_boots() {
     let mut bytes = std::fs::read(longpin_module()).expect("the driver is built");
     let wrong = lab.path("wrong.ko");
     let at = bytes.windows(9).position(|window| window == b"vermagic=").expect("a module has a vermagic");
+    let built = bytes.clone();
     bytes[at + 9] = b'9';
     std::fs::write(&wrong, bytes).expect("the place is writable");
     let wrong = text(&wrong).to_owned();
+    // Of the same release, but built without CONFIG_PREEMPT_BUILD by its own account.
+    let mut bytes = built;
+    let preempt =
+        at + bytes[at..].windows(8).position(|window| window == b" preempt").expect("the stock kernel's");
+    bytes[preempt + 1..preempt + 8].copy_from_slice(b"_______");
+    let other = lab.path("other.ko");
+    std::fs::write(&other, bytes).expect("the place is writable");
     let good = longpin_module();
     let good = text(&good);
     let unknown = format!("{good},nonsense=1");
@@ -185,6 +193,7 @@ fn a_module_that_does_not_fit_is_told_before_anything_boots() {
         ("--driver", "/nonexistent/vendor.ko", "No such file"),
         ("--driver", wrong.as_str(), "is for kernel `9."),
         ("--module", wrong.as_str(), "build it again, or boot the kernel it was built for"),
+        ("--module", text(&other), "SMP _______ mod_unload`, not for `7."),
         ("--module", "/bin/sh", "it has no vermagic"),
         ("--driver", &unknown, "has no parameter `nonsense`; it has: device_timeout_ms"),
         ("--module", good, "two modules are named `longpin`"),

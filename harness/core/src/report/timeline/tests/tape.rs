@@ -140,7 +140,6 @@ impl Tape {
         self.now += 300_000;
     }
 
-    /// The device is told of pages that a held read pins.
     /// A device that can fault is given the range, without a page.
     pub fn mirror(&mut self) {
         let began = self.now;
@@ -172,6 +171,7 @@ impl Tape {
         self.entry(ledger::KIND_INVALIDATE, 0, LEN, 0, 0);
     }
 
+    /// The device is told of pages that a held read pins.
     pub fn announce_held(&mut self, rule: &str, region: u32) {
         self.entry(ledger::KIND_MAP, 0, LEN, 0, 0);
         self.dma.last_mut().expect("an entry").region = region;
