@@ -2,11 +2,12 @@
 
 //! `/dev/longpin0`: registration, file operations, dispatch of ioctls.
 //!
-//! The file operations are our own, since `kernel::miscdevice` of Linux 7.3 has no `poll`. They
+//! The file operations are our own, since `kernel::miscdevice` has no `poll`. They
 //! name the module as owner, so it cannot be unloaded while a file is open; the device can be
 //! unbound all the same, and the files then see [`ENODEV`].
 
 use crate::{
+    compat::this_module,
     device::Device,
     file::OpenFile,
     uapi,
@@ -17,7 +18,6 @@ use kernel::{
     container_of,
     error::to_result,
     fs::File,
-    module::this_module,
     prelude::*,
     sync::{
         atomic::{
@@ -141,7 +141,7 @@ struct Fops(bindings::file_operations);
 unsafe impl Sync for Fops {}
 
 static FOPS: Fops = Fops(bindings::file_operations {
-    owner: this_module::<crate::LocalModule>().as_ptr(),
+    owner: this_module(),
     open: Some(fops_open),
     release: Some(fops_release),
     unlocked_ioctl: Some(fops_ioctl),

@@ -11,6 +11,7 @@
 //! Lock order: `link`, then the queues. `regions` is a leaf. `longpin_main.rs` has the whole.
 
 use crate::{
+    compat::number,
     control::{
         Control,
         ControlMessage,
@@ -130,10 +131,10 @@ impl Device {
         let dev = port.dev();
         let limits = Self::check_config(&dev, &port.config())?;
         let dma_dev = port.dma_dev()?;
-        let timeout = Self::timeout(module_parameters::device_timeout_ms.value());
+        let timeout = Self::timeout(number(module_parameters::device_timeout_ms.value()));
         let control = Control::new(port.control_queue()?, timeout)?;
         let programs = ProgramQueue::new(port.dma_queue()?);
-        let timeout = Self::timeout(module_parameters::invalidate_timeout_ms.value());
+        let timeout = Self::timeout(number(module_parameters::invalidate_timeout_ms.value()));
         let revocable = match port.nr_queues() {
             dma::NUM_QUEUES => Some(Revocable::new(&port, timeout)?),
             _ => None,

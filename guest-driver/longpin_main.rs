@@ -45,6 +45,7 @@ use kernel::prelude::*;
 
 mod accounting;
 mod chardev;
+mod compat;
 mod control;
 mod device;
 mod file;

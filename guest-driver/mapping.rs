@@ -10,6 +10,7 @@
 //! mapping lives, so bounce buffers would break every promise, and are refused.
 
 use crate::{
+    compat::not_supported,
     dma::MAX_REGION_BYTES,
     glue,
     pins::PinnedPages,
@@ -112,7 +113,7 @@ impl DmaDevice {
 
     /// Maps one page, in both directions.
     ///
-    /// Errors: [`EIO`]; [`EOPNOTSUPP`] if the platform translates or bounces what the device takes
+    /// Errors: [`EIO`]; EOPNOTSUPP if the platform translates or bounces what the device takes
     /// for physical.
     ///
     /// # Safety
@@ -140,7 +141,7 @@ impl DmaDevice {
         if !self.translates && dma_addr != unsafe { glue::longpin_page_phys(page.as_ptr()) } {
             // SAFETY: Mapped just now.
             unsafe { self.unmap_page(dma_addr) };
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         Ok(dma_addr)
     }
@@ -196,7 +197,7 @@ unsafe impl Sync for MappedPages {}
 impl MappedPages {
     /// Maps `pinned` for `dev`.
     ///
-    /// Errors: [`ENOMEM`]; [`EIO`] and others of `dma_map_sgtable()`; [`EOPNOTSUPP`] if the
+    /// Errors: [`ENOMEM`]; [`EIO`] and others of `dma_map_sgtable()`; EOPNOTSUPP if the
     /// platform translates or bounces what the device takes for physical.
     ///
     /// # Safety
@@ -226,7 +227,7 @@ impl MappedPages {
                 "DMA addresses are not physical ones, and the accelerator does not translate \
                  them: boot with iommu.passthrough=1\n"
             );
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         Ok(mapped)
     }

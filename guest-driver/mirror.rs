@@ -20,6 +20,10 @@
 //! [`OP_INVALIDATE`]: crate::dma::OP_INVALIDATE
 
 use crate::{
+    compat::{
+        not_supported,
+        shut_down, //
+    },
     device::Device,
     dma::{
         FaultEvent,
@@ -153,7 +157,7 @@ impl Mirror {
     /// Listens to a range of the calling process. Nothing is known of its pages yet. Must be ended
     /// by [`Mirror::end`].
     ///
-    /// Errors: [`EOPNOTSUPP`] if the kernel or the device cannot; [`ENOMEM`].
+    /// Errors: EOPNOTSUPP if the kernel or the device cannot; [`ENOMEM`].
     pub(crate) fn new(
         device: &Arc<Device>,
         region: u32,
@@ -161,7 +165,7 @@ impl Mirror {
         nr_pages: usize,
     ) -> Result<Arc<Self>> {
         if !device.is_revocable() {
-            return Err(EOPNOTSUPP);
+            return Err(not_supported());
         }
         let notifier = Notifier::new()?;
         let mut known = KVVec::with_capacity(nr_pages, GFP_KERNEL_ACCOUNT | __GFP_NOWARN)?;
@@ -216,7 +220,7 @@ impl Mirror {
             let last = (first + FAULT_PAGES).min(self.nr_pages);
             let brought = self.bring_in(first..last, Access::Read, 0);
             // Ended by the removal of the device.
-            brought.map_err(|error| if error == ESHUTDOWN { ENODEV } else { error })?;
+            brought.map_err(|error| if error == shut_down() { ENODEV } else { error })?;
             first = last;
         }
         Ok(())
@@ -230,7 +234,7 @@ impl Mirror {
         match answered {
             Ok(()) => {}
             // The region is about to be taken from the device, which ends the program.
-            Err(error) if error == ESHUTDOWN => {}
+            Err(error) if error == shut_down() => {}
             Err(error) => {
                 self.counts.refused.add(1, Relaxed);
                 self.device.refuse_fault(event.id, error);
@@ -281,7 +285,7 @@ impl Mirror {
             }
             let mut pages = self.pages.lock();
             if pages.ended {
-                return Err(ESHUTDOWN);
+                return Err(shut_down());
             }
             // SAFETY: The notifier is valid by its type invariant, and the lock is held.
             if unsafe { glue::longpin_mirror_moved(self.notifier.as_ptr(), seq) } {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The kernel's side of a mirror: mmu_interval_notifier and hmm_range_fault(), of
- * which Linux 7.3 has neither bindings nor abstractions for Rust, and much is
- * inline. Everything that decides something is in mirror.rs.
+ * which Rust has neither bindings nor abstractions, and much is inline.
+ * Everything that decides something is in mirror.rs.
  */
 #include <linux/hmm.h>
 #include <linux/mm.h>
@@ -13,6 +13,8 @@
 #include "glue.h"
 
 #if IS_ENABLED(CONFIG_HMM_MIRROR) && IS_ENABLED(CONFIG_MMU_NOTIFIER)
+
+#include "compat/compat.h"
 
 /*
  * The notifier keeps its mm until it is removed. A fault of the device may come

@@ -228,7 +228,7 @@ impl Base {
         Ok(Self { store, reporter, tool_root })
     }
 
-    /// A kernel without Rust, or with another Rust API than the driver's, is a kernel all the same.
+    /// A kernel without Rust, or one that the driver does not compile for, is a kernel all the same.
     fn own_driver(&self, kernel: &Kernel) -> Result<Driver> {
         use longpin_images::Error as Image;
         let release = kernel.release();
@@ -237,9 +237,10 @@ impl Base {
             Err(Image::UnfitKernel { problem, remedy, .. }) => {
                 Ok(Driver::Missing(format!("there is none for kernel {release}: {problem}; {remedy}")))
             }
-            Err(Image::CommandFailed { log, .. }) => Ok(Driver::Missing(format!(
-                "there is none for kernel {release}: it does not build, since its Rust interfaces are not those of \
-                 the stock kernel (the compiler's words are in {}); name a longpin.ko that was built for it (module=FILE)",
+            Err(Image::CommandFailed { log, tail, .. }) => Ok(Driver::Missing(format!(
+                "there is none for kernel {release}: it does not build for it ({}; the whole output is in {}); name a \
+                 longpin.ko that was built for it (module=FILE)",
+                tail.lines().next().unwrap_or("the compiler said nothing").trim(),
                 log.display()
             ))),
             Err(error) => Err(Error::Infra(error.into())),
