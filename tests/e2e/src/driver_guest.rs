@@ -335,7 +335,7 @@ impl<'a> Guest<'a> {
     fn converse(&self, request: &Value) -> Value {
         let mut qmp = Conversation::with(&self.dir.join("qmp"));
         qmp.next();
-        qmp.ask(&json!({"execute": "qmp_capabilities"}));
+        qmp.answer(&json!({"execute": "qmp_capabilities"}));
         qmp.answer(request)
     }
 
@@ -431,7 +431,8 @@ impl Conversation {
         self.next()
     }
 
-    /// The same where events may come between.
+    /// The same where events may come between. From QEMU they do as soon as `qmp_capabilities` is under way, so even before
+    /// its own answer.
     fn answer(&mut self, request: &Value) -> Value {
         let mut line = self.ask(request);
         while line.get("event").is_some() {
