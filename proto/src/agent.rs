@@ -147,6 +147,23 @@ impl PinMode {
     pub fn modules(self) -> &'static [&'static str] {
         if self.behind_iommu() { &["vfio_iommu_type1", "vfio_pci"] } else { &[] }
     }
+
+    /// Flags of `pin_user_pages` behind it, and the call that has them if that is not the driver's.
+    pub fn flags(self) -> &'static str {
+        match self {
+            Self::Longterm => "FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+            Self::LongtermRo => "FOLL_PIN | FOLL_LONGTERM",
+            Self::Pin => "FOLL_PIN | FOLL_WRITE",
+            Self::Get => "FOLL_GET",
+            Self::Notifier => "no reference: mmu_interval_notifier",
+            Self::NotifierRo => "no reference: mmu_interval_notifier, brought in for reading",
+            Self::IoUring => "registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+            Self::Vfio => "VFIO_IOMMU_MAP_DMA: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+            Self::VfioRo => "VFIO_IOMMU_MAP_DMA for reading only: FOLL_PIN | FOLL_LONGTERM",
+            Self::Exec => "a program of the user's, as it likes",
+            Self::VmWritev => "process_vm_writev: FOLL_PIN | FOLL_WRITE",
+        }
+    }
 }
 
 /// A DMA program that writes stamped cells in ascending order; fields as in `wire::dma::DmaRequest`.

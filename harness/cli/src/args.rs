@@ -10,6 +10,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use longpin_core::bisect::{Fingerprint, HitRate};
+use longpin_core::scenario::Pin;
 use longpin_proto::filesystem::{self, FileSystem};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -258,6 +259,10 @@ fn fs_help() -> String {
     format!("Only these file systems, with or without mount options (ext4:data=journal): {names}")
 }
 
+fn pin_help() -> String {
+    format!("Only these pin modes: {}; exec:PATH has a program of yours pin", Pin::list())
+}
+
 /// Which scenarios.
 #[derive(Debug, Clone, Args)]
 pub struct LibraryArgs {
@@ -277,9 +282,8 @@ pub struct LibraryArgs {
     /// Only these file systems, with or without mount options
     #[arg(long, value_name = "FS", value_delimiter = ',', help = fs_help())]
     pub fs: Vec<String>,
-    /// Only these pin modes: longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, vfio, vfio-ro, none, or exec:PATH: a
-    /// program of yours pins
-    #[arg(long, value_name = "MODE", value_delimiter = ',')]
+    /// Only these pin modes
+    #[arg(long, value_name = "MODE", value_delimiter = ',', help = pin_help())]
     pub pin: Vec<String>,
     /// Only these release modes: clean, dirty, none
     #[arg(long, value_name = "MODE", value_delimiter = ',')]

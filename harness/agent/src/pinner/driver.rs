@@ -145,7 +145,7 @@ fn mode_and_access(mode: PinMode) -> Option<(u32, u32)> {
         PinMode::Get => Some((uapi::MODE_GET, uapi::ACCESS_WRITE)),
         PinMode::Notifier => Some((uapi::MODE_NOTIFIER, uapi::ACCESS_WRITE)),
         PinMode::NotifierRo => Some((uapi::MODE_NOTIFIER, uapi::ACCESS_READ)),
-        PinMode::IoUring | PinMode::VmWritev | PinMode::Vfio | PinMode::VfioRo | PinMode::Exec => None,
+        _ => None,
     }
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 use super::{Filter, Words, cases};
+use crate::matrix::Pin;
 use crate::scenario::Scenario;
 use longpin_proto::filesystem::FileSystem;
 use std::sync::Arc;
@@ -104,7 +105,7 @@ fn words_that_name_nothing_are_errors() {
     );
     assert_eq!(
         error(filter(&[], &[], &[], &["rw"])),
-        "pin mode `rw` is unknown; use one of longterm, longterm-ro, pin, get, notifier, notifier-ro, dio, io_uring, vm-writev, vfio, vfio-ro, exec, none"
+        format!("pin mode `rw` is unknown; use one of {}", Pin::list())
     );
     assert_eq!(
         error(filter(&["one"], &[], &["xfs"], &[])),

@@ -138,7 +138,7 @@ fn pins(replay: &Replay<'_>, history: &History) -> Row {
         }
         let end = history.edges.iter().find(|other| other.code == Code::Unpin(index));
         let (mode, text) = match pin.mode() {
-            Some(mode) => (words::flags(mode), "pinned"),
+            Some(mode) => (mode.flags(), "pinned"),
             None => ("by the kernel, for an O_DIRECT read that the disk holds", "pinned by a read"),
         };
         let released = match (end, pin.dirty) {

@@ -72,12 +72,12 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
         let pages = format!("{} of {}", words::pages(&pages), pin.path);
         let how = match pin.mode() {
             Some(mode) if !mode.by_driver() => {
-                format!("{} pins {pages} ({})", words::other(mode), words::flags(mode))
+                format!("{} pins {pages} ({})", words::other(mode), mode.flags())
             }
             Some(mode) if !mode.holds_pages() => {
-                format!("the driver lets the device fault for {pages} ({})", words::flags(mode))
+                format!("the driver lets the device fault for {pages} ({})", mode.flags())
             }
-            Some(mode) => format!("the driver pins {pages} for the device ({})", words::flags(mode)),
+            Some(mode) => format!("the driver pins {pages} for the device ({})", mode.flags()),
             None => format!(
                 "an O_DIRECT read into {pages} begins; the disk holds it, so the kernel keeps the pages pinned"
             ),

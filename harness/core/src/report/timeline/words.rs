@@ -60,23 +60,6 @@ pub(super) fn content(content: Content) -> String {
     }
 }
 
-/// The flags behind a pin mode.
-pub(super) fn flags(mode: PinMode) -> &'static str {
-    match mode {
-        PinMode::Longterm => "FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
-        PinMode::LongtermRo => "FOLL_PIN | FOLL_LONGTERM",
-        PinMode::Pin => "FOLL_PIN | FOLL_WRITE",
-        PinMode::Get => "FOLL_GET",
-        PinMode::Notifier => "no reference: mmu_interval_notifier",
-        PinMode::NotifierRo => "no reference: mmu_interval_notifier, brought in for reading",
-        PinMode::IoUring => "registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
-        PinMode::Vfio => "VFIO_IOMMU_MAP_DMA: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
-        PinMode::VfioRo => "VFIO_IOMMU_MAP_DMA for reading only: FOLL_PIN | FOLL_LONGTERM",
-        PinMode::Exec => "a program of the user's, as it likes",
-        PinMode::VmWritev => "process_vm_writev: FOLL_PIN | FOLL_WRITE",
-    }
-}
-
 /// Who pins, where the driver does not.
 pub(super) fn other(mode: PinMode) -> &'static str {
     match mode {
