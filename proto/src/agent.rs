@@ -118,6 +118,8 @@ pub enum PinMode {
     Vfio,
     /// The same for reading only, FOLL_PIN | FOLL_LONGTERM, given back clean; the device writes all the same.
     VfioRo,
+    /// The packet memory of an AF_XDP socket: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back dirty.
+    Xdp,
     /// By the program of the user's that lies at [`crate::pinner::GUEST_PATH`].
     Exec,
 }
@@ -134,7 +136,7 @@ impl PinMode {
             Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Notifier | Self::NotifierRo => {
                 true
             }
-            Self::IoUring | Self::VmWritev | Self::Vfio | Self::VfioRo | Self::Exec => false,
+            Self::IoUring | Self::VmWritev | Self::Vfio | Self::VfioRo | Self::Xdp | Self::Exec => false,
         }
     }
 
@@ -160,6 +162,7 @@ impl PinMode {
             Self::IoUring => "registered buffer of io_uring: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
             Self::Vfio => "VFIO_IOMMU_MAP_DMA: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
             Self::VfioRo => "VFIO_IOMMU_MAP_DMA for reading only: FOLL_PIN | FOLL_LONGTERM",
+            Self::Xdp => "packet memory of AF_XDP: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
             Self::Exec => "a program of the user's, as it likes",
             Self::VmWritev => "process_vm_writev: FOLL_PIN | FOLL_WRITE",
         }

@@ -64,6 +64,8 @@ vocabulary! {
         Vfio = "vfio",
         /// The same for reading only, FOLL_PIN | FOLL_LONGTERM; the device writes all the same.
         VfioRo = "vfio-ro",
+        /// No driver: the packet memory of an AF_XDP socket; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
+        Xdp = "xdp",
         /// No driver: a program of the user's, as it likes.
         Exec = "exec",
         /// The scenario pins nothing.
@@ -85,6 +87,7 @@ impl Pin {
             Self::VmWritev => Some(PinMode::VmWritev),
             Self::Vfio => Some(PinMode::Vfio),
             Self::VfioRo => Some(PinMode::VfioRo),
+            Self::Xdp => Some(PinMode::Xdp),
             Self::Exec => Some(PinMode::Exec),
             Self::Dio | Self::None => None,
         }
@@ -113,8 +116,8 @@ impl Pin {
     /// The only way in which the kernel gives such a pin back; none: the driver or the program does as it is told.
     pub fn given_back(self) -> Option<Release> {
         match self {
-            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock(), vfio_unpin_pages_remote().
-            Self::Dio | Self::VmWritev | Self::Vfio => Some(Release::Dirty),
+            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock(), vfio_unpin_pages_remote(), xdp_umem_unpin_pages().
+            Self::Dio | Self::VmWritev | Self::Vfio | Self::Xdp => Some(Release::Dirty),
             // io_release_ubuf() -> unpin_user_folio(), vfio_unpin_pages_remote().
             Self::IoUring | Self::VfioRo => Some(Release::Clean),
             Self::Longterm
@@ -134,8 +137,8 @@ vocabulary! {
     pub enum Release {
         /// Without setting a dirty bit, as drivers do that forget it; `io_uring` and `vfio-ro` pins always.
         Clean = "clean",
-        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio`, `vm-writev` and `vfio` pins
-        /// always.
+        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio`, `vm-writev`, `vfio` and
+        /// `xdp` pins always.
         Dirty = "dirty",
         /// The scenario releases nothing.
         None = "none",

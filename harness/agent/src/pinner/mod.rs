@@ -10,6 +10,8 @@ mod uring;
 #[expect(unsafe_code, reason = "VFIO: the kernel keeps the pages of what is mapped for a device")]
 mod vfio;
 mod vm_writev;
+#[expect(unsafe_code, reason = "AF_XDP: the kernel keeps the pages of a umem, and shares its rings")]
+mod xdp;
 
 use crate::error::StepError;
 use crate::modules::Modules;
@@ -108,6 +110,7 @@ impl Pinners {
             PinMode::IoUring => |request| Ok(Box::new(uring::Registered::pin(request)?)),
             PinMode::VmWritev => |request| Ok(Box::new(vm_writev::HalfCopied::pin(request)?)),
             PinMode::Vfio | PinMode::VfioRo => |request| Ok(Box::new(vfio::Mapped::pin(request)?)),
+            PinMode::Xdp => |request| Ok(Box::new(xdp::Umem::pin(request)?)),
             PinMode::Exec => |request| Ok(Box::new(executed::Executed::pin(Path::new(GUEST_PATH), request)?)),
         };
         Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())

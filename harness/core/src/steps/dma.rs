@@ -83,6 +83,12 @@ impl Verb for Dma {
                 whole - 1
             ));
         }
+        if mode == Pin::Xdp && pages.first == 0 {
+            return Err(format!(
+                "AF_XDP leaves 256 bytes before each packet, so that none comes into page 0 of `{region}`; begin with \
+                 `first_page` = 1"
+            ));
+        }
         if mode.behind_iommu() && count.saturating_mul(*passes) > EDU_PAGES {
             return Err(format!(
                 "the device behind a {mode} pin takes 0.2 s for a page; write {EDU_PAGES} of them in one step at most, \

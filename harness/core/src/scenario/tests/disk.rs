@@ -215,13 +215,18 @@ fn a_step_may_pin_by_dio_in_any_case_and_not_by_nothing() {
 
 #[test]
 fn a_pin_of_the_kernels_own_is_given_back_in_its_own_way() {
-    let steps = format!("{DIO}, {{ do = \"dma\", generation = 100, pages = 1 }}, \"release\", \"compare\"");
     for (pin, release, other) in [
         ("io_uring", "clean", "dirty"),
         ("vm-writev", "dirty", "clean"),
         ("vfio", "dirty", "clean"),
         ("vfio-ro", "clean", "dirty"),
+        ("xdp", "dirty", "clean"),
     ] {
+        // The first page, or the last, cannot be written by each.
+        let first = u64::from(pin == "xdp");
+        let steps = format!(
+            "{DIO}, {{ do = \"dma\", generation = 100, first_page = {first}, pages = 1 }}, \"release\", \"compare\""
+        );
         assert_eq!(faults_in("ext4", pin, release, &steps), [""; 0]);
         let fault = format!(
             "story.toml:1: case ext4/{pin}/{other} cannot be: a {pin} pin is released {release}, by the kernel; \
@@ -253,6 +258,23 @@ fn a_device_that_is_slow_is_given_no_more_than_it_can_do_in_time() {
         "story.toml:10: the device behind a vfio pin takes 0.2 s for a page; write 128 of them in one step at most, \
          `pages` x `passes`",
     );
+}
+
+#[test]
+fn af_xdp_writes_any_page_but_the_first() {
+    let dma = |dma: &str| {
+        let steps = format!("{DIO},\n{{ do = \"dma\", generation = 100, {dma} }}, \"release\", \"compare\"");
+        faults_in("ext4", "xdp", "dirty", &steps)
+    };
+    assert_eq!(dma("first_page = 1, passes = 3"), [""; 0]);
+    assert_eq!(dma("first_page = 15"), [""; 0]);
+    for wrong in ["pages = 2", "first_page = 0, pages = 1"] {
+        only(
+            &dma(wrong),
+            "story.toml:10: AF_XDP leaves 256 bytes before each packet, so that none comes into page 0 of `r`; begin \
+             with `first_page` = 1",
+        );
+    }
 }
 
 #[test]
