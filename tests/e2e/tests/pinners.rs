@@ -144,6 +144,55 @@ fn what_is_mapped_for_reading_only_is_pinned_on_every_file_system_and_not_writte
 }
 
 #[test]
+fn packets_come_into_any_memory_that_is_not_a_file_s_on_a_disk() {
+    let lab = Lab::new();
+    let ended =
+        lab.run(&["who-may-pin", "late-copy", "copy-in-flight", "--fs", "ext4,tmpfs", "--pin", "xdp"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    for (id, word) in [
+        ("who-may-pin/ext4/xdp/dirty/shared", "refused"),
+        ("who-may-pin/ext4/xdp/dirty/private", "intact"),
+        ("who-may-pin/tmpfs/xdp/dirty/shared", "intact"),
+        ("who-may-pin/tmpfs/xdp/dirty/private", "intact"),
+        ("who-may-pin/tmpfs/xdp/dirty/hugetlb", "intact"),
+        ("who-may-pin/tmpfs/xdp/dirty/anonymous", "intact"),
+        ("late-copy/ext4/xdp/dirty", "refused"),
+        ("late-copy/tmpfs/xdp/dirty", "intact"),
+        ("copy-in-flight/ext4/xdp/dirty", "refused"),
+    ] {
+        assert_eq!(observed(&result, id), json!([word]), "{id}");
+    }
+    let record = std::fs::read_to_string(lab.out().join("cases/late-copy.ext4.xdp.dirty.json"));
+    assert!(record.expect("a record").contains("setsockopt(XDP_UMEM_REG)"));
+    assert_eq!(pinned(&lab, "late-copy.tmpfs.xdp.dirty")["references"], json!(16));
+    lab.assert_tidy();
+}
+
+#[test]
+fn an_older_kernel_receives_packets_into_the_pages_of_a_file() {
+    let lab = Lab::new();
+    let args = ["late-copy", "copy-bleed", "copy-in-flight", "--fs", "ext4,xfs", "--pin", "xdp"];
+    let ended = lab.run(&[&args[..], &["--kernel", "debian:6.1"]].concat());
+    // The library expects what the stock kernel does: it refuses.
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result = lab.result();
+    for (id, word) in [
+        ("late-copy/ext4/xdp/dirty", "intact"),
+        ("late-copy/xfs/xdp/dirty", "intact"),
+        ("copy-bleed/xfs/xdp/dirty", "bleed"),
+        ("copy-in-flight/ext4/xdp/dirty", "unstable"),
+        ("copy-in-flight/xfs/xdp/dirty", "unstable"),
+    ] {
+        assert_eq!(observed(&result, id), json!([word]), "{id}");
+        let cases = result["cases"].as_array().expect("a list");
+        let case = cases.iter().find(|case| case["id"] == id).expect("a case");
+        assert_eq!(case["generations"]["device"], json!(100), "{id}: nothing was received");
+    }
+    lab.assert_tidy();
+}
+
+#[test]
 fn the_sample_keeps_to_the_protocol_and_pins_in_the_guest() {
     let lab = Lab::new();
     let lines = std::fs::read_to_string(source("pinner.c")).expect("the sample is there").lines().count();
