@@ -196,6 +196,18 @@ pub enum Fallocate {
     ZeroRange,
 }
 
+/// A lease of a file (fcntl(2), F_SETLEASE).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lease {
+    /// F_RDLCK.
+    Read,
+    /// F_WRLCK.
+    Write,
+    /// F_UNLCK.
+    None,
+}
+
 /// madvise(2) advice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -276,6 +288,8 @@ pub enum Step {
     /// Give a region back; what the kernel pins for a call of its own as that call does it, whatever `dirty` says.
     /// -> Nothing
     Release { region: String, dirty: bool },
+    /// Leave the driver's open file, with all its regions and programs, to a child process, and kill that. -> Nothing
+    KillOwner,
     /// fsync(2) or fdatasync(2). -> Nothing
     Fsync { file: String, data_only: bool },
     /// sync(2). -> Nothing
@@ -297,6 +311,10 @@ pub enum Step {
     Truncate { file: String, len: u64 },
     /// fallocate(2). -> Nothing
     Fallocate { file: String, mode: Fallocate, offset: u64, len: u64 },
+    /// fcntl(F_SETLEASE) on a handle. -> Nothing
+    Lease { file: String, lease: Lease },
+    /// Wait until the kernel asks for the write lease of a handle (F_GETLEASE says what it shall become). -> Nothing
+    AwaitLeaseBreak { file: String, timeout_ms: u32 },
     /// ioctl(FICLONE). -> Nothing
     Reflink { from: String, to: String },
     /// ioctl(FIDEDUPERANGE) of the first bytes of both files, whose contents must be the same, else
@@ -324,7 +342,7 @@ pub enum Step {
     /// is completed. One pread; fewer bytes than asked for are [`Outcome::Failed`]. -> Nothing
     ReadDirect { map: String, offset: u64, len: u64, device: String, device_offset: u64 },
     /// Run a step in a thread of its own and go on. Only these can: `fsync`, `msync`, `sync`, `syncfs`, `store`, `touch`,
-    /// `pin`, `write`, `read`, `read-direct`, `umount`, `truncate`, `fallocate`, `exec`. Objects that it
+    /// `pin`, `write`, `read`, `read-direct`, `umount`, `truncate`, `fallocate`, `reflink`, `exec`. Objects that it
     /// makes are there after `join`. -> Nothing
     Spawn { job: String, step: Box<Step> },
     /// Has a job ended, and if not, where in the kernel is it? -> Job

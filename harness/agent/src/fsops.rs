@@ -4,11 +4,12 @@
 use crate::cells::{self, CellReader};
 use crate::error::{OrRefused, StepError, failed};
 use crate::sys::{self, DedupeRange, PAGE_BYTES};
-use longpin_proto::agent::{Fallocate, Fill, OpenFlags, Via};
+use longpin_proto::agent::{Fallocate, Fill, Lease, OpenFlags, Via};
 use longpin_proto::facts::Cells;
 use rustix::fd::{AsFd, AsRawFd as _, OwnedFd};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
+use std::time::{Duration, Instant};
 
 /// Open a file as the step says.
 pub fn open(path: &str, flags: OpenFlags) -> Result<OwnedFd, StepError> {
@@ -21,6 +22,28 @@ pub fn open(path: &str, flags: OpenFlags) -> Result<OwnedFd, StepError> {
 
 fn open_with(path: &str, oflags: OFlags) -> Result<OwnedFd, StepError> {
     rustix::fs::open(path, oflags | OFlags::CLOEXEC, Mode::from(0o600)).or_refused(&format!("open({path})"))
+}
+
+/// Take a lease, change it, or give it back.
+pub fn lease(file: impl AsFd, lease: Lease) -> Result<(), StepError> {
+    let kind = match lease {
+        Lease::Read => libc::F_RDLCK,
+        Lease::Write => libc::F_WRLCK,
+        Lease::None => libc::F_UNLCK,
+    };
+    sys::set_lease(file.as_fd(), kind).or_refused("fcntl(F_SETLEASE)")
+}
+
+/// Wait until the kernel wants a write lease to be something else: when it would send SIGIO.
+pub fn await_lease_break(file: impl AsFd, wait: Duration) -> Result<(), StepError> {
+    let deadline = Instant::now() + wait;
+    while sys::lease(file.as_fd()).or_refused("fcntl(F_GETLEASE)")? == libc::F_WRLCK {
+        if Instant::now() >= deadline {
+            return failed!("nobody asked for the lease within {} ms", wait.as_millis());
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Write stamped cells by pwrite(2), 1 MiB a call.
@@ -236,6 +259,27 @@ mod tests {
                 Err(other) => panic!("{other:?}"),
             }
         }
+    }
+
+    /// An open waits for a lease only if it may: this one says at once that it would.
+    #[test]
+    fn a_write_lease_is_asked_for_when_somebody_opens_the_file() {
+        let (named, path) = temporary();
+        let file = named.as_file();
+        let wait = Duration::from_millis(1);
+        match lease(file, Lease::Write) {
+            // A file system without leases.
+            Err(StepError::Refused(errno)) if errno.name == "EINVAL" => return,
+            other => other.unwrap(),
+        }
+        let Err(StepError::Failed(text)) = await_lease_break(file, wait) else { panic!("it was asked for") };
+        assert_eq!(text, "nobody asked for the lease within 1 ms");
+        let open = || open_with(&path, OFlags::RDONLY | OFlags::NONBLOCK);
+        let Err(StepError::Refused(errno)) = open() else { panic!("opened") };
+        assert_eq!(errno.name, "EAGAIN");
+        await_lease_break(file, wait).unwrap();
+        lease(file, Lease::None).unwrap();
+        open().unwrap();
     }
 
     #[test]

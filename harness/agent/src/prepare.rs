@@ -91,6 +91,13 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
             let act = move || fsops::fallocate(fd, mode, offset, len).map(End::nothing);
             Ok(Work::new(act).on_file(&file))
         }
+        Step::Reflink { from, to } => {
+            let (source, target) = (objects.files.get(&from)?.clone(), objects.files.get(&to)?.clone());
+            let act = move || {
+                rustix::fs::ioctl_ficlone(target, source).or_refused("ioctl(FICLONE)").map(End::nothing)
+            };
+            Ok(Work::new(act).on_file(&from).on_file(&to))
+        }
         Step::Exec { argv, timeout_ms } => {
             let timeout = Duration::from_millis(timeout_ms.into());
             let act = move |leader: &AtomicI32| {
@@ -101,7 +108,7 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
         }
         other => failed!(
             "step `{}` cannot be a job; use one of exec, fallocate, fsync, msync, pin, read, read-direct, \
-             store, sync, syncfs, touch, truncate, umount, write",
+             reflink, store, sync, syncfs, touch, truncate, umount, write",
             other.name()
         ),
     }

@@ -128,9 +128,10 @@ impl Agent {
                 fiemap::extents(&fsops::open(&path, OpenFlags::default())?).map(Fact::Extents)
             }
             Step::DropCaches => fsops::drop_caches().map(nothing),
-            Step::Reflink { from, to } => {
-                let (from, to) = (objects.files.get(&from)?, objects.files.get(&to)?);
-                rustix::fs::ioctl_ficlone(to, from).or_refused("ioctl(FICLONE)").map(nothing)
+            Step::Lease { file, lease } => fsops::lease(objects.files.get(&file)?, lease).map(nothing),
+            Step::AwaitLeaseBreak { file, timeout_ms } => {
+                let wait = Duration::from_millis(timeout_ms.into());
+                fsops::await_lease_break(objects.files.get(&file)?, wait).map(nothing)
             }
             Step::Dedupe { from, to, len } => {
                 fsops::dedupe(objects.files.get(&from)?, objects.files.get(&to)?, len).map(nothing)

@@ -15,7 +15,7 @@
 //! None of the three pins the page (no GUP), and a fault that would be SIGBUS or SIGSEGV comes back as EFAULT.
 #![expect(unsafe_code, reason = "ioctl, mmap and raw system calls; every block states why it is sound")]
 
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::mm::{Advice as MmAdvice, MapFlags, MsyncFlags, ProtFlags};
 use std::ffi::c_void;
@@ -206,8 +206,8 @@ pub fn msync(address: u64, len: u64) -> Result<()> {
     unsafe { rustix::mm::msync(address as *mut c_void, len as usize, MsyncFlags::SYNC) }
 }
 
-/// fork(2). The child does nothing until somebody kills it.
-pub fn fork() -> Result<()> {
+/// fork(2). The child, whose number is the answer, does nothing until somebody kills it.
+pub fn fork() -> Result<i32> {
     // SAFETY: the child has this thread alone, and other threads may have held locks: it calls nothing but pause(2).
     match unsafe { libc::fork() } {
         -1 => Err(last_errno()),
@@ -215,7 +215,28 @@ pub fn fork() -> Result<()> {
             // SAFETY: pause(2) has no arguments and is async-signal-safe.
             unsafe { libc::pause() };
         },
-        _ => Ok(()),
+        child => Ok(child),
+    }
+}
+
+/// fcntl(F_SETLEASE): F_RDLCK, F_WRLCK or F_UNLCK. Nobody gets SIGIO for it, which would end a process that has no handler:
+/// who holds the lease asks ([`lease`]).
+pub fn set_lease(file: BorrowedFd<'_>, kind: i32) -> Result<()> {
+    for (command, argument) in [(libc::F_SETLEASE, kind), (libc::F_SETOWN, 0)] {
+        // SAFETY: the descriptor is open for as long as it is borrowed, and the argument is a number.
+        if unsafe { libc::fcntl(file.as_raw_fd(), command, argument) } != 0 {
+            return Err(last_errno());
+        }
+    }
+    Ok(())
+}
+
+/// fcntl(F_GETLEASE): what the lease is, or shall become if somebody waits for it.
+pub fn lease(file: BorrowedFd<'_>) -> Result<i32> {
+    // SAFETY: the descriptor is open for as long as it is borrowed; there is no argument.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) } {
+        -1 => Err(last_errno()),
+        kind => Ok(kind),
     }
 }
 

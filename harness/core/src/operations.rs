@@ -63,6 +63,7 @@ pub fn only_looks(step: &Step) -> bool {
             | Step::ReadMapping { .. }
             | Step::Extents { .. }
             | Step::Settle { .. }
+            | Step::AwaitLeaseBreak { .. }
             | Step::PinCounters
             | Step::KernelLog
     )
@@ -115,6 +116,8 @@ pub fn refusal(step: &Step, errno: &Errno) -> Refusal {
         }
         Step::ClearWarnOnce | Step::Madvise { .. } => Refusal::Harmless,
         Step::Mount { .. } if is(&["ENODEV"]) => Refusal::Missing,
+        // simple_nosetlease(), or fs.leases-enable is 0.
+        Step::Lease { .. } if is(&["EINVAL"]) => Refusal::Missing,
         Step::Reflink { .. } | Step::Dedupe { .. } if is(&["EXDEV", "EINVAL"]) => Refusal::Missing,
         Step::Reflink { .. } | Step::Dedupe { .. } | Step::CopyRange { .. } | Step::Fallocate { .. }
             if is(&MISSING) =>

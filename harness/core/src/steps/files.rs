@@ -14,6 +14,9 @@ use std::sync::Arc;
 /// A snapshot of a file system with a few files, which is written out first.
 const SNAPSHOT_MS: u32 = 120_000;
 
+/// Until somebody who opens a file has come to its lease, which is a matter of microseconds.
+const LEASE_BREAK_MS: u64 = 10_000;
+
 pub const STEPS: &[Definition] = &[
     Definition::new::<Create>(
         "create",
@@ -76,7 +79,8 @@ pub const STEPS: &[Definition] = &[
         "reflink",
         "`from` (`a`), `to` (`b`)",
         "FICLONE into a new file, where the file system has it (xfs, btrfs)",
-    ),
+    )
+    .or_job(),
     Definition::new::<Dedupe>(
         "dedupe",
         "`from` (`a`), `to` (`b`)",
@@ -88,6 +92,16 @@ pub const STEPS: &[Definition] = &[
         "`from` (`a`), `to` (`b`)",
         "copy_file_range(2) of a whole file into a new one: shared blocks where the file system can reflink, a copy by the \
          page cache elsewhere",
+    ),
+    Definition::new::<Lease>(
+        "lease",
+        "`file` (handle), `kind` (`read`, `write` or `none`)",
+        "takes a lease of the file (F_SETLEASE), changes it, or gives it back",
+    ),
+    Definition::new::<AwaitLeaseBreak>(
+        "await-lease-break",
+        "`file` (handle)",
+        "waits until the kernel asks for the write lease, since somebody opens the file; else the case is an error (infra)",
     ),
     Definition::new::<SubvolumeSnapshot>(
         "subvolume-snapshot",
@@ -486,6 +500,10 @@ impl Verb for Reflink {
         Ok(())
     }
 
+    fn check_at_join(&self, paper: &mut Paper<'_>) -> Checked {
+        self.check(paper)
+    }
+
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
         let (from, to) = (&self.from, &self.to);
         let (source, mut ops) = t.handle_of(from);
@@ -547,6 +565,41 @@ impl Verb for CopyRange {
         ops.extend(t.new_file(&self.to, len));
         ops.extend(acts([Step::CopyRange { from, to: self.to.clone(), len }]));
         ops
+    }
+}
+
+const LEASES: [(&str, agent::Lease); 3] =
+    [("read", agent::Lease::Read), ("write", agent::Lease::Write), ("none", agent::Lease::None)];
+
+parameters! {
+    Lease(f, _) {
+        handle: String = file(f)?,
+        lease: agent::Lease = word(f, "kind", "lease", &LEASES)?.ok_or_else(|| f.missing("kind"))?,
+    }
+}
+
+impl Verb for Lease {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        paper.handle(&self.handle)
+    }
+
+    fn ask(&self, _: &mut Translation) -> Vec<Op> {
+        acts([Step::Lease { file: self.handle.clone(), lease: self.lease }])
+    }
+}
+
+parameters! {
+    AwaitLeaseBreak(f, _) { handle: String = file(f)? }
+}
+
+impl Verb for AwaitLeaseBreak {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        paper.handle(&self.handle)
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let timeout_ms = u32::try_from(LEASE_BREAK_MS * t.env.patience_percent / 100).unwrap_or(u32::MAX);
+        acts([Step::AwaitLeaseBreak { file: self.handle.clone(), timeout_ms }])
     }
 }
 
