@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! What steps have made and named: jobs, files, mappings, regions, programs, mounts; and how all of it is let go.
 
-use crate::error::{StepError, errno_name, failed};
+use crate::error::{OrRefused, StepError, errno_name, failed};
 use crate::jobs::Jobs;
 use crate::mapping::Mapping;
-use crate::pinner::{Of, Pinners};
+use crate::pinner::{Of, Pinner, Pinners};
+use crate::sys;
 use crate::work::End;
 use longpin_proto::agent::Fact;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -154,6 +156,28 @@ impl Objects {
     pub fn close_idle_pinner(&mut self) {
         if self.programs.is_empty() && self.regions.is_empty() {
             self.pinners.close_driver();
+        }
+    }
+
+    /// The driver's open file is left to a child process, with all regions and programs, and the child is killed: who owned
+    /// them dies without a word.
+    pub fn kill_owner(&mut self) -> Result<(), StepError> {
+        self.jobs.may_change_mappings()?;
+        let of_driver = |pinner: &Arc<dyn Pinner>| self.pinners.is_driver(pinner);
+        if !self.regions.items.values().any(|region| of_driver(&region.pinner)) {
+            return failed!("no region is the driver's, so it has no owner to kill; pin one before");
+        }
+        let child = Pid::from_raw(sys::fork().or_refused("fork")?);
+        self.programs.items.retain(|_, program| !of_driver(&program.pinner));
+        self.regions.items.retain(|_, region| !of_driver(&region.pinner));
+        let alone = self.pinners.close_driver();
+        let Some(child) = child else { return failed!("fork(2) made a child without a number") };
+        kill_process(child, Signal::KILL).or_failed("kill")?;
+        // Its files are closed before it can be waited for (do_exit()).
+        waitpid(Some(child), WaitOptions::empty()).or_failed("waitpid")?;
+        match alone {
+            true => Ok(()),
+            false => failed!("a job has the driver open as well, so it still has an owner; join it before"),
         }
     }
 

@@ -118,6 +118,7 @@ impl Agent {
                 pinner.release(*handle, dirty)?;
                 objects.regions.remove(&region).map(nothing)
             }
+            Step::KillOwner => objects.kill_owner().map(nothing),
             Step::PageState { file, offset, len } => {
                 page_state::page_state(objects.files.get(&file)?, offset, len).map(Fact::PageState)
             }

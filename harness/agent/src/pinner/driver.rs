@@ -16,6 +16,9 @@ use zerocopy::FromZeros;
 /// Device node of the driver.
 pub const DEVICE: &str = "/dev/longpin0";
 
+/// Cells a second of a program that has no end: as fast as it can it would fill ledgers with gigabytes.
+const ENDLESS_PACE: u64 = 1000;
+
 /// An open driver.
 #[derive(Debug)]
 pub struct Driver(OwnedFd);
@@ -160,7 +163,7 @@ fn submit_of(region: u32, program: &Program, run: u64) -> uapi::Submit {
         seed: 0,
         generation: program.generation,
         run,
-        rate_cells_per_s: 0,
+        rate_cells_per_s: if program.passes == 0 { ENDLESS_PACE } else { 0 },
         passes: program.passes,
         duration_us: 0,
         cell_bytes: program.cell_bytes,
@@ -182,6 +185,13 @@ mod tests {
         assert_eq!((submit.region, submit.run, submit.generation), (7, 99, 3));
         assert_eq!((submit.order, submit.payload), (dma::ORDER_SEQUENTIAL, dma::PAYLOAD_STAMP));
         assert_eq!((submit.offset, submit.length, submit.cell_bytes), (4096, 8192, 512));
+        assert_eq!(submit.rate_cells_per_s, 0);
+    }
+
+    #[test]
+    fn a_program_without_an_end_writes_at_a_pace() {
+        let submit = submit_of(7, &Program { passes: 0, ..PROGRAM }, 99);
+        assert_eq!((submit.passes, submit.rate_cells_per_s), (0, ENDLESS_PACE));
     }
 
     #[test]

@@ -116,8 +116,13 @@ impl Pinners {
         Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())
     }
 
-    /// Close the driver, so that its module can go.
-    pub fn close_driver(&mut self) {
-        self.driver = None;
+    /// It is the driver, which is open.
+    pub fn is_driver(&self, pinner: &Arc<dyn Pinner>) -> bool {
+        self.driver.as_ref().is_some_and(|driver| std::ptr::addr_eq(Arc::as_ptr(driver), Arc::as_ptr(pinner)))
+    }
+
+    /// Give the driver up, so that its module can go. It is closed with the last who uses it: true if that was this one.
+    pub fn close_driver(&mut self) -> bool {
+        self.driver.take().and_then(Arc::into_inner).is_some()
     }
 }

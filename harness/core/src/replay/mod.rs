@@ -348,6 +348,7 @@ impl<'r> Replay<'r> {
             }
             (Step::DmaWait { program, .. }, Fact::Dma(result)) => self.dma(program, result, from),
             (Step::Release { region, dirty }, _) => self.released(region, *dirty, to),
+            (Step::KillOwner, _) => self.owner_died(to),
             (Step::Umount { .. }, _) => {
                 self.promise(Durable::All, moment);
                 self.remounted = true;

@@ -4,10 +4,11 @@
 
 use super::pin::{DirectRead, Pin, PinnedBy};
 use super::{Content, KeptOff, PageWrite, Replay, content, describe};
-use longpin_proto::agent::{Outcome, Program};
+use longpin_proto::agent::{Outcome, PinMode, Program};
 use longpin_proto::disk::Held;
 use longpin_proto::facts::{Cells, DmaResult, RegionState, Source};
 use longpin_wire::{dma, ledger};
+use std::collections::BTreeMap;
 
 impl<'r> Replay<'r> {
     /// The driver has pinned pages, or a direct read is under way into them.
@@ -44,6 +45,37 @@ impl<'r> Replay<'r> {
     pub(super) fn released(&mut self, name: &str, dirty: bool, at: u64) {
         if let Some(pin) = self.pin_named(name) {
             (pin.to, pin.dirty) = (Some(at), Some(dirty));
+        }
+    }
+
+    /// Who owned the driver's pins is gone, in the middle of programs: what these wrote until then is written. The driver sets
+    /// dirty what was pinned for writing.
+    pub(super) fn owner_died(&mut self, at: u64) {
+        let of_driver = |pin: &&Pin<'_>| pin.is_held() && matches!(pin.by, PinnedBy::Driver(_));
+        let dead: BTreeMap<String, bool> = self
+            .pins
+            .iter()
+            .filter(of_driver)
+            .map(|pin| {
+                let for_reading = matches!(pin.mode(), Some(PinMode::LongtermRo | PinMode::NotifierRo));
+                (pin.name.clone(), !for_reading)
+            })
+            .collect();
+        for (name, (region, program)) in std::mem::take(&mut self.programs) {
+            if !dead.contains_key(&region) {
+                self.programs.insert(name, (region, program));
+                continue;
+            }
+            self.last_program = Some(program);
+            if self.ledger.writes_of(&program).next().is_none() {
+                self.gaps.push(format!(
+                    "DMA program `{name}` was not shown to be under way when its owner was killed: the ledger has no write of it"
+                ));
+            }
+            self.land(&region, &program);
+        }
+        for (name, dirty) in dead {
+            self.released(&name, dirty, at);
         }
     }
 

@@ -15,7 +15,8 @@ pub const STEPS: &[Definition] = &[
     Definition::new::<Dma>(
         "dma",
         "`program`, `region`, range, `generation`, `passes` (1), `wait` (true)",
-        "the device writes stamped cells; pass k writes `generation` + k",
+        "the device writes stamped cells; pass k writes `generation` + k; with `passes` = 0, without an end, 1000 cells a \
+         second",
     ),
     Definition::new::<DmaWait>(
         "dma-wait",

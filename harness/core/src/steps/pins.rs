@@ -11,6 +11,7 @@ use super::{Definition, Needs, Translation, Verb};
 use crate::fields::{Fault, Fields};
 use crate::matrix::{Pin as Mode, Point, Release as Given};
 use longpin_proto::agent::Step;
+use std::collections::BTreeSet;
 
 pub const STEPS: &[Definition] = &[
     Definition::new::<Pin>(
@@ -29,6 +30,12 @@ pub const STEPS: &[Definition] = &[
         "release",
         "`region`, `mode` (of the case)",
         "gives the pages back, `clean` or `dirty`",
+    ),
+    Definition::new::<KillOwner>(
+        "kill-owner",
+        "",
+        "the driver's open file is left to a child process, with all regions and programs, and the child is killed: the \
+         driver has to stop its device and give the pages back by itself. It sets pages dirty that were pinned for writing",
     ),
 ];
 
@@ -191,5 +198,33 @@ impl Verb for Release {
         // What it has counted is gone with it.
         let counts = mirrored.then(|| Step::QueryRegion { region: region.clone() });
         acts(counts.into_iter().chain([Step::Release { region, dirty }]))
+    }
+}
+
+parameters! {
+    KillOwner(_f, _) {}
+}
+
+impl Verb for KillOwner {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        let of_driver = |name: &String| paper.regions.get(name).is_some_and(|region| region.mode.by_driver());
+        let (dead, others): (BTreeSet<_>, BTreeSet<_>) = paper.regions.keys().cloned().partition(of_driver);
+        if dead.is_empty() {
+            return Err(
+                "no region is pinned by the driver here, so it has no owner; put a `pin` before".into()
+            );
+        }
+        paper.regions.retain(|name, _| others.contains(name));
+        paper.running.retain(|_, region| !dead.contains(region));
+        Ok(())
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        t.objects.regions.retain(|_, region| !region.by_driver);
+        acts([Step::KillOwner])
+    }
+
+    fn needs(&self, _: &Point) -> Needs<'_> {
+        Needs { driver: true, ..Needs::default() }
     }
 }

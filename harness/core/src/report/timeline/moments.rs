@@ -327,6 +327,7 @@ fn step(replay: &Replay<'_>, exchange: &Exchange<'_>) -> Option<Draft> {
         Step::Write { file, fill, .. } => {
             format!("write(2) of generation {} to {}", fill.generation, replay.path(file))
         }
+        Step::KillOwner => "whoever owns the pins is killed".into(),
         Step::Umount { .. } => "the file system is unmounted: the page cache is dropped".into(),
         Step::Madvise { .. } => "the process advises the kernel to page the memory out".into(),
         _ => return None,

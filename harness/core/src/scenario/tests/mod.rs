@@ -167,6 +167,18 @@ fn pins_and_programs_are_in_order() {
         )),
         "story.toml:10: region `r` has 16 pages; this step reaches page 17",
     );
+    let killed = format!(
+        "{pinned}, {{ do = \"dma\", generation = 100, passes = 0, wait = false }},\n\"kill-owner\",\n"
+    );
+    assert_eq!(faults_of_steps(&format!("{killed}\"remount\", \"compare\"")), [""; 0]);
+    only(
+        &faults_of_steps(&format!("{killed}\"dma-wait\"")),
+        "story.toml:11: running program `p` does not exist here; there is none",
+    );
+    only(
+        &faults_of_steps(&format!("{killed}\"kill-owner\"")),
+        "story.toml:11: no region is pinned by the driver here, so it has no owner; put a `pin` before",
+    );
     let unpinned =
         format!("{HEAD}matrix.fs = [\"ext4\"]\nstep = [\"mount\", \"create\", \"map\",\n\"pin\"]\n{EXPECT}");
     only(

@@ -244,6 +244,29 @@ fn bytes_that_were_cut_off_and_are_back_are_a_bleed() {
 }
 
 #[test]
+fn what_a_device_wrote_until_its_owner_was_killed_is_the_files_and_nothing_may_follow() {
+    let killed = |generations, found: CellState, late: bool| {
+        let mut tale = Tale::of_a_pin();
+        tale.killed_in_flight(generations);
+        if late {
+            tale.device_writes(104, 0);
+        }
+        tale.remount();
+        tale.compare("a", |_| found.clone());
+        verdict(tale)
+    };
+    assert_eq!(words(&killed(100..103, by_dma(102), false)), ["intact"]);
+    assert_eq!(words(&killed(100..103, by_dma(101), false)), ["lost"]);
+    let late = killed(100..103, by_dma(102), true).problem.expect("a device that goes on");
+    assert_eq!(late.message, "the device wrote generation 104 after the release");
+    let nothing = killed(100..100, cpu(1), false).problem.expect("no proof");
+    assert_eq!(
+        nothing.message,
+        "DMA program `p` was not shown to be under way when its owner was killed: the ledger has no write of it"
+    );
+}
+
+#[test]
 fn a_half_written_cell_and_bytes_of_nobody_are_torn() {
     let half = CellState::Torn {
         writer: Writer { run: RUN, region: 3, generation: 101, source: Source::Dma },

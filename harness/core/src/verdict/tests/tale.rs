@@ -10,6 +10,7 @@ use longpin_proto::facts::{
     Writer,
 };
 use longpin_wire::{dma, ledger};
+use std::ops::Range;
 
 pub const RUN: u64 = 7;
 pub const CELL: u32 = 512;
@@ -257,6 +258,18 @@ impl Tale {
         let step =
             Step::ReadMapping { map: "m".into(), offset: 0, len: LEN, cell_bytes: CELL, file_offset: 0 };
         self.seen(Role::CompareWrites, step, Fact::Cells(cells(state)));
+    }
+
+    /// A program without an end, of which the ledger has these whole passes when the owner of its region is killed.
+    pub fn killed_in_flight(&mut self, generations: Range<u64>) {
+        let dma = Program { offset: 0, len: LEN, generation: 100, passes: 0, cell_bytes: CELL };
+        self.done(Step::Dma { program: "p".into(), region: "r".into(), dma, run: RUN });
+        for generation in generations {
+            (0..PAGES).for_each(|page| self.device_writes(generation, page * 4096));
+        }
+        self.done(Step::KillOwner);
+        let entry = self.entry(ledger::KIND_UNMAP);
+        self.ledger.push(entry);
     }
 
     pub fn release(&mut self) {
