@@ -7,6 +7,10 @@ use crate::error::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// Soft dependencies that a module has and does not declare: before Linux 6.16 rxe takes the checksum of its packets from
+/// the crypto API, by name.
+const UNDECLARED: &str = "softdep rdma_rxe pre: crc32\n";
+
 /// Modules of one kernel.
 #[derive(Debug, Default)]
 pub(crate) struct ModuleGraph {
@@ -68,6 +72,7 @@ impl ModuleGraph {
         }
         graph.builtin = builtin.lines().map(name_of).collect();
         graph.read_soft(softdep, alias);
+        graph.read_soft(UNDECLARED, alias);
         Ok(graph)
     }
 
@@ -257,6 +262,16 @@ kernel/drivers/char/hw_random/virtio-rng.ko.xz:
         assert_eq!(before(&needed[2]), algorithms);
         assert_eq!(before(&needed[3]), [algorithms[0], algorithms[1], ("libcrc32c", false)]);
         assert!(graph.has("crc32c-intel") && !graph.has("crc32c"));
+    }
+
+    #[test]
+    fn a_soft_dependency_that_no_module_declares_is_known() {
+        let dep = "kernel/crypto/crc32_generic.ko:\nkernel/drivers/infiniband/sw/rxe/rdma_rxe.ko: \
+                   kernel/drivers/infiniband/core/ib_core.ko\nkernel/drivers/infiniband/core/ib_core.ko:\n";
+        let graph = ModuleGraph::parse("6.1", dep, "", ["", "alias crc32 crc32_generic\n"]).unwrap();
+        let needed = graph.closure(["rdma_rxe"]).unwrap();
+        let rxe = needed.iter().find(|module| module.name == "rdma_rxe").expect("it is needed");
+        assert_eq!(before(rxe), [("ib_core", false), ("crc32_generic", true)]);
     }
 
     #[test]

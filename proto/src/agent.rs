@@ -120,6 +120,10 @@ pub enum PinMode {
     VfioRo,
     /// The packet memory of an AF_XDP socket: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back dirty.
     Xdp,
+    /// A memory region of RDMA, by the software device rxe: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE, given back dirty.
+    Rxe,
+    /// The same on demand: no reference, an mmu_interval_notifier, and rxe faults for each page that it comes to.
+    RxeOdp,
     /// By the program of the user's that lies at [`crate::pinner::GUEST_PATH`].
     Exec,
 }
@@ -127,7 +131,7 @@ pub enum PinMode {
 impl PinMode {
     /// Somebody holds references to the pages; else they come and go, and the device follows.
     pub fn holds_pages(self) -> bool {
-        !matches!(self, Self::Notifier | Self::NotifierRo)
+        !matches!(self, Self::Notifier | Self::NotifierRo | Self::RxeOdp)
     }
 
     /// The driver pins, and its device writes; else the agent has somebody else do both.
@@ -136,7 +140,14 @@ impl PinMode {
             Self::Longterm | Self::LongtermRo | Self::Pin | Self::Get | Self::Notifier | Self::NotifierRo => {
                 true
             }
-            Self::IoUring | Self::VmWritev | Self::Vfio | Self::VfioRo | Self::Xdp | Self::Exec => false,
+            Self::IoUring
+            | Self::VmWritev
+            | Self::Vfio
+            | Self::VfioRo
+            | Self::Xdp
+            | Self::Rxe
+            | Self::RxeOdp
+            | Self::Exec => false,
         }
     }
 
@@ -147,7 +158,11 @@ impl PinMode {
 
     /// Modules of the guest's kernel that the agent loads for it, in this order.
     pub fn modules(self) -> &'static [&'static str] {
-        if self.behind_iommu() { &["vfio_iommu_type1", "vfio_pci"] } else { &[] }
+        match self {
+            Self::Vfio | Self::VfioRo => &["vfio_iommu_type1", "vfio_pci"],
+            Self::Rxe | Self::RxeOdp => &["dummy", "rdma_rxe", "ib_uverbs"],
+            _ => &[],
+        }
     }
 
     /// Flags of `pin_user_pages` behind it, and the call that has them if that is not the driver's.
@@ -163,6 +178,8 @@ impl PinMode {
             Self::Vfio => "VFIO_IOMMU_MAP_DMA: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
             Self::VfioRo => "VFIO_IOMMU_MAP_DMA for reading only: FOLL_PIN | FOLL_LONGTERM",
             Self::Xdp => "packet memory of AF_XDP: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+            Self::Rxe => "REG_MR of rxe: FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE",
+            Self::RxeOdp => "REG_MR of rxe on demand: no reference: mmu_interval_notifier",
             Self::Exec => "a program of the user's, as it likes",
             Self::VmWritev => "process_vm_writev: FOLL_PIN | FOLL_WRITE",
         }

@@ -66,6 +66,10 @@ vocabulary! {
         VfioRo = "vfio-ro",
         /// No driver: the packet memory of an AF_XDP socket; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
         Xdp = "xdp",
+        /// No driver: a memory region of RDMA, by the software device rxe; FOLL_PIN | FOLL_LONGTERM | FOLL_WRITE.
+        Rxe = "rxe",
+        /// The same on demand: no reference, and rxe faults for each page.
+        RxeOdp = "rxe-odp",
         /// No driver: a program of the user's, as it likes.
         Exec = "exec",
         /// The scenario pins nothing.
@@ -88,6 +92,8 @@ impl Pin {
             Self::Vfio => Some(PinMode::Vfio),
             Self::VfioRo => Some(PinMode::VfioRo),
             Self::Xdp => Some(PinMode::Xdp),
+            Self::Rxe => Some(PinMode::Rxe),
+            Self::RxeOdp => Some(PinMode::RxeOdp),
             Self::Exec => Some(PinMode::Exec),
             Self::Dio | Self::None => None,
         }
@@ -116,10 +122,12 @@ impl Pin {
     /// The only way in which the kernel gives such a pin back; none: the driver or the program does as it is told.
     pub fn given_back(self) -> Option<Release> {
         match self {
-            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock(), vfio_unpin_pages_remote(), xdp_umem_unpin_pages().
-            Self::Dio | Self::VmWritev | Self::Vfio | Self::Xdp => Some(Release::Dirty),
-            // io_release_ubuf() -> unpin_user_folio(), vfio_unpin_pages_remote().
-            Self::IoUring | Self::VfioRo => Some(Release::Clean),
+            // bio_check_pages_dirty(), unpin_user_pages_dirty_lock(), vfio_unpin_pages_remote(), xdp_umem_unpin_pages(),
+            // __ib_umem_release().
+            Self::Dio | Self::VmWritev | Self::Vfio | Self::Xdp | Self::Rxe => Some(Release::Dirty),
+            // io_release_ubuf() -> unpin_user_folio(), vfio_unpin_pages_remote(); what rxe has faulted in was set dirty by
+            // the fault, and ib_umem_odp_unmap_dma_pages() sets nothing that no device has mapped.
+            Self::IoUring | Self::VfioRo | Self::RxeOdp => Some(Release::Clean),
             Self::Longterm
             | Self::LongtermRo
             | Self::Pin
@@ -135,10 +143,10 @@ impl Pin {
 vocabulary! {
     /// How pinned pages are given back.
     pub enum Release {
-        /// Without setting a dirty bit, as drivers do that forget it; `io_uring` and `vfio-ro` pins always.
+        /// Without setting a dirty bit, as drivers do that forget it; `io_uring`, `vfio-ro` and `rxe-odp` pins always.
         Clean = "clean",
-        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio`, `vm-writev`, `vfio` and
-        /// `xdp` pins always.
+        /// By `unpin_user_pages_dirty_lock`, or `set_page_dirty_lock` and `put_page`; `dio`, `vm-writev`, `vfio`,
+        /// `xdp` and `rxe` pins always.
         Dirty = "dirty",
         /// The scenario releases nothing.
         None = "none",

@@ -193,6 +193,51 @@ fn an_older_kernel_receives_packets_into_the_pages_of_a_file() {
 }
 
 #[test]
+fn rdma_writes_into_what_is_registered_and_faults_for_what_is_registered_on_demand() {
+    let lab = Lab::new();
+    let ended =
+        lab.run(&["who-may-pin", "late-copy", "copy-bleed", "--fs", "xfs,tmpfs", "--pin", "rxe,rxe-odp"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let result = lab.result();
+    for (id, word) in [
+        ("who-may-pin/xfs/rxe/dirty/shared", "refused"),
+        ("who-may-pin/xfs/rxe/dirty/private", "intact"),
+        ("who-may-pin/tmpfs/rxe/dirty/hugetlb", "intact"),
+        ("who-may-pin/tmpfs/rxe/dirty/anonymous", "intact"),
+        ("late-copy/tmpfs/rxe/dirty", "intact"),
+        ("who-may-pin/xfs/rxe-odp/clean/shared", "intact"),
+        ("late-copy/xfs/rxe-odp/clean", "intact"),
+        ("copy-bleed/xfs/rxe/dirty", "refused"),
+        ("copy-bleed/xfs/rxe-odp/clean", "intact"),
+    ] {
+        assert_eq!(observed(&result, id), json!([word]), "{id}");
+    }
+    // The page from which the bytes are sent is not counted.
+    assert_eq!(pinned(&lab, "late-copy.tmpfs.rxe.dirty")["references"], json!(16));
+    assert_eq!(pinned(&lab, "late-copy.xfs.rxe-odp.clean")["references"], json!(0));
+    let cases = result["cases"].as_array().expect("a list");
+    let case = cases.iter().find(|case| case["id"] == "late-copy/xfs/rxe-odp/clean").expect("a case");
+    assert_eq!(case["generations"]["device"], json!(100));
+    lab.assert_tidy();
+}
+
+/// An rxe of before there was memory on demand, and its checksum by a module that nobody declares.
+#[test]
+fn an_older_kernel_writes_by_rdma_into_pages_of_a_file_and_has_no_memory_on_demand() {
+    let lab = Lab::new();
+    let ended = lab.run(&["copy-bleed/xfs", "--kernel", "debian:6.1", "--pin", "rxe,rxe-odp"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let result = lab.result();
+    assert_eq!(observed(&result, "copy-bleed/xfs/rxe/dirty"), json!(["bleed"]));
+    let cases = result["cases"].as_array().expect("a list");
+    let case = cases.iter().find(|case| case["id"] == "copy-bleed/xfs/rxe-odp/clean").expect("a case");
+    assert_eq!(case["outcome"], json!("skip"));
+    let reason = case["reason"].as_str().expect("a reason");
+    assert!(reason.contains("CONFIG_INFINIBAND_ON_DEMAND_PAGING"), "{reason}");
+    lab.assert_tidy();
+}
+
+#[test]
 fn the_sample_keeps_to_the_protocol_and_pins_in_the_guest() {
     let lab = Lab::new();
     let lines = std::fs::read_to_string(source("pinner.c")).expect("the sample is there").lines().count();

@@ -5,6 +5,7 @@
 mod copier;
 mod driver;
 mod executed;
+mod rxe;
 #[expect(unsafe_code, reason = "io_uring: the kernel keeps the pages of what is registered")]
 mod uring;
 #[expect(unsafe_code, reason = "VFIO: the kernel keeps the pages of what is mapped for a device")]
@@ -111,6 +112,7 @@ impl Pinners {
             PinMode::VmWritev => |request| Ok(Box::new(vm_writev::HalfCopied::pin(request)?)),
             PinMode::Vfio | PinMode::VfioRo => |request| Ok(Box::new(vfio::Mapped::pin(request)?)),
             PinMode::Xdp => |request| Ok(Box::new(xdp::Umem::pin(request)?)),
+            PinMode::Rxe | PinMode::RxeOdp => |request| Ok(Box::new(rxe::Registered::pin(request)?)),
             PinMode::Exec => |request| Ok(Box::new(executed::Executed::pin(Path::new(GUEST_PATH), request)?)),
         };
         Ok(self.others.entry(mode).or_insert_with(|| Arc::new(Copier::new(take, pin_counters))).clone())

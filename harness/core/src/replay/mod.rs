@@ -327,10 +327,17 @@ impl<'r> Replay<'r> {
             (Step::Pin { region, map, len, offset, mode, file_offset, .. }, Fact::Pinned(pinned)) => {
                 self.pin(region, map, *offset, *len, PinnedBy::Kernel(*mode), from);
                 self.held_region(region, pinned.region, *file_offset);
-                if pinned.references <= 0 {
+                if mode.holds_pages() && pinned.references <= 0 {
                     self.gaps.push(format!(
                         "the guest's count of pins did not grow when `{region}` was pinned, so its pages were not shown \
                          to be pinned"
+                    ));
+                }
+                if !mode.holds_pages() && pinned.references > 0 {
+                    self.gaps.push(format!(
+                        "the guest's count of pins grew by {} when `{region}` was registered on demand, so pages may be \
+                         pinned",
+                        pinned.references
                     ));
                 }
             }

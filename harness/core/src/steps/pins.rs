@@ -188,7 +188,7 @@ impl Verb for Release {
 
     fn ask(&self, t: &mut Translation) -> Vec<Op> {
         let pinned = t.objects.regions.remove(&self.region);
-        let mirrored = pinned.as_ref().is_some_and(|pinned| !pinned.holds_pages);
+        let mirrored = pinned.as_ref().is_some_and(|pinned| pinned.by_driver && !pinned.holds_pages);
         let (dio, given) = pinned.map_or((None, None), |pinned| (pinned.dio, pinned.given_back));
         if let Some(dio) = dio {
             return t.release_dio(dio);

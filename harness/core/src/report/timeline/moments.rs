@@ -71,6 +71,9 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
         let pages: Vec<u64> = pages_of(pin.offset, pin.len).collect();
         let pages = format!("{} of {}", words::pages(&pages), pin.path);
         let how = match pin.mode() {
+            Some(mode) if !mode.by_driver() && !mode.holds_pages() => {
+                format!("the kernel lets rxe fault for {pages} ({})", mode.flags())
+            }
             Some(mode) if !mode.by_driver() => {
                 format!("{} pins {pages} ({})", words::other(mode), mode.flags())
             }
@@ -88,6 +91,9 @@ fn pins(replay: &Replay<'_>) -> Vec<Draft> {
             let how = match (pin.mode(), dirty) {
                 (None, _) => {
                     "the held read is completed: the kernel sets the pages dirty and lets go of them"
+                }
+                (Some(mode), _) if !mode.by_driver() && !mode.holds_pages() => {
+                    "the kernel takes the region from rxe"
                 }
                 (Some(mode), true) if !mode.by_driver() => {
                     "the kernel gives the pages back and sets them dirty"

@@ -221,6 +221,8 @@ fn a_pin_of_the_kernels_own_is_given_back_in_its_own_way() {
         ("vfio", "dirty", "clean"),
         ("vfio-ro", "clean", "dirty"),
         ("xdp", "dirty", "clean"),
+        ("rxe", "dirty", "clean"),
+        ("rxe-odp", "clean", "dirty"),
     ] {
         // The first page, or the last, cannot be written by each.
         let first = u64::from(pin == "xdp");

@@ -81,6 +81,28 @@ fn pages_that_nobody_counted_as_pinned_prove_nothing() {
     assert!(problem.message.starts_with("the guest's count of pins did not grow"), "{}", problem.message);
 }
 
+/// What rxe registers on demand holds no page; if the count of pins grew all the same, it was something else.
+#[test]
+fn pages_that_are_faulted_for_on_demand_are_not_counted_as_pinned() {
+    for (references, cause) in [(0, None), (2, Some(Cause::Unproven))] {
+        let mut tale = Tale::of_a_file();
+        tale.map(true);
+        let Step::Pin { region, map, offset, len, file_offset, run, .. } = pin() else { unreachable!() };
+        let step = Step::Pin { region, map, offset, len, mode: PinMode::RxeOdp, file_offset, run };
+        let region = Pinned::FIRST_REGION;
+        tale.seen(Role::Act, step, Fact::Pinned(Pinned { region, references, by: String::new() }));
+        tale.dma_unrecorded(101);
+        tale.done(Step::Release { region: "r".into(), dirty: false });
+        tale.remount();
+        tale.compare("a", |_| by_dma(101));
+        let seen = verdict(tale);
+        assert_eq!(seen.problem.as_ref().map(|problem| problem.cause), cause, "{references}");
+        if cause.is_none() {
+            assert_eq!(words(&seen), ["intact"]);
+        }
+    }
+}
+
 #[test]
 fn a_page_that_changed_in_flight_to_what_was_copied_was_changed_by_the_copy() {
     for (before, after, word) in [(1, 101, "unstable"), (101, 101, "intact"), (1, 2, "intact")] {
