@@ -100,7 +100,7 @@ impl Builder {
 /// The directories that the module is made from.
 fn copy_sources(to: &Path) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for directory in ["guest-driver", "wire/src"] {
+    for directory in ["guest-driver", "guest-driver/compat", "wire/src"] {
         fs::create_dir_all(to.join(directory)).expect("the temporary directory is writable");
         for entry in fs::read_dir(repository.join(directory)).expect("the source is there").flatten() {
             if entry.path().is_file() {
