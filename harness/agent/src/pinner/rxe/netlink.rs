@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR MIT
 //! Requests by netlink(7) that are answered by an errno.
 
-use crate::error::StepError;
-use crate::error::{OrRefused, failed};
+use crate::error::{OrRefused, StepError, failed};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
