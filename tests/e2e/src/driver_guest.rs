@@ -2,13 +2,13 @@
 //! A guest with the driver, the real device beside it, and the tests of `tests/driver` as its only program. The guest
 //! tells TAP on a serial line of its own, and asks there for what only the host can do to the device.
 
-use crate::{images, program, wait_for};
+use crate::{images, processes, program, wait_for};
 use longpin_images::{
     Bind, ExtraFile, Initramfs, InitramfsSpec, Kernel, LabKernel, OwnKernel, Store, ToolRoot, report,
 };
 use serde_json::{Value, json};
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::io::{self, BufRead as _, BufReader, ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -323,7 +323,7 @@ impl<'a> Guest<'a> {
     }
 
     fn ask_device(&self, request: &Value) -> Value {
-        Conversation::with(&self.dir.join("control")).ask(request)
+        self.answered(Conversation::with(&self.dir.join("control")).ask(request), request)
     }
 
     fn ask_qemu(&self, request: &Value) -> Value {
@@ -334,9 +334,18 @@ impl<'a> Guest<'a> {
 
     fn converse(&self, request: &Value) -> Value {
         let mut qmp = Conversation::with(&self.dir.join("qmp"));
-        qmp.next();
-        qmp.answer(&json!({"execute": "qmp_capabilities"}));
-        qmp.answer(request)
+        let answer = qmp
+            .next()
+            .and_then(|_| qmp.answer(&json!({"execute": "qmp_capabilities"})))
+            .and_then(|_| qmp.answer(request));
+        self.answered(answer, request)
+    }
+
+    /// An answer. Where none comes, what QEMU and the daemon wait for is the only trace.
+    fn answered(&self, answer: io::Result<Value>, request: &Value) -> Value {
+        answer.unwrap_or_else(|error| {
+            panic!("no answer to {request}: {error}\n{}\n{}", processes::threads(self.dir), self.console())
+        })
     }
 
     /// What there is to say of a guest that stands still.
@@ -420,25 +429,25 @@ impl Conversation {
         Self(BufReader::new(stream))
     }
 
-    fn next(&mut self) -> Value {
+    fn next(&mut self) -> io::Result<Value> {
         let mut line = String::new();
-        self.0.read_line(&mut line).expect("an answer comes");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"))
+        self.0.read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
     }
 
-    fn ask(&mut self, request: &Value) -> Value {
-        writeln!(self.0.get_mut(), "{request}").expect("the other side reads");
+    fn ask(&mut self, request: &Value) -> io::Result<Value> {
+        writeln!(self.0.get_mut(), "{request}")?;
         self.next()
     }
 
     /// The same where events may come between. From QEMU they do as soon as `qmp_capabilities` is under way, so even before
     /// its own answer.
-    fn answer(&mut self, request: &Value) -> Value {
-        let mut line = self.ask(request);
+    fn answer(&mut self, request: &Value) -> io::Result<Value> {
+        let mut line = self.ask(request)?;
         while line.get("event").is_some() {
-            line = self.next();
+            line = self.next()?;
         }
-        line
+        Ok(line)
     }
 }
 
