@@ -26,11 +26,15 @@ fn reports() -> Vec<(String, PathBuf)> {
 const SHOWN: &[(&str, &[(&str, &str)])] = &[
     ("btrfs-fsync-fixup", &[("btrfs", "1"), ("ext4", "0"), ("xfs", "0"), ("f2fs", "0")]),
     ("btrfs-umount-drops", &[("btrfs", "01"), ("ext4", "0"), ("xfs", "0"), ("f2fs", "0")]),
+    // Its fault needs memory that is a disk: a guest of its own, below.
+    (DAX_REPORT, &[("ext4", "0"), ("xfs", "0"), ("tmpfs", "0")]),
     ("exfat-page-mkwrite-retry", &[("exfat", "1"), ("ext4", "0"), ("xfs", "0")]),
     ("ext4-punch-dirty-folio", &[("ext4", "1"), ("xfs", "0"), ("btrfs", "0"), ("f2fs", "0"), ("tmpfs", "0")]),
     ("punch-drops-neighbours", &[("ext4", "1"), ("xfs", "1"), ("btrfs", "1"), ("f2fs", "0"), ("tmpfs", "0")]),
     ("xfs-clone-changes", &[("xfs", "1"), ("btrfs", "0")]),
 ];
+
+const DAX_REPORT: &str = "cachestat-dax";
 
 /// Makes a file system, mounts it, runs a report's program there, says `NAME FS CODE`. One that hangs is ended: its code has
 /// more digits.
@@ -102,6 +106,23 @@ fn every_program_shows_its_fault_and_none_on_the_controls() {
         SHOWN.iter().flat_map(|(name, tries)| tries.iter().map(|(fs, code)| (*name, *fs, *code))).collect();
     tried(&lab, &programs(&lab, &[]), &[], &tries);
     lab.assert_tidy();
+}
+
+#[test]
+fn cachestat_of_a_file_on_dax_ends_its_caller() {
+    let lab = Lab::new();
+    let tree = programs(&lab, &[]);
+    // The scenario mounts; the program comes in the place of what the scenario does then.
+    let scenario = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scenarios/dax-cachestat.toml");
+    let lines = std::fs::read_to_string(&scenario).expect("the scenario is there");
+    let create = lines.lines().position(|line| line.trim() == "\"create\",").expect("it makes a file") + 1;
+    let program = format!("/opt/reports/{DAX_REPORT}");
+    let create = create.to_string();
+    let args =
+        ["shell", "dax-cachestat", "--until", &create, "--overlay", text(&tree), "--", &program, "/mnt"];
+    let ended = lab.start(&args).end();
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("was killed by the kernel, signal 9: OOPS"), "{}", ended.stdout);
 }
 
 /// What the linker puts in the place of the call, as a kernel without CONFIG_CROSS_MEMORY_ATTACH answers it.
