@@ -274,7 +274,7 @@ pub struct LibraryArgs {
     #[arg(long, value_name = "DIR")]
     pub scenario_dir: Option<PathBuf>,
     /// Only these groups
-    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
+    #[arg(short = 'g', long, value_name = "GROUP", value_delimiter = ',')]
     pub group: Vec<String>,
     /// Leave out what these words name: scenarios, case ids or patterns
     #[arg(long, value_name = "SCENARIO", value_delimiter = ',')]
