@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use longpin_core::bisect::{Fingerprint, HitRate};
 use longpin_core::scenario::Pin;
+use longpin_core::verdict::Observation;
 use longpin_proto::filesystem::{self, FileSystem};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -52,6 +53,16 @@ Exit codes:
 Environment:
   LONGPIN_CACHE    where images are kept [default: $XDG_CACHE_HOME/longpin, or ~/.cache/longpin]
   TMPDIR           where the runs are, and what is kept of them";
+
+/// What `minimise` tells the shell.
+const MINIMISE_EXIT_CODES: &str = "\
+Exit codes:
+  0  none of the steps that are left can be left out
+  2  an error, an interruption or --max-runs: the file has the fewest steps that were found by then
+  3  wrong usage, words that name more than one case, or a case that shows nothing bad
+
+Example:
+  longpin minimise longpin-results/latest/scenarios/mine.toml --fs xfs --pin pin --release dirty --out small.toml";
 
 /// What `bisect` tells the shell.
 const BISECT_EXIT_CODES: &str = "\
@@ -175,6 +186,9 @@ pub enum Command {
     Kconfig(KconfigArgs),
     /// List scenarios with their matrix
     List(ListArgs),
+    /// Leave out of a case whatever it does not need to show what it shows, and write the rest down as a scenario
+    #[command(after_help = MINIMISE_EXIT_CODES)]
+    Minimise(MinimiseArgs),
     /// Try a program of yours that pins
     Pinner {
         /// What to do
@@ -453,6 +467,29 @@ pub struct FindingsArgs {
     pub out: Option<PathBuf>,
 }
 
+/// Options of `minimise`.
+#[derive(Debug, Args)]
+pub struct MinimiseArgs {
+    /// Which case, exactly one
+    #[command(flatten)]
+    pub library: LibraryArgs,
+    /// The word that must stay the headline [default: that of the first run]
+    #[arg(long, value_name = "WORD", value_parser = observation)]
+    pub shows: Option<Observation>,
+    /// How often fewer steps are tried before they are taken not to show it: for a race
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub tries: u32,
+    /// Most runs, each a boot
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pub max_runs: u32,
+    /// The scenario that is written; its name is the file's
+    #[arg(long, value_name = "FILE", default_value = "minimal.toml")]
+    pub out: PathBuf,
+    /// What `run` is given: options, as --kernel
+    #[arg(last = true, value_name = "RUN-OPTION")]
+    pub run: Vec<OsString>,
+}
+
 /// Options of `kconfig`.
 #[derive(Debug, Args)]
 pub struct KconfigArgs {
@@ -697,6 +734,15 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
+    /// As if `run` had been typed with these words and options. Errors: what clap says of them.
+    pub fn of(words: &[OsString], options: &[OsString]) -> Result<Box<Self>, clap::Error> {
+        let line = ["longpin".into(), "run".into()].into_iter();
+        match Cli::read(line.chain(words.iter().cloned()).chain(options.iter().cloned()))?.command {
+            Command::Run(args) => Ok(args),
+            _ => unreachable!("the line says run"),
+        }
+    }
+
     /// How guests are run, with which limits and seed: as in an earlier run, but for what was given.
     pub fn inherit(&mut self, earlier: Self) {
         fn take<T>(mine: &mut T, given: bool, earlier: T) {
@@ -791,6 +837,11 @@ pub struct ShellArgs {
     /// run it in
     #[arg(last = true, value_name = "CMD")]
     pub command: Vec<String>,
+}
+
+/// A word of `docs/verdicts.md`.
+fn observation(text: &str) -> Result<Observation, String> {
+    Observation::parse(text).ok_or_else(|| format!("use one of {}", Observation::list()))
 }
 
 /// Neither certain nor impossible.

@@ -72,6 +72,7 @@ fn dispatch(command: Command) -> u8 {
         Command::Image { command } => commands::image::image(command),
         Command::Kconfig(args) => commands::kconfig::kconfig(&args),
         Command::List(args) => commands::list::list(&args),
+        Command::Minimise(args) => commands::minimise::minimise(&args),
         Command::Pinner { command: PinnerCommand::Check { program } } => {
             commands::pinner::check(&program).map(|good| if good { ExitCode::Good } else { ExitCode::Bad })
         }

@@ -32,6 +32,7 @@ mod fields;
 pub mod findings;
 pub mod machine;
 mod matrix;
+pub mod minimise;
 mod operations;
 pub mod plan;
 pub mod race;

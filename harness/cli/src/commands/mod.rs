@@ -7,6 +7,7 @@ pub mod findings;
 pub mod image;
 pub mod kconfig;
 pub mod list;
+pub mod minimise;
 pub mod pinner;
 pub mod report;
 pub mod shell;
