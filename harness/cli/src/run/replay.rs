@@ -178,6 +178,10 @@ fn subject(then: &Environment, now: &Environment) -> Vec<String> {
         let overlay = environment.additions.overlay.as_ref();
         overlay.map_or("none".to_owned(), |overlay| format!("{} {}", overlay.path, overlay.hash))
     };
+    let pinner = |environment: &Environment| {
+        let pinner = environment.additions.pinner.as_ref();
+        pinner.map_or("none".to_owned(), |pinner| format!("{} {}", pinner.path, pinner.hash))
+    };
     let driver = |environment: &Environment| match &environment.module.missing {
         Some(_) => "none".to_owned(),
         None => format!("{} {}", environment.module.name, environment.module.hash),
@@ -192,6 +196,7 @@ fn subject(then: &Environment, now: &Environment) -> Vec<String> {
         ("driver", driver(then), driver(now)),
         ("modules", modules(then), modules(now)),
         ("overlay", overlay(then), overlay(now)),
+        ("program that pins", pinner(then), pinner(now)),
         ("device program", device(then), device(now)),
     ];
     let others = others.into_iter().filter(|(_, then, now)| then != now);
@@ -218,6 +223,7 @@ mod tests {
     use super::*;
     use crate::args::{Cli, Command};
     use crate::run::rerun::tests::{MIXED, earlier};
+    use longpin_core::result::PinnerInfo;
     use std::ffi::OsString;
     use std::fs;
 
@@ -310,5 +316,12 @@ mod tests {
             "{refused:?}"
         );
         assert_eq!(laboratory(&then, &now), ["longpin was , is l2"]);
+
+        let mut other = then.clone();
+        other.additions.pinner = Some(PinnerInfo { path: "p".into(), hash: "1".into() });
+        assert_eq!(subject(&then, &other), ["program that pins was none, is p 1"]);
+        let mut newer = other.clone();
+        newer.additions.pinner = Some(PinnerInfo { path: "p".into(), hash: "2".into() });
+        assert_eq!(subject(&other, &newer), ["program that pins was p 1, is p 2"]);
     }
 }
