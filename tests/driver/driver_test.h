@@ -159,6 +159,7 @@ void test_mirror(void);
 void test_mirror_read(void);
 void test_mirror_changes(void);
 void test_mirror_file(void);
+void test_mirror_madv_free(void);
 void test_mirror_killed(void);
 void test_mirror_unbind(void);
 void test_mirror_silent(void);

@@ -56,6 +56,7 @@ static const struct {
 	{ "mirror-read", test_mirror_read },
 	{ "mirror-changes", test_mirror_changes },
 	{ "mirror-file", test_mirror_file },
+	{ "mirror-madv-free", test_mirror_madv_free },
 	{ "mirror-killed", test_mirror_killed },
 	{ "mirror-unbind", test_mirror_unbind },
 	{ "mirror-silent", test_mirror_silent },

@@ -39,11 +39,12 @@ pub const INTERFACE_TESTS: [&str; 22] = [
 ];
 
 /// Tests of memory that the device uses without a pin.
-pub const MIRROR_TESTS: [&str; 7] = [
+pub const MIRROR_TESTS: [&str; 8] = [
     "mirror",
     "mirror-read",
     "mirror-changes",
     "mirror-file",
+    "mirror-madv-free",
     "mirror-killed",
     "mirror-unbind",
     "mirror-cost",
