@@ -45,7 +45,7 @@ pub fn minimise(args: &MinimiseArgs) -> Result<ExitCode> {
     output::note(&format!("{}: {}; looking for fewer steps that show it", case.id, wanted.headline.as_str()));
     let mut ended = Ok(());
     while trials.made < args.max_runs {
-        let Some(candidate) = search.next() else { break };
+        let Some(candidate) = search.propose() else { break };
         let tried = candidate.steps();
         let found = match trials.showing(&candidate, &wanted) {
             Ok(found) => found,

@@ -76,14 +76,14 @@ impl Minimise {
 
     /// The whole case as a scenario of its own.
     pub fn whole(&self) -> Candidate {
-        self.candidate((0..self.case.steps.len()).collect())
+        self.made_of((0..self.case.steps.len()).collect())
     }
 
     /// What to try next.
-    pub fn next(&mut self) -> Option<Candidate> {
+    pub fn propose(&mut self) -> Option<Candidate> {
         let (case, name) = (&self.case, &self.name);
-        let items = self.reduction.next(|items| case.possible(name, items))?;
-        Some(self.candidate(items))
+        let items = self.reduction.propose(|items| case.possible(name, items))?;
+        Some(self.made_of(items))
     }
 
     /// What came of it: does it show what is looked for?
@@ -101,7 +101,7 @@ impl Minimise {
         self.case.document(&self.name, self.reduction.kept(), seen, blocked, reason)
     }
 
-    fn candidate(&self, items: Vec<usize>) -> Candidate {
+    fn made_of(&self, items: Vec<usize>) -> Candidate {
         let text = self.case.tried(&self.name, &items);
         Candidate { items, text }
     }

@@ -37,7 +37,7 @@ impl Reduction {
 
     /// What to try next; none: nothing is left to try. `possible` makes a valid selection out of one that may lack what others
     /// need, by leaving out more; none if there is no such.
-    pub fn next(&mut self, possible: impl Fn(&[usize]) -> Option<Vec<usize>>) -> Option<Vec<usize>> {
+    pub fn propose(&mut self, possible: impl Fn(&[usize]) -> Option<Vec<usize>>) -> Option<Vec<usize>> {
         loop {
             if self.at >= self.kept.len() {
                 match self.piece {
@@ -59,7 +59,7 @@ impl Reduction {
         }
     }
 
-    /// What [`Self::next`] gave shows what is looked for, or does not.
+    /// What [`Self::propose`] gave shows what is looked for, or does not.
     pub fn told(&mut self, candidate: Vec<usize>, shows: bool) {
         if shows {
             self.kept = candidate;
@@ -82,7 +82,7 @@ mod tests {
     ) -> (Vec<usize>, usize) {
         let mut reduction = Reduction::new(items);
         let mut tries = 0;
-        while let Some(candidate) = reduction.next(&possible) {
+        while let Some(candidate) = reduction.propose(&possible) {
             tries += 1;
             assert!(tries < 5000, "it does not end");
             let shows = needed.iter().all(|item| candidate.contains(item));

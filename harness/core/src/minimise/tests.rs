@@ -88,7 +88,7 @@ fn what_shows_it_stays_and_every_candidate_is_possible() {
     };
     let mut search = minimise("ext4/pin/clean/one");
     let mut tries = 0;
-    while let Some(candidate) = search.next() {
+    while let Some(candidate) = search.propose() {
         let shows = shows(&verbs(&candidate.text));
         search.told(candidate, shows);
         tries += 1;
@@ -108,7 +108,7 @@ fn what_shows_it_stays_and_every_candidate_is_possible() {
 #[test]
 fn what_is_needed_as_a_whole_loses_nothing() {
     let mut search = minimise("ext4/pin/clean/one");
-    while let Some(candidate) = search.next() {
+    while let Some(candidate) = search.propose() {
         search.told(candidate, false);
     }
     assert_eq!(search.steps(), (18, 18));
