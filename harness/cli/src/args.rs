@@ -99,6 +99,17 @@ Exit codes:
 Example:
   longpin compare debian:6.1 stock -- late-dirty reflink-bleed --pin dio";
 
+/// What `soak` tells the shell.
+const SOAK_EXIT_CODES: &str = "\
+Exit codes:
+  0  every plan was intact, or showed what the table of docs/soak.md explains; some may have proven nothing
+  1  a plan showed something else: its seed is named
+  2  an error of the harness or the guest, an interruption, or no plan that proved anything
+  3  wrong usage
+
+Example:
+  longpin soak --seed 1000 --cases 50 --fs xfs,btrfs";
+
 /// What `image build` takes from the environment.
 const PACKAGE_SOURCES: &str = "\
 Environment:
@@ -206,6 +217,9 @@ pub enum Command {
     /// Show that this host gets the right word for what can go wrong: each kind of trouble is provoked, and checked
     #[command(after_help = SELFTEST_EXIT_CODES)]
     Selftest(SelftestArgs),
+    /// Run random plans, each made from a seed: what they show is known and explained, or a failure with its seed
+    #[command(after_help = SOAK_EXIT_CODES)]
+    Soak(Box<SoakArgs>),
     /// Boot a guest, carry out a scenario if one is named, and give a shell in it
     Shell(Box<ShellArgs>),
 }
@@ -731,6 +745,9 @@ pub struct RunArgs {
     /// Names of the options that were given, on the command line or by the environment
     #[arg(skip)]
     pub given: BTreeSet<String>,
+    /// The command that was typed, where it was another one than `run`
+    #[arg(skip)]
+    pub typed: Option<String>,
 }
 
 impl RunArgs {
@@ -819,6 +836,42 @@ pub struct SelftestArgs {
     /// Form of the output
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub format: Format,
+}
+
+/// Options of `soak`.
+#[derive(Debug, Args)]
+pub struct SoakArgs {
+    /// Seed of the first plan; the others have those that follow [default: a random one]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u32>,
+    /// Number of plans
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10000))]
+    pub cases: u32,
+    /// File systems, of which each seed chooses one [default: ext4,xfs,btrfs,f2fs,tmpfs]
+    #[arg(long, value_name = "FS", value_delimiter = ',')]
+    pub fs: Vec<String>,
+    /// Write the plan of --seed as a scenario, for `longpin run FILE`, and run nothing. The name of the file is to be
+    /// soak-SEED.toml, - is standard output
+    #[arg(long, value_name = "FILE", requires = "seed", conflicts_with_all = ["cases", "format", "out"])]
+    pub write_scenario: Option<PathBuf>,
+    /// How guests are run
+    #[command(flatten)]
+    pub machine: MachineArgs,
+    /// Seconds that one plan may take; a translated guest (tcg) gets at least three times as much
+    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = seconds)]
+    pub timeout: Duration,
+    /// Say the verdict of each plan as it comes; without a terminal on standard error this is always so
+    #[arg(long, short)]
+    pub verbose: bool,
+    /// Colours in the table
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    pub color: Color,
+    /// Directory for results; must be empty or absent [default: longpin-results/TIME-SEED]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Forms of the result, as `run --format` takes them [default: table]
+    #[arg(long, value_name = "FORMAT[=FILE]", value_delimiter = ',')]
+    pub format: Vec<Output>,
 }
 
 /// Options of `shell`.

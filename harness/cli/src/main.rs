@@ -80,6 +80,7 @@ fn dispatch(command: Command) -> u8 {
         Command::Report(args) => commands::report::report(&args),
         Command::Run(args) => run::run(&args),
         Command::Selftest(args) => selftest::selftest(&args),
+        Command::Soak(args) => run::soak::soak(&args),
         Command::Shell(args) if args.command.is_empty() => commands::shell::shell(&args),
         // All codes may be the command's own; ours must not be taken for one of them.
         Command::Shell(args) => {

@@ -14,6 +14,7 @@
 //! * [`result`]: what came of each case; [`events`]: the story of a run; [`report`] holds the views of it,
 //! * [`compare`]: runs side by side; [`bisect`]: what the tries of one commit come to,
 //! * [`findings`]: what a run found, for people who were not there,
+//! * [`soak`]: random plans, and what explains what they show,
 //! * [`exit_code`]: what the shell is told.
 #![deny(unsafe_code, missing_docs)]
 
@@ -41,6 +42,7 @@ mod replay;
 pub mod report;
 pub mod result;
 pub mod scenario;
+pub mod soak;
 pub mod steps;
 pub mod verdict;
 mod words;

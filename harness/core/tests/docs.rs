@@ -18,20 +18,30 @@ fn the_page_of_verdicts_is_current() {
 
 #[test]
 fn the_tables_of_steps_are_current() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/scenario-format.md");
-    let page = std::fs::read_to_string(&path).expect("docs/scenario-format.md");
-    let mut current = page.clone();
-    for (name, table) in longpin_core::steps::documentation() {
+    tables_are_current("scenario-format.md", longpin_core::steps::documentation());
+}
+
+#[test]
+fn the_table_of_what_a_soak_may_show_is_current() {
+    tables_are_current("soak.md", [("known", longpin_core::soak::known::documentation())]);
+}
+
+/// The parts of a page between `<!-- NAME: generated -->` and `<!-- NAME: end -->`.
+fn tables_are_current(page: &str, tables: impl IntoIterator<Item = (&'static str, String)>) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs").join(page);
+    let text = std::fs::read_to_string(&path).expect("the page is there");
+    let mut current = text.clone();
+    for (name, table) in tables {
         let (begin, end) = (format!("<!-- {name}: generated -->\n"), format!("<!-- {name}: end -->\n"));
         let from = current.find(&begin).unwrap_or_else(|| panic!("no {begin}")) + begin.len();
         let to = current.find(&end).unwrap_or_else(|| panic!("no {end}"));
         current.replace_range(from..to, &table);
     }
     if std::env::var_os("LONGPIN_BLESS").is_some() {
-        std::fs::write(&path, &current).expect("docs/scenario-format.md can be written");
+        std::fs::write(&path, &current).expect("the page can be written");
     }
     let fix = "LONGPIN_BLESS=1 cargo test -p longpin-core --test docs";
-    assert!(page == current, "the tables of docs/scenario-format.md are not current; run {fix}");
+    assert!(text == current, "the tables of docs/{page} are not current; run {fix}");
 }
 
 #[test]

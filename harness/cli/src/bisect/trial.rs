@@ -146,6 +146,7 @@ impl Trial<'_> {
             strict: false,
             seed: None,
             given: BTreeSet::new(),
+            typed: None,
         }
     }
 }

@@ -11,6 +11,7 @@ mod replay;
 mod rerun;
 pub mod result_dir;
 mod screen;
+pub mod soak;
 mod story;
 
 use crate::args::{MachineArgs, OwnArgs, ReplayArgs, RunArgs};

@@ -12,6 +12,9 @@ use std::path::Path;
 
 /// `longpin run ...`: what was asked for, the seed made explicit, the result directory left out.
 pub fn line(args: &RunArgs, seed: u32) -> String {
+    if let Some(typed) = &args.typed {
+        return typed.clone();
+    }
     let mut words = vec![OsString::from("longpin"), "run".into()];
     match &args.rerun_failed {
         // Its scenarios and cases are that directory's.
@@ -69,6 +72,7 @@ fn options(args: &RunArgs, seed: u32, path: impl Fn(&Path) -> OsString) -> Vec<O
         strict,
         seed: _,
         given: _,
+        typed: _,
     } = args;
     let LibraryArgs { scenarios: _, scenario_dir: _, group, exclude, fs, pin, release, variant } = library;
     let MachineArgs { kernel, accel, qemu, disk, disk_dir, keep_disks, dump, memory, cpus, own } = machine;

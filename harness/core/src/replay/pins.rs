@@ -149,6 +149,11 @@ impl<'r> Replay<'r> {
     pub(super) fn dma(&mut self, name: &str, result: &DmaResult, at: u64) {
         let Some((region, program)) = self.programs.remove(name) else { return };
         self.last_program = Some(program);
+        // One without an end owns the generations up to the pass in which it was stopped; later ones are another's.
+        let program = match program.passes {
+            0 => Program { passes: result.last_generation.saturating_sub(program.generation) + 2, ..program },
+            _ => program,
+        };
         if result.status == dma::STATUS_FAULT {
             self.page_faults.push((name.to_owned(), result.fault_errno.unwrap_or(0)));
             // What it wrote until then is written.

@@ -44,6 +44,19 @@ fn the_last_dma_in_the_file_is_intact() {
 }
 
 #[test]
+fn a_program_without_an_end_owns_no_generation_after_its_last() {
+    let mut tale = Tale::of_a_pin();
+    tale.endless(100..102);
+    tale.dma(200);
+    tale.stopped(101);
+    tale.release();
+    tale.remount();
+    // As if the second had written to other pages: its writes are not those of the first.
+    tale.compare("a", |_| by_dma(101));
+    assert_eq!(words(&verdict(tale)), ["intact"]);
+}
+
+#[test]
 fn a_pin_without_dma_is_intact_if_the_file_is_as_the_cpu_wrote_it() {
     let mut tale = Tale::of_a_pin();
     tale.release();

@@ -272,6 +272,22 @@ impl Tale {
         self.ledger.push(entry);
     }
 
+    /// A program without an end, `q`, which does these whole passes...
+    pub fn endless(&mut self, generations: Range<u64>) {
+        let generation = generations.start;
+        let dma = Program { offset: 0, len: LEN, generation, passes: 0, cell_bytes: CELL };
+        self.done(Step::Dma { program: "q".into(), region: "r".into(), dma, run: RUN });
+        for generation in generations {
+            (0..PAGES).for_each(|page| self.device_writes(generation, page * 4096));
+        }
+    }
+
+    /// ... and is stopped after the last of them.
+    pub fn stopped(&mut self, last: u64) {
+        let result = done(dma::STATUS_STOPPED, last);
+        self.seen(Role::Act, Step::DmaWait { program: "q".into(), timeout_ms: 1000 }, Fact::Dma(result));
+    }
+
     pub fn release(&mut self) {
         self.done(Step::Release { region: "r".into(), dirty: false });
         let entry = self.entry(ledger::KIND_UNMAP);
