@@ -133,10 +133,10 @@ pub(crate) fn kernel() -> Result<KernelRecipe> {
     parse("kernel.toml", KERNEL)
 }
 
-/// With the programs that make file systems, and the modules of these.
+/// With the programs of the file systems, and the modules of these.
 pub(crate) fn initramfs() -> Result<InitramfsRecipe> {
     let mut recipe: InitramfsRecipe = parse("initramfs.toml", INITRAMFS)?;
-    recipe.programs.extend(of_file_systems(|fs| fs.device().map(|on| on.mkfs.program).into_iter().collect()));
+    recipe.programs.extend(of_file_systems(FileSystem::programs));
     recipe.modules.extend(of_file_systems(|fs| fs.modules.to_vec()));
     Ok(recipe)
 }
@@ -162,7 +162,7 @@ pub(crate) fn kconfig() -> Result<Vec<KernelOption>> {
     }
     let Kconfig { mut option } = parse("kconfig.toml", KCONFIG)?;
     for fs in filesystem::ALL.iter().filter(|fs| fs.device().is_some()) {
-        let name = format!("{}_FS", fs.name.to_uppercase());
+        let name = format!("{}_FS", fs.mounts().to_uppercase());
         if !option.iter().any(|known| known.name == name) {
             let why = format!("cases on {}", fs.name);
             option.push(KernelOption {

@@ -258,6 +258,8 @@ pub enum Step {
     /// umount2(2). -> Nothing
     #[serde(alias = "unmount")]
     Umount { dir: String },
+    /// Where the file system of a mount has layers: an empty one above them, for the next mount. -> Nothing
+    AddLayer { dir: String },
     /// Write stamped cells with pwrite (O_DIRECT if the handle has it). -> Nothing
     #[serde(alias = "write-cells")]
     Write { file: String, offset: u64, len: u64, fill: Fill },

@@ -46,7 +46,8 @@ fn read<'a>(checker: &Checker, report: &Report<'a>) -> (String, Option<&'a str>)
 
 #[test]
 fn real_outputs_of_every_checker_are_what_they_are() {
-    for fs in filesystem::ALL {
+    // One over another is that one to its checker.
+    for fs in filesystem::ALL.iter().filter(|fs| fs.over().is_none()) {
         let Some(checker) = fs.checker() else { continue };
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/checkers/{fs}.txt"));
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| {

@@ -42,7 +42,16 @@ pub fn mount_all() -> Result<(), StepError> {
             Ok(()) => {}
         }
     }
-    Ok(())
+    list_of_mounts()
+}
+
+/// Where programs look for what is mounted (mkfs.nilfs2), as on every Debian.
+fn list_of_mounts() -> Result<(), StepError> {
+    std::fs::create_dir_all("/etc").or_failed("/etc")?;
+    match std::os::unix::fs::symlink("../proc/self/mounts", "/etc/mtab") {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.or_failed("/etc/mtab"),
+    }
 }
 
 impl Mount {

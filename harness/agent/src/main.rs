@@ -20,6 +20,7 @@ mod mapping;
 mod modules;
 mod mounts;
 mod objects;
+mod over;
 mod page_flags;
 mod page_state;
 mod pinner;

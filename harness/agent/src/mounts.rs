@@ -5,6 +5,7 @@ use crate::error::{OrRefused, StepError, failed};
 use crate::launcher;
 use crate::modules::Modules;
 use longpin_proto::filesystem::{FileSystem, OnDevice};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::ffi::CString;
 use std::path::Path;
@@ -42,12 +43,13 @@ pub fn mount(modules: &Modules, fs: &str, device: &str, dir: &str, options: &str
     rustix::mount::mount(device, dir, fs, flags, data.as_c_str()).or_refused(&format!("mount({fs})"))
 }
 
-/// umount2(2) without flags: Refused with EBUSY while it is in use.
-pub fn unmount(dir: &str) -> Result<(), StepError> {
-    rustix::mount::unmount(dir, UnmountFlags::empty()).or_refused("umount2")
+/// umount2(2) without flags: EBUSY while it is in use.
+pub fn unmount(dir: &str) -> Result<(), Errno> {
+    rustix::mount::unmount(dir, UnmountFlags::empty())
 }
 
-fn load_file_system(modules: &Modules, fs: &str) -> Result<(), StepError> {
+/// Load the modules of a file system, by its name or as mount(2) names it.
+pub fn load_file_system(modules: &Modules, fs: &str) -> Result<(), StepError> {
     let known = std::fs::read_to_string("/proc/filesystems").or_failed("/proc/filesystems")?;
     let is_known = known.lines().any(|line| line.split_whitespace().next_back() == Some(fs));
     if is_known {

@@ -4,13 +4,13 @@
 use crate::error::{OrRefused, StepError, errno_name, failed};
 use crate::jobs::Jobs;
 use crate::mapping::Mapping;
+use crate::over;
 use crate::pinner::{Of, Pinner, Pinners};
 use crate::sys;
 use crate::work::End;
 use longpin_proto::agent::Fact;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -238,7 +238,7 @@ impl Objects {
 
     fn unmount_all(&mut self, report: &mut Vec<String>) {
         for dir in std::mem::take(&mut self.mounts).into_iter().rev() {
-            match rustix::mount::unmount(dir.as_str(), UnmountFlags::empty()) {
+            match over::unmount(&dir) {
                 Ok(()) => report.push(format!("mount {dir}: unmounted")),
                 // A program of a step did it.
                 Err(Errno::INVAL | Errno::NOENT) => report.push(format!("mount {dir}: gone already")),

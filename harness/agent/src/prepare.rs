@@ -6,7 +6,7 @@ use crate::objects::Objects;
 use crate::pinner::{Of, PinRequest};
 use crate::whereabouts::DEVICE;
 use crate::work::{End, Work};
-use crate::{fsops, launcher, mounts, sys};
+use crate::{fsops, launcher, over, sys};
 use longpin_proto::agent::{Fact, Step};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -80,7 +80,9 @@ pub fn prepare(step: Step, objects: &mut Objects) -> Result<Work, StepError> {
         Step::Read { path, offset, len, cell_bytes, via } => Ok(Work::new(move || {
             fsops::read_cells(&path, offset, len, cell_bytes, via).map(Fact::Cells).map(End::Fact)
         })),
-        Step::Umount { dir } => Ok(Work::new(move || mounts::unmount(&dir).map(|()| End::Unmounted { dir }))),
+        Step::Umount { dir } => {
+            Ok(Work::new(move || over::unmount(&dir).or_refused("umount2").map(|()| End::Unmounted { dir })))
+        }
         Step::Truncate { file, len } => {
             let fd = objects.files.get(&file)?.clone();
             let act = move || rustix::fs::ftruncate(fd, len).or_refused("ftruncate").map(End::nothing);

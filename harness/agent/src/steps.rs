@@ -10,8 +10,9 @@ use crate::pinner::{Of, Pinners};
 use crate::prepare::prepare;
 use crate::sys::MapSource;
 use crate::whereabouts::{Watched, Worker};
-use crate::{fiemap, fsops, mounts, page_state, shell, sys, vmstat};
+use crate::{fiemap, fsops, mounts, over, page_state, shell, sys, vmstat};
 use longpin_proto::agent::{Advice, Backing, Fact, OpenFlags, Outcome, Step};
+use rustix::fd::AsFd as _;
 use rustix::thread::CpuSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,10 +68,11 @@ impl Agent {
                 mounts::mkfs(&self.modules, &fs, &device, &args).map(Fact::Text)
             }
             Step::Mount { fs, device, dir, options } => {
-                mounts::mount(&self.modules, &fs, &device, &dir, &options)?;
+                over::mount(&self.modules, &fs, &device, &dir, &options)?;
                 objects.mounts.push(dir);
                 Ok(Fact::Nothing)
             }
+            Step::AddLayer { dir } => over::add_layer(&dir).map(nothing),
             Step::Open { file, path, flags } => {
                 objects.files.claim(&file)?;
                 objects.files.insert(file, Arc::new(fsops::open(&path, flags)?));
@@ -120,7 +122,10 @@ impl Agent {
             }
             Step::KillOwner => objects.kill_owner().map(nothing),
             Step::PageState { file, offset, len } => {
-                page_state::page_state(objects.files.get(&file)?, offset, len).map(Fact::PageState)
+                let file = objects.files.get(&file)?;
+                let real = over::real(file)?;
+                let file = real.as_ref().map_or(file.as_fd(), |real| real.as_fd());
+                page_state::page_state(file, offset, len).map(Fact::PageState)
             }
             Step::ReadMapping { map, offset, len, cell_bytes, file_offset } => {
                 objects.maps.get_mut(&map)?.read(offset, len, cell_bytes, file_offset).map(Fact::Cells)

@@ -14,7 +14,7 @@ use std::hash::{Hash, Hasher};
 /// A file system of the guest.
 #[derive(Debug)]
 pub struct FileSystem {
-    /// As mount(2) and scenarios name it.
+    /// As scenarios name it, and mount(2), if it does not lie [over another one](Over).
     pub name: &'static str,
     /// Kernel modules that must be loaded before it is mounted. What a kernel has built in is left out by itself.
     pub modules: &'static [&'static str],
@@ -39,7 +39,9 @@ pub struct FileSystem {
 pub enum Source {
     /// A block device that it has for itself.
     Device(OnDevice),
-    /// No block device of its own, and this in its place in mount(2): `tmpfs`, `overlay`, `server:/export`.
+    /// The files of another file system, which has the block device, and is made and mounted before it.
+    Over(Over),
+    /// No block device, and this in its place in mount(2): `tmpfs`, `server:/export` of another machine.
     Named(&'static str),
 }
 
@@ -53,6 +55,29 @@ pub struct OnDevice {
     /// A file's bytes lie in the image where the guest's FIEMAP, or FIBMAP where there is none, says: the host reads
     /// them there.
     pub host_reads: bool,
+}
+
+/// A file system on the files of another one.
+#[derive(Debug)]
+pub struct Over {
+    /// Row of the one below, which has a block device.
+    pub below: &'static str,
+    /// As mount(2) names it.
+    pub mounts: &'static str,
+    /// How it comes by them.
+    pub by: By,
+    /// FIEMAP says where the file below has its bytes.
+    pub host_reads: bool,
+}
+
+/// How a file system comes by the files of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// overlayfs: its layers are directories there, the highest for what is written.
+    Layers,
+    /// A program that mounts it by itself, and ends by itself when it is unmounted: `PROGRAM -o OPTIONS DIRECTORY`, with
+    /// the options of overlayfs for the same layers.
+    Program(&'static str),
 }
 
 /// The program that makes a file system.
@@ -84,17 +109,41 @@ impl FileSystem {
         ALL.iter().map(|fs| fs.name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Its block device, if it has one of its own.
+    /// The block device of a case on it: its own, or that of the one below.
     pub fn device(&self) -> Option<&OnDevice> {
         match &self.source {
             Source::Device(device) => Some(device),
+            Source::Over(over) => Self::find(over.below)?.device(),
             Source::Named(_) => None,
         }
+    }
+
+    /// Programs that the guest has for it.
+    pub fn programs(&'static self) -> Vec<&'static str> {
+        match &self.source {
+            Source::Device(device) => vec![device.mkfs.program],
+            Source::Over(Over { by: By::Program(program), .. }) => vec![program],
+            Source::Over(_) | Source::Named(_) => Vec::new(),
+        }
+    }
+
+    /// What it lies over.
+    pub fn over(&self) -> Option<&Over> {
+        match &self.source {
+            Source::Over(over) => Some(over),
+            _ => None,
+        }
+    }
+
+    /// As mount(2) and `/proc/filesystems` name it.
+    pub fn mounts(&self) -> &'static str {
+        self.over().map_or(self.name, |over| over.mounts)
     }
 
     /// The host finds the bytes of its files in an image of the device.
     pub fn host_reads(&self) -> bool {
         self.device().is_some_and(|device| device.host_reads)
+            && self.over().is_none_or(|over| over.host_reads)
     }
 
     /// The program on the host that looks at its structure.
@@ -102,10 +151,10 @@ impl FileSystem {
         self.device()?.checker.as_ref()
     }
 
-    /// What mount(2) takes as the source, where `device` is the block device of the case.
+    /// What it is mounted from, where `device` is the block device of the case.
     pub fn mounted_from<'a>(&'a self, device: &'a str) -> &'a str {
         match self.source {
-            Source::Device(_) => device,
+            Source::Device(_) | Source::Over(_) => device,
             Source::Named(name) => name,
         }
     }
@@ -156,10 +205,31 @@ mod tests {
         for fs in ALL {
             if let Some(device) = fs.device() {
                 assert!(device.mkfs.program.starts_with('/'), "{fs}: {}", device.mkfs.program);
-                assert!(!fs.packages.is_empty(), "{fs}: no package has {}", device.mkfs.program);
+                assert!(
+                    fs.over().is_some() || !fs.packages.is_empty(),
+                    "{fs}: no package has {}",
+                    device.mkfs.program
+                );
                 assert!(fs.keeps_content, "{fs}: what is on a device outlives an unmount");
             }
         }
+    }
+
+    #[test]
+    fn one_over_another_has_its_device_and_modules_and_is_no_third_one_s() {
+        for (fs, over) in ALL.iter().filter_map(|fs| Some((fs, fs.over()?))) {
+            let below = FileSystem::find(over.below).unwrap_or_else(|| panic!("{fs}: no `{}`", over.below));
+            assert!(matches!(below.source, Source::Device(_)), "{fs}: {below} has no block device");
+            assert_eq!(fs.checker().map(|it| it.argv), below.checker().map(|it| it.argv));
+            assert!(
+                below.modules.iter().all(|module| fs.modules.contains(module)),
+                "{fs}: {below} is not loaded"
+            );
+            assert_eq!(fs.mounted_from("/dev/vda"), "/dev/vda");
+        }
+        let names = ["overlay", "overlay-xfs", "ext4"];
+        let mounts = names.map(|name| FileSystem::find(name).unwrap().mounts());
+        assert_eq!(mounts, ["overlay", "overlay", "ext4"]);
     }
 
     #[test]

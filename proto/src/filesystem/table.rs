@@ -3,7 +3,9 @@
 //! btrfs-progs 6.14, f2fs-tools 1.16 and exfatprogs 1.2.9; `proto/tests/checkers` holds outputs of each.
 
 use super::Structure::{Clean, Damaged, DataDamaged, Unusable};
-use super::{Checker, Complaints, Detector, FileSystem, Lines, Mkfs, OnDevice, Reading, Says, Source};
+use super::{
+    By, Checker, Complaints, Detector, FileSystem, Lines, Mkfs, OnDevice, Over, Reading, Says, Source,
+};
 use std::ops::RangeInclusive;
 
 /// Whatever the exit code is.
@@ -185,6 +187,63 @@ pub static ALL: &[FileSystem] = &[
             }),
             // No FIEMAP; exfat_aop_bmap() answers FIBMAP.
             host_reads: true,
+        }),
+        keeps_content: true,
+        reflink: false,
+        direct: true,
+        detector: None,
+    },
+    // A log of copies, with a checksum over all blocks of each piece of it. Nothing of Debian's checks one.
+    FileSystem {
+        name: "nilfs2",
+        modules: &["nilfs2"],
+        packages: &["nilfs-tools"],
+        options: "",
+        source: Source::Device(OnDevice {
+            mkfs: Mkfs { program: "/usr/sbin/mkfs.nilfs2", args: &["-f", "-q"] },
+            checker: None,
+            host_reads: true,
+        }),
+        keeps_content: true,
+        reflink: false,
+        // Reads only: nilfs_direct_IO() leaves a write to the page cache.
+        direct: true,
+        detector: None,
+    },
+    FileSystem {
+        name: "overlay",
+        modules: &["overlay", "ext4"],
+        packages: &[],
+        options: "",
+        source: Source::Over(Over { below: "ext4", mounts: "overlay", by: By::Layers, host_reads: true }),
+        keeps_content: true,
+        reflink: false,
+        direct: true,
+        detector: None,
+    },
+    FileSystem {
+        name: "overlay-xfs",
+        modules: &["overlay", "xfs"],
+        packages: &[],
+        options: "",
+        source: Source::Over(Over { below: "xfs", mounts: "overlay", by: By::Layers, host_reads: true }),
+        keeps_content: true,
+        reflink: true,
+        direct: true,
+        detector: None,
+    },
+    // The page cache of a file that a program keeps: with writeback_cache, which the program asks for by itself.
+    FileSystem {
+        name: "fuse",
+        modules: &["fuse", "ext4"],
+        packages: &["fuse-overlayfs"],
+        options: "",
+        source: Source::Over(Over {
+            below: "ext4",
+            mounts: "fuse",
+            by: By::Program("/usr/bin/fuse-overlayfs"),
+            // It has no FIEMAP.
+            host_reads: false,
         }),
         keeps_content: true,
         reflink: false,

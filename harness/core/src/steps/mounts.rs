@@ -27,6 +27,12 @@ pub const STEPS: &[Definition] = &[
         "",
         "`umount` and `mount`; only unmaps and closes where an unmount loses the files (tmpfs)",
     ),
+    Definition::new::<AddLayer>(
+        "add-layer",
+        "",
+        "overlay, fuse: `umount` and `mount` with an empty layer above those that are there: every file lies in a lower layer \
+         then, and the first open for writing copies it up",
+    ),
     Definition::new::<UseDevice>(
         "use-device",
         "`path`",
@@ -138,6 +144,28 @@ impl Verb for Remount {
             return t.close_all();
         }
         let mut ops = t.umount();
+        ops.push(t.mount());
+        ops
+    }
+}
+
+parameters! {
+    /// What was written so far is in a lower layer from here on.
+    AddLayer(_f, _) {}
+}
+
+impl Verb for AddLayer {
+    fn check(&self, paper: &mut Paper<'_>) -> Checked {
+        let fs = &paper.point.fs;
+        if fs.fs.over().is_none() {
+            return Err(format!("{fs} has no layers; take it from matrix.fs"));
+        }
+        paper.quiet("add-layer")
+    }
+
+    fn ask(&self, t: &mut Translation) -> Vec<Op> {
+        let mut ops = acts([Step::AddLayer { dir: t.env.dir.clone() }]);
+        ops.extend(t.umount());
         ops.push(t.mount());
         ops
     }
