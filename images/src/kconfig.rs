@@ -113,7 +113,7 @@ mod tests {
     fn each_file_system_on_a_disk_is_asked_for() {
         let options = kernel_options().unwrap();
         for fs in longpin_proto::filesystem::ALL.iter().filter(|fs| fs.device().is_some()) {
-            let name = format!("{}_FS", fs.name.to_uppercase());
+            let name = format!("{}_FS", fs.mounts().to_uppercase());
             assert!(options.iter().any(|option| option.name == name), "kconfig.toml has no {name}");
         }
     }

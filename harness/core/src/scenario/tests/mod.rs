@@ -76,7 +76,7 @@ fn every_fault_of_a_file_is_told_at_once() {
     assert_eq!(faults.len(), 3, "{faults:?}");
     assert!(faults[0].starts_with("story.toml:5: file system `ext5` is unknown; use one of ext4, xfs"));
     assert!(
-        faults[1].starts_with("story.toml:8: step `mout` is unknown; use one of advise, affinity, allocate")
+        faults[1].starts_with("story.toml:8: step `mout` is unknown; use one of add-layer, advise, affinity")
     );
     assert_eq!(faults[2], "story.toml:9: step `dma` has no `generation`; add `generation = ...`");
 }
