@@ -39,7 +39,7 @@ pub const RAM_BYTES: u64 = 128 << 20;
 /// Where tests put the pages that are written.
 pub const DATA: u64 = 64 << 20;
 /// Every wait of a test ends here; on a busy machine too.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(600);
 
 const USER_BASE: u64 = 0x7000_0000_0000;
 const RING_BYTES: u64 = 0x10000;
