@@ -31,10 +31,13 @@ const SHOWN: &[(&str, &[(&str, &str)])] = &[
     ("exfat-page-mkwrite-retry", &[("exfat", "1"), ("ext4", "0"), ("xfs", "0")]),
     ("ext4-punch-dirty-folio", &[("ext4", "1"), ("xfs", "0"), ("btrfs", "0"), ("f2fs", "0"), ("tmpfs", "0")]),
     ("punch-drops-neighbours", &[("ext4", "1"), ("xfs", "1"), ("btrfs", "1"), ("f2fs", "0"), ("tmpfs", "0")]),
+    // On btrfs it is the end of the kernel: in a guest of its own, below.
+    (SPLIT_REPORT, &[("ext4", "1"), ("xfs", "0"), ("f2fs", "0"), ("tmpfs", "0")]),
     ("xfs-clone-changes", &[("xfs", "1"), ("btrfs", "0")]),
 ];
 
 const DAX_REPORT: &str = "cachestat-dax";
+const SPLIT_REPORT: &str = "split-strips-pinned-folio";
 
 /// Makes a file system, mounts it, runs a report's program there, says `NAME FS CODE`. One that hangs is ended: its code has
 /// more digits.
@@ -123,6 +126,18 @@ fn cachestat_of_a_file_on_dax_ends_its_caller() {
     let ended = lab.start(&args).end();
     assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
     assert!(ended.stdout.contains("was killed by the kernel, signal 9: OOPS"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_split_beside_a_pin_ends_who_pinned_on_btrfs() {
+    let lab = Lab::new();
+    let tree = programs(&lab, &[]);
+    let script = format!(
+        "mkfs.btrfs -f /dev/vda >/dev/null 2>&1 && mount -t btrfs /dev/vda /mnt && /opt/reports/{SPLIT_REPORT} /mnt"
+    );
+    let ended = lab.start(&["shell", "--overlay", text(&tree), "--", "sh", "-c", &script]).end();
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("its thread is dead: OOPS"), "{}", ended.stdout);
 }
 
 /// What the linker puts in the place of the call, as a kernel without CONFIG_CROSS_MEMORY_ATTACH answers it.
